@@ -1,0 +1,257 @@
+-- Times are milliseconds since the Unix epoch. Ids are 16-byte UUIDs, time-ordered where they are keys.
+
+CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tenants (
+    id      TEXT PRIMARY KEY,
+    api     TEXT NOT NULL,
+    created INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE keys (
+    id      BLOB PRIMARY KEY,
+    tenant  TEXT NOT NULL REFERENCES tenants,
+    name    TEXT NOT NULL,
+    hash    BLOB NOT NULL UNIQUE,
+    rights  TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    expires INTEGER,
+    revoked INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- Marked calls that made a key, for their repetition.
+CREATE TABLE key_calls (
+    tenant  TEXT NOT NULL,
+    mark    TEXT NOT NULL,
+    body    BLOB NOT NULL,
+    key     BLOB NOT NULL,
+    created INTEGER NOT NULL,
+    PRIMARY KEY (tenant, mark)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sources (
+    -- Never used again: a verb that began before a source was deleted must not find another one in its place.
+    row            INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant         TEXT NOT NULL REFERENCES tenants,
+    id             TEXT NOT NULL,
+    name           TEXT NOT NULL,
+    stream_enabled INTEGER NOT NULL,
+    properties     TEXT NOT NULL,
+    activity       TEXT NOT NULL,
+    -- Changes with a lower ordering id are refused: the highest "delete what is older than" so far.
+    floor          BLOB NOT NULL,
+    created        INTEGER NOT NULL,
+    UNIQUE (tenant, id)
+) STRICT;
+
+CREATE TABLE sessions (
+    id               BLOB PRIMARY KEY,
+    tenant           TEXT NOT NULL,
+    file             BLOB NOT NULL,
+    wire             TEXT NOT NULL,
+    strategy         TEXT NOT NULL,
+    state            TEXT NOT NULL,
+    epoch            INTEGER NOT NULL,
+    size             INTEGER,
+    max_bytes        INTEGER NOT NULL,
+    versions_allowed INTEGER NOT NULL,
+    created          INTEGER NOT NULL,
+    expires          INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_open ON sessions (expires) WHERE state = 'open';
+CREATE INDEX sessions_over ON sessions (expires) WHERE state <> 'open';
+
+-- A file exists from its first commit on.
+CREATE TABLE files (
+    id           BLOB PRIMARY KEY,
+    tenant       TEXT NOT NULL,
+    session      BLOB NOT NULL,
+    -- The current version; null when its bytes are gone and only the answer to a repeated call is kept.
+    version      BLOB,
+    size         INTEGER NOT NULL,
+    crc32c       INTEGER NOT NULL,
+    crc64nvme    INTEGER NOT NULL,
+    created      INTEGER NOT NULL,
+    -- When an unused file goes; null when something holds it.
+    expires      INTEGER,
+    used_by      INTEGER,
+    used_as      BLOB
+) STRICT, WITHOUT ROWID;
+CREATE INDEX files_expiry ON files (expires) WHERE expires IS NOT NULL;
+
+CREATE TABLE versions (
+    id        BLOB PRIMARY KEY,
+    tenant    TEXT NOT NULL,
+    file      BLOB NOT NULL,
+    size      INTEGER NOT NULL,
+    crc32c    INTEGER NOT NULL,
+    crc64nvme INTEGER NOT NULL,
+    md5       BLOB,
+    sha256    BLOB,
+    committed INTEGER NOT NULL,
+    -- How many pushes and items hold it.
+    pins      INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pieces (
+    version   BLOB NOT NULL REFERENCES versions ON DELETE CASCADE,
+    position  INTEGER NOT NULL,
+    segment   TEXT NOT NULL,
+    length    INTEGER NOT NULL,
+    crc32c    INTEGER NOT NULL,
+    crc64nvme INTEGER NOT NULL,
+    backend   TEXT NOT NULL,
+    PRIMARY KEY (version, position)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX pieces_segment ON pieces (segment);
+
+-- Segments to delete. A row stays longer than any request, and the deletion is repeated when it goes.
+CREATE TABLE tombstones (
+    segment  TEXT PRIMARY KEY,
+    backend  TEXT NOT NULL,
+    due      INTEGER NOT NULL,
+    unlinked INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tombstones_due ON tombstones (due) WHERE unlinked IS NULL;
+CREATE INDEX tombstones_over ON tombstones (unlinked) WHERE unlinked IS NOT NULL;
+
+CREATE TABLE pushes (
+    row             INTEGER PRIMARY KEY AUTOINCREMENT,
+    request         BLOB NOT NULL UNIQUE,
+    tenant          TEXT NOT NULL,
+    -- Pushes of one lane are applied one after the other, in the order of their rows.
+    lane            TEXT NOT NULL,
+    source          INTEGER,
+    target          TEXT NOT NULL,
+    kind            TEXT NOT NULL,
+    ordering        BLOB NOT NULL,
+    state           TEXT NOT NULL,
+    due             INTEGER NOT NULL,
+    lease           INTEGER,
+    cursor          INTEGER NOT NULL,
+    changes         BLOB,
+    changes_version BLOB,
+    changes_size    INTEGER NOT NULL,
+    records         INTEGER NOT NULL,
+    added           INTEGER NOT NULL DEFAULT 0,
+    updated         INTEGER NOT NULL DEFAULT 0,
+    deleted         INTEGER NOT NULL DEFAULT 0,
+    older           INTEGER NOT NULL DEFAULT 0,
+    failed          INTEGER NOT NULL DEFAULT 0,
+    pending         INTEGER NOT NULL DEFAULT 0,
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    problem         TEXT,
+    accepted        INTEGER NOT NULL,
+    finished        INTEGER
+) STRICT;
+CREATE INDEX pushes_active ON pushes (lane, row) WHERE state IN ('queued', 'applying');
+CREATE INDEX pushes_due ON pushes (due) WHERE state IN ('queued', 'applying');
+CREATE INDEX pushes_leased ON pushes (lane, lease) WHERE lease IS NOT NULL;
+CREATE INDEX pushes_target ON pushes (tenant, target, row);
+CREATE INDEX pushes_finished ON pushes (finished) WHERE finished IS NOT NULL;
+
+CREATE TABLE push_failures (
+    push        INTEGER NOT NULL REFERENCES pushes ON DELETE CASCADE,
+    position    INTEGER NOT NULL,
+    document_id TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    PRIMARY KEY (push, position)
+) STRICT, WITHOUT ROWID;
+
+-- Versions that a push holds until it is applied.
+CREATE TABLE push_contents (
+    push    INTEGER NOT NULL REFERENCES pushes ON DELETE CASCADE,
+    version BLOB NOT NULL,
+    PRIMARY KEY (push, version)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE items (
+    row             INTEGER PRIMARY KEY AUTOINCREMENT,
+    source          INTEGER NOT NULL REFERENCES sources,
+    document_id     TEXT NOT NULL,
+    ordering        BLOB NOT NULL,
+    push            INTEGER NOT NULL,
+    parent_id       TEXT,
+    file_extension  TEXT,
+    metadata        TEXT NOT NULL,
+    permissions     TEXT NOT NULL,
+    compression     TEXT,
+    content         BLOB,
+    content_version BLOB,
+    content_size    INTEGER NOT NULL,
+    state           TEXT NOT NULL,
+    problem         TEXT,
+    created         INTEGER NOT NULL,
+    changed         INTEGER NOT NULL,
+    -- The last load that named it, also where the change itself failed: a load deletes what it did not name.
+    loaded          INTEGER,
+    -- A deleted item keeps its ordering id for a while, so that an older change does not bring it back.
+    deleted         INTEGER,
+    UNIQUE (source, document_id)
+) STRICT;
+CREATE INDEX items_source ON items (source) WHERE deleted IS NULL;
+CREATE INDEX items_push ON items (source, push) WHERE deleted IS NULL;
+CREATE INDEX items_ordering ON items (source, ordering) WHERE deleted IS NULL;
+CREATE INDEX items_version ON items (content_version) WHERE content_version IS NOT NULL;
+CREATE INDEX items_deleted ON items (deleted) WHERE deleted IS NOT NULL;
+
+CREATE TABLE jobs (
+    kind     TEXT NOT NULL,
+    subject  INTEGER NOT NULL,
+    push     INTEGER NOT NULL,
+    due      INTEGER NOT NULL,
+    lease    INTEGER,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (kind, subject)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX jobs_due ON jobs (due);
+CREATE INDEX jobs_push ON jobs (push, due);
+
+CREATE TABLE providers (
+    tenant  TEXT NOT NULL,
+    id      TEXT NOT NULL,
+    body    TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE identities (
+    tenant      TEXT NOT NULL,
+    provider    TEXT NOT NULL,
+    kind        TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    relation    TEXT NOT NULL,
+    additional  TEXT NOT NULL,
+    related     TEXT NOT NULL,
+    well_knowns TEXT NOT NULL,
+    ordering    BLOB NOT NULL,
+    changed     INTEGER NOT NULL,
+    deleted     INTEGER,
+    PRIMARY KEY (tenant, provider, kind, name, relation)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX identities_deleted ON identities (deleted) WHERE deleted IS NOT NULL;
+
+CREATE TABLE fields (
+    tenant TEXT NOT NULL,
+    name   TEXT NOT NULL,
+    type   TEXT NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE streams (
+    id     BLOB PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    source INTEGER NOT NULL,
+    opened INTEGER NOT NULL,
+    push   INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX streams_opened ON streams (opened);
+
+CREATE TABLE stream_files (
+    stream   BLOB NOT NULL REFERENCES streams ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    file     BLOB NOT NULL,
+    PRIMARY KEY (stream, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX stream_files_file ON stream_files (file);

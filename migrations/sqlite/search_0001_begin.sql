@@ -1,0 +1,7 @@
+-- `scope` is a word of its own, so that a search in one source reads only that source's postings.
+CREATE VIRTUAL TABLE texts USING fts5 (
+    scope, title, body, metadata, kind UNINDEXED, truncated UNINDEXED,
+    tokenize = 'unicode61 remove_diacritics 2'
+);
+
+CREATE TABLE marks (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;

@@ -1,0 +1,410 @@
+//! Assembly: the one place that names concrete keepers, and puts the doors on their paths.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::Map;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::blob::{Local, sync_directory};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError};
+use crate::credential;
+use crate::dialect::{coveo, native};
+use crate::engine::{Engine, Policy, Refusals, Wake};
+use crate::faults;
+use crate::http::auth::RateLimiter;
+use crate::http::body::BodyTiming;
+use crate::http::doors::Doors;
+use crate::http::server::{self, Listener, ServerOptions, TlsFiles};
+use crate::ingress::put::{self, Envelope, PutDoor};
+use crate::meta::sqlite::SqliteMeta;
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, TenantInfo};
+use crate::model::access::Rights;
+use crate::model::ids::{KeyId, SourceId, TenantId};
+use crate::process::extract::{ExtractLimits, Pool};
+use crate::process::worker;
+use crate::search::{SearchError, SqliteSearch};
+use crate::telemetry::{Metrics, TelemetryError};
+use crate::ticket::Tickets;
+
+/// The lock of a data directory. It holds no data.
+const LOCK: &str = "lock";
+const BLOBS: &str = "blobs";
+const TICKET_SECRET: &str = "ticket_secret";
+/// The first tenant and its sources.
+const TENANT: &str = "default";
+const SOURCE: &str = "default-files";
+const CATALOG: &str = "default-catalog";
+
+/// Why the server did not start. The sentence says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory can't be used.
+    #[error("the data directory {directory} can't be used: {error}")]
+    Data {
+        /// Which directory.
+        directory: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// Another server uses it.
+    #[error("the data directory {directory} is in use by another server: stop it, or give --data another directory")]
+    Locked {
+        /// Which directory.
+        directory: String,
+    },
+    /// The database can't be used.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The index can't be used.
+    #[error(transparent)]
+    Search(#[from] SearchError),
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {error}; give --listen another address")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The log or the metrics can't be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// Anything else.
+    #[error("the server could not start: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What the first start made. The key is shown once and never again.
+#[derive(Clone)]
+pub struct FirstStart {
+    /// The tenant.
+    pub tenant: String,
+    /// Its key, with every right.
+    pub key: String,
+    /// A source for pushed items.
+    pub source: String,
+    /// A source for streams.
+    pub catalog: String,
+}
+
+impl std::fmt::Debug for FirstStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FirstStart").field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct App {
+    address: SocketAddr,
+    engine: Arc<Engine>,
+    first_start: Option<FirstStart>,
+    stop: watch::Sender<bool>,
+    servers: Vec<JoinHandle<()>>,
+    worker: JoinHandle<()>,
+    planes: Option<(Runtime, Runtime)>,
+    _lock: File,
+}
+
+impl App {
+    /// Opens the keepers, makes what a first start makes, and begins to serve.
+    ///
+    /// # Errors
+    /// [`StartError`], before a port is bound wherever possible.
+    pub async fn start(mut config: Config, clock: Clock) -> Result<Self, StartError> {
+        config.validate()?;
+        let config = Arc::new(config);
+        let lock = lock(&config.data)?;
+        let keepers = open(&config.data)?;
+        keepers.meta.release_leases().await?;
+        let search = Arc::clone(&keepers.search);
+        let engine = Arc::new(engine(&config, clock, keepers.meta, keepers.blobs, keepers.search).await?);
+        let first_start = first_start(&engine).await?;
+        if !search.is_complete().await? {
+            reindex(&engine).await?;
+            search.set_complete().await?;
+        }
+        let listener = bind(config.listen, TlsFiles::of(&config)).await?;
+        let admin = match config.admin_listen {
+            Some(address) => Some(bind(address, None).await?),
+            None => None,
+        };
+        let address = listener.address();
+        let (data, control) = (runtime("data")?, runtime("control")?);
+        let (stop, stopping) = watch::channel(false);
+        let doors = Arc::new(Doors {
+            engine: Arc::clone(&engine),
+            limiter: RateLimiter::new(&config, &engine.clock),
+            timing: BodyTiming::new(&config),
+            stopping: stopping.clone(),
+            config: Arc::clone(&config),
+        });
+        let metrics = Metrics::install()?;
+        let options = ServerOptions::new(&config);
+        let mut public = router(&doors, &control, admin.is_none().then(|| metrics.clone()));
+        // A proxy may take the public URL's path off, or leave it on.
+        if !config.public_prefix().is_empty() {
+            public = Router::new().nest(config.public_prefix(), public.clone()).merge(public);
+        }
+        let public = server::wrap(public, &options, &engine.clock);
+        let mut servers = vec![data.spawn(server::serve(listener, public, options.clone(), stopping.clone()))];
+        if let Some(listener) = admin {
+            let router = server::wrap(health(&engine, Some(metrics)), &options, &engine.clock);
+            servers.push(control.spawn(server::serve(listener, router, options, stopping.clone())));
+        }
+        let program = match &config.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?,
+        };
+        let pool = Pool::new(program, vec!["extract-worker".into()], config.workers, ExtractLimits::default());
+        let worker = control.spawn(worker::run(Arc::clone(&engine), Arc::new(pool), stopping));
+        tracing::info!(%address, data = %config.data.display(), "listening");
+        Ok(Self { address, engine, first_start, stop, servers, worker, planes: Some((data, control)), _lock: lock })
+    }
+
+    /// The address that it listens on.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its engine.
+    #[must_use]
+    pub const fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// What was made, if this was the data directory's first start.
+    #[must_use]
+    pub const fn first_start(&self) -> Option<&FirstStart> {
+        self.first_start.as_ref()
+    }
+
+    /// Stops accepting, lets bodies end within the configured time, ends the step that the processor is in.
+    pub async fn stop(mut self) {
+        let _ = self.stop.send(true);
+        for server in std::mem::take(&mut self.servers) {
+            let _ = server.await;
+        }
+        if tokio::time::timeout(Duration::from_secs(30), &mut self.worker).await.is_err() {
+            tracing::warn!("the processor did not end its step in time; the step will be repeated");
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some((data, control)) = self.planes.take() {
+            data.shutdown_background();
+            control.shutdown_background();
+        }
+    }
+}
+
+fn runtime(name: &str) -> io::Result<Runtime> {
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+}
+
+async fn bind(address: SocketAddr, tls: Option<TlsFiles>) -> Result<Listener, StartError> {
+    Listener::bind(address, tls).await.map_err(|error| StartError::Listen { address, error })
+}
+
+/// The keepers of one machine.
+#[derive(Debug)]
+pub struct Keepers {
+    /// The facts.
+    pub meta: Arc<dyn MetaStore>,
+    /// The bytes.
+    pub blobs: Arc<Local>,
+    /// The full text.
+    pub search: Arc<SqliteSearch>,
+}
+
+/// Opens the keepers in a data directory, making what is absent.
+///
+/// # Errors
+/// [`StartError`].
+pub fn open(directory: &Path) -> Result<Keepers, StartError> {
+    let unusable = |error| StartError::Data { directory: directory.display().to_string(), error };
+    make(directory).map_err(unusable)?;
+    let meta = SqliteMeta::open(directory)?;
+    let blobs = Local::open(&directory.join(BLOBS)).map_err(unusable)?;
+    let search = SqliteSearch::open(directory)?;
+    Ok(Keepers { meta: Arc::new(meta), blobs: Arc::new(blobs), search: Arc::new(search) })
+}
+
+fn make(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if directory.is_dir() {
+        return Ok(());
+    }
+    // Others on the machine have no business in it.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    match std::path::absolute(directory)?.parent() {
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, StartError> {
+    let shown = || directory.display().to_string();
+    let unusable = |error| StartError::Data { directory: shown(), error };
+    make(directory).map_err(unusable)?;
+    #[allow(clippy::disallowed_methods, reason = "the lock file holds no data")]
+    let file = File::options().create(true).truncate(false).write(true).open(directory.join(LOCK)).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Locked { directory: shown() }),
+        Err(std::fs::TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+/// An engine over opened keepers.
+///
+/// # Errors
+/// [`MetaError`] when the installation's secret can't be read or made.
+pub async fn engine(
+    config: &Config,
+    clock: Clock,
+    meta: Arc<dyn MetaStore>,
+    blobs: Arc<Local>,
+    search: Arc<SqliteSearch>,
+) -> Result<Engine, MetaError> {
+    let secret = match meta.setting(TICKET_SECRET).await? {
+        Some(secret) => secret,
+        None => meta.set_setting(TICKET_SECRET, Tickets::new_secret(), true).await?,
+    };
+    Ok(Engine {
+        meta,
+        blobs,
+        search,
+        clock,
+        tickets: Tickets::new(&secret),
+        policy: Policy {
+            container_max: config.container_max,
+            free_space_min: config.free_space_min,
+            create_providers: config.create_providers,
+        },
+        refusals: Refusals::default(),
+        work: Wake::default(),
+    })
+}
+
+async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> {
+    let tenant = TenantId::from(TENANT);
+    let begun = match engine.meta.tenants().await?.as_slice() {
+        [] => true,
+        // A first start that was cut off: what it made is kept, the rest is made now.
+        [only] => only.id == tenant && engine.meta.keys(Some(&tenant)).await?.is_empty(),
+        _ => false,
+    };
+    if !begun {
+        return Ok(None);
+    }
+    let now = engine.clock.now();
+    engine.meta.create_tenant(TenantInfo { id: tenant.clone(), api: "auto".into(), created: now }).await?;
+    faults::point("start.tenant");
+    for (id, name, stream_enabled) in [(SOURCE, "Files", false), (CATALOG, "Catalog", true)] {
+        let new = NewSource {
+            tenant: tenant.clone(),
+            id: SourceId::from(id),
+            name: name.into(),
+            stream_enabled,
+            properties: Map::new(),
+            now,
+        };
+        engine.meta.create_source(new).await?;
+    }
+    faults::point("start.sources");
+    // The key is last: whoever has one can use everything that was made before it.
+    let key = credential::new_key();
+    let info = KeyInfo {
+        id: KeyId(crate::clock::ordered_uuid(now)),
+        tenant,
+        name: "first key".into(),
+        rights: Rights::all(),
+        created: now,
+        expires: None,
+        revoked: None,
+    };
+    engine.meta.create_key(info, credential::hash_key(&key), None).await?;
+    Ok(Some(FirstStart { tenant: TENANT.into(), key, source: SOURCE.into(), catalog: CATALOG.into() }))
+}
+
+/// Full text is derived: with an empty index, every item's text is due again.
+async fn reindex(engine: &Engine) -> Result<(), StartError> {
+    let mut after = 0;
+    while let Some(last) = engine.meta.requeue_items(after, 1000, engine.clock.now()).await? {
+        after = last;
+    }
+    Ok(())
+}
+
+fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Router {
+    let coveo_says: Envelope = coveo::api::refuse_upload;
+    let put_door = Arc::new(PutDoor {
+        doors: Arc::clone(doors),
+        envelopes: HashMap::from([(coveo::api::WIRE, coveo_says)]),
+        fallback: coveo::api::refuse_upload,
+    });
+    let on_control = server::on_control_plane(control.handle());
+    let apis = Router::new()
+        .merge(coveo::api::routes())
+        .nest("/coveo", coveo::api::routes())
+        .merge(native::routes())
+        .with_state(Arc::clone(doors))
+        .merge(health(&doors.engine, metrics))
+        .fallback(coveo::api::unknown)
+        .layer(on_control);
+    // Bodies stay on the data plane, on the connection's own task.
+    put::routes().with_state(put_door).merge(apis)
+}
+
+/// Probes for whoever runs the server.
+fn health(engine: &Arc<Engine>, metrics: Option<Metrics>) -> Router {
+    let router = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(Arc::clone(engine));
+    match metrics {
+        Some(metrics) => router.route("/metrics", get(move || async move { exposition(&metrics) })),
+        None => router,
+    }
+}
+
+async fn ready(State(engine): State<Arc<Engine>>, _request: Request) -> Response {
+    let space = engine.blobs.space().await;
+    let reason = match (engine.meta.ping().await, space) {
+        (Err(error), _) => format!("the database can't write: {error}\n"),
+        (_, Err(error)) => format!("the byte store can't be asked: {error}\n"),
+        (Ok(()), Ok(Some(space))) if space.free < engine.policy.free_space_min => {
+            format!("{} bytes are free, {} are needed\n", space.free, engine.policy.free_space_min)
+        }
+        (Ok(()), Ok(_)) => return "ready\n".into_response(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
+}
+
+fn exposition(metrics: &Metrics) -> Response {
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, text)], metrics.render()).into_response()
+}

@@ -1,0 +1,126 @@
+//! A byte store around another one that fails when it is told to. For tests of what the verbs do then.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{BlobError, BlobStore, Extent, Listed, SegmentReader, SegmentWriter, Space};
+use crate::model::ids::SegmentId;
+
+/// What can be made to fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Opening a new segment.
+    Create,
+    /// Writing to it.
+    Write,
+    /// Making it durable, at a persist or at the end.
+    Sync,
+    /// Reading.
+    Read,
+    /// Deleting.
+    Delete,
+}
+
+/// The wrapper. Clones share their plan.
+#[derive(Clone, Debug)]
+pub struct Faulty {
+    inner: Arc<dyn BlobStore>,
+    plan: Arc<Mutex<Vec<(Operation, io::ErrorKind)>>>,
+}
+
+impl Faulty {
+    /// Wraps a store; nothing fails yet.
+    #[must_use]
+    pub fn new(inner: Arc<dyn BlobStore>) -> Self {
+        Self { inner, plan: Arc::default() }
+    }
+
+    /// The next such operation fails with an error of this kind.
+    pub fn fail_next(&self, operation: Operation, kind: io::ErrorKind) {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner).push((operation, kind));
+    }
+
+    fn check(&self, operation: Operation) -> Result<(), BlobError> {
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        match plan.iter().position(|(planned, _)| *planned == operation) {
+            Some(index) => Err(io::Error::from(plan.remove(index).1).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for Faulty {
+    async fn create(&self, segment: SegmentId, expected: Option<u64>) -> Result<Box<dyn SegmentWriter>, BlobError> {
+        self.check(Operation::Create)?;
+        let inner = self.inner.create(segment, expected).await?;
+        Ok(Box::new(FaultyWriter { faults: self.clone(), inner }))
+    }
+
+    async fn open(&self, segment: SegmentId, backend: &str) -> Result<Box<dyn SegmentReader>, BlobError> {
+        let inner = self.inner.open(segment, backend).await?;
+        Ok(Box::new(FaultyReader { faults: self.clone(), inner }))
+    }
+
+    async fn length(&self, segment: SegmentId, backend: &str) -> Result<Option<u64>, BlobError> {
+        self.inner.length(segment, backend).await
+    }
+
+    async fn delete(&self, segment: SegmentId, backend: &str) -> Result<(), BlobError> {
+        self.check(Operation::Delete)?;
+        self.inner.delete(segment, backend).await
+    }
+
+    async fn list(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError> {
+        self.inner.list(each).await
+    }
+
+    async fn space(&self) -> Result<Option<Space>, BlobError> {
+        self.inner.space().await
+    }
+}
+
+#[derive(Debug)]
+struct FaultyWriter {
+    faults: Faulty,
+    inner: Box<dyn SegmentWriter>,
+}
+
+#[async_trait]
+impl SegmentWriter for FaultyWriter {
+    async fn write(&mut self, chunks: &mut Vec<Bytes>) -> Result<(), BlobError> {
+        self.faults.check(Operation::Write)?;
+        self.inner.write(chunks).await
+    }
+
+    async fn persist(&mut self) -> Result<Extent, BlobError> {
+        self.faults.check(Operation::Sync)?;
+        self.inner.persist().await
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Extent, BlobError> {
+        self.faults.check(Operation::Sync)?;
+        self.inner.finish().await
+    }
+
+    async fn discard(self: Box<Self>) {
+        self.inner.discard().await;
+    }
+}
+
+#[derive(Debug)]
+struct FaultyReader {
+    faults: Faulty,
+    inner: Box<dyn SegmentReader>,
+}
+
+#[async_trait]
+impl SegmentReader for FaultyReader {
+    async fn read(&self, offset: u64, length: usize) -> Result<Bytes, BlobError> {
+        self.faults.check(Operation::Read)?;
+        self.inner.read(offset, length).await
+    }
+}

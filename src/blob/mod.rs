@@ -1,0 +1,170 @@
+//! Where bytes are kept. A [`BlobStore`] knows segments and nothing else: what exists, what belongs to whom and
+//! what may be deleted is decided by rows alone.
+//!
+//! The contract, which `contract.rs` runs against every backend:
+//! - a segment is created exclusively, under its final name, and has one writer;
+//! - after [`SegmentWriter::persist`] everything written so far survives a crash, name included;
+//! - after [`SegmentWriter::finish`] it can also be read;
+//! - a failed write or sync ends the writer: nobody syncs the same bytes twice, because the kernel may have
+//!   marked the lost pages clean;
+//! - deleting what does not exist succeeds, so that every deletion can be repeated.
+
+mod local;
+mod memory;
+
+#[cfg(test)]
+mod contract;
+mod faulty;
+
+use std::fmt;
+use std::io;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use faulty::{Faulty, Operation};
+pub use local::{Local, sync_directory, write_durably};
+pub use memory::{Form, Memory};
+
+use crate::clock::Timestamp;
+use crate::model::ids::SegmentId;
+
+/// Why a backend could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The segment does not exist.
+    #[error("segment {0} does not exist")]
+    NotFound(SegmentId),
+    /// A segment of this name exists; names are random, so this is a fault.
+    #[error("segment {0} exists already")]
+    Exists(SegmentId),
+    /// No space left.
+    #[error("no space left for bytes")]
+    OutOfSpace,
+    /// The segment is shorter than its row says.
+    #[error("segment {segment} ends at {found}, its row says {expected}")]
+    Truncated {
+        /// Which one.
+        segment: SegmentId,
+        /// Bytes that the row promises.
+        expected: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
+    /// Anything else; nothing may be assumed about the bytes.
+    #[error("the byte store failed: {0}")]
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for BlobError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::OutOfSpace,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// What a writer has made durable.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Extent {
+    /// Bytes from the segment's beginning.
+    pub length: u64,
+    /// What the backend needs to find them again, kept in the piece's row; empty on a local disk.
+    pub backend: String,
+}
+
+/// One segment while its only writer writes it.
+#[async_trait]
+pub trait SegmentWriter: Send + fmt::Debug {
+    /// Appends the chunks in order and empties the list.
+    ///
+    /// # Errors
+    /// [`BlobError::OutOfSpace`] or [`BlobError::Io`]; the writer is then of no further use but to be discarded.
+    async fn write(&mut self, chunks: &mut Vec<Bytes>) -> Result<(), BlobError>;
+
+    /// Makes everything written so far survive a crash.
+    ///
+    /// # Errors
+    /// As for [`Self::write`]. Never repeated.
+    async fn persist(&mut self) -> Result<Extent, BlobError>;
+
+    /// Makes everything written durable and readable. Nothing can be written afterwards.
+    ///
+    /// # Errors
+    /// As for [`Self::write`]. Never repeated.
+    async fn finish(self: Box<Self>) -> Result<Extent, BlobError>;
+
+    /// Takes back what this writer made, as far as that is possible; the sweeper does the rest.
+    async fn discard(self: Box<Self>);
+}
+
+/// A segment that can be read.
+#[async_trait]
+pub trait SegmentReader: Send + Sync + fmt::Debug {
+    /// Reads up to `length` bytes from `offset`; fewer only at the segment's end.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`] when the backend fails.
+    async fn read(&self, offset: u64, length: usize) -> Result<Bytes, BlobError>;
+}
+
+/// A segment as a listing shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Its name.
+    pub segment: SegmentId,
+    /// Its length in bytes.
+    pub length: u64,
+    /// When it was last written.
+    pub written: Timestamp,
+}
+
+/// Space on the backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// Bytes that may still be written.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// A place for bytes.
+#[async_trait]
+pub trait BlobStore: Send + Sync + fmt::Debug {
+    /// Opens a new segment. `expected` is its length where it is known.
+    ///
+    /// # Errors
+    /// [`BlobError::Exists`], [`BlobError::OutOfSpace`] or [`BlobError::Io`].
+    async fn create(&self, segment: SegmentId, expected: Option<u64>) -> Result<Box<dyn SegmentWriter>, BlobError>;
+
+    /// Opens a finished segment. A reader that is open survives the segment's deletion on a local disk.
+    ///
+    /// # Errors
+    /// [`BlobError::NotFound`] or [`BlobError::Io`].
+    async fn open(&self, segment: SegmentId, backend: &str) -> Result<Box<dyn SegmentReader>, BlobError>;
+
+    /// The length of a segment as it is stored, or `None` when it is not there.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn length(&self, segment: SegmentId, backend: &str) -> Result<Option<u64>, BlobError>;
+
+    /// Deletes a segment; one that does not exist is deleted already.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn delete(&self, segment: SegmentId, backend: &str) -> Result<(), BlobError>;
+
+    /// Calls `each` for every segment there is, a batch at a time, and tidies what no segment needs (empty directories).
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn list(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError>;
+
+    /// The space left, where the backend has such a thing.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn space(&self) -> Result<Option<Space>, BlobError>;
+}

@@ -1,0 +1,301 @@
+//! `landfall admin`: writes beside a running server, one line of JSON each.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+
+use super::{Place, failed};
+use crate::app::{self, StartError};
+use crate::clock::{Clock, Timestamp, ordered_uuid, random_bytes};
+use crate::credential;
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, TenantInfo};
+use crate::model::access::Rights;
+use crate::model::ids::{KeyId, SourceId, TenantId};
+
+/// What to manage.
+#[derive(Debug, Subcommand)]
+pub(super) enum Admin {
+    /// Tenants: organizations or projects
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Sources that items are pushed to
+    #[command(subcommand)]
+    Source(SourceCommand),
+}
+
+/// Tenants.
+#[derive(Debug, Subcommand)]
+pub(super) enum TenantCommand {
+    /// Create a tenant
+    Create {
+        /// Its id: lower-case letters, digits, `-` and `_`
+        id: String,
+        /// Which API its callers speak
+        #[arg(long, default_value = "auto", value_parser = ["coveo", "aitronos", "auto"])]
+        api: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List the tenants
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Create a key; it is printed once and can't be shown again
+    Create {
+        /// Whose key
+        #[arg(long, value_name = "ID")]
+        tenant: String,
+        /// What to call it
+        #[arg(long, default_value = "")]
+        name: String,
+        /// What it may do, comma-separated: all, upload, items, sources, identities, fields, read, keys
+        #[arg(long, default_value = "all", value_name = "LIST")]
+        rights: String,
+        /// When it stops working: an RFC 3339 time, or a duration such as 90d, 12h, 30m
+        #[arg(long, value_name = "T")]
+        expires: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List the keys: never the keys themselves
+    List {
+        /// Only this tenant's
+        #[arg(long, value_name = "ID")]
+        tenant: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Revoke a key, at once
+    Revoke {
+        /// Its id, as the list shows it
+        id: KeyId,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Sources.
+#[derive(Debug, Subcommand)]
+pub(super) enum SourceCommand {
+    /// Create a source
+    Create {
+        /// Whose source
+        #[arg(long, value_name = "ID")]
+        tenant: String,
+        /// What to call it
+        name: String,
+        /// Its id [default: the tenant's id and a random word]
+        #[arg(long)]
+        id: Option<String>,
+        /// Let it take streams
+        #[arg(long)]
+        stream: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List a tenant's sources
+    List {
+        /// Whose sources
+        #[arg(long, value_name = "ID")]
+        tenant: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Why a command did not work.
+#[derive(Debug, thiserror::Error)]
+enum AdminError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+fn refused(reason: impl Into<String>) -> AdminError {
+    AdminError::Refused(reason.into())
+}
+
+impl Admin {
+    fn place(&self) -> &Place {
+        match self {
+            Self::Tenant(TenantCommand::Create { place, .. } | TenantCommand::List { place })
+            | Self::Key(
+                KeyCommand::Create { place, .. } | KeyCommand::List { place, .. } | KeyCommand::Revoke { place, .. },
+            )
+            | Self::Source(SourceCommand::Create { place, .. } | SourceCommand::List { place, .. }) => place,
+        }
+    }
+
+    pub(super) fn run(&self) -> ExitCode {
+        match self.try_run() {
+            Ok(lines) => {
+                for line in lines {
+                    println!("{line}");
+                }
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn try_run(&self) -> Result<Vec<Value>, AdminError> {
+        let config = self.place().config().map_err(StartError::from)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let keepers = app::open(&config.data)?;
+            let (meta, now) = (keepers.meta.as_ref(), Clock::system().now());
+            match self {
+                Self::Tenant(command) => tenant(meta, command, now).await,
+                Self::Key(command) => key(meta, command, now).await,
+                Self::Source(command) => source(meta, command, now).await,
+            }
+        })
+    }
+}
+
+async fn tenant(meta: &dyn MetaStore, command: &TenantCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
+    match command {
+        TenantCommand::Create { id, api, .. } => {
+            if !TenantId::is_valid(id) {
+                return Err(refused(format!(
+                    "`{id}` can't be a tenant's id: use 1 to 64 lower-case letters, digits, `-` and `_`, first a letter or digit"
+                )));
+            }
+            let tenant = TenantInfo { id: TenantId::from(id.as_str()), api: api.clone(), created: now };
+            if !meta.create_tenant(tenant).await? {
+                return Err(refused(format!("the tenant `{id}` exists already")));
+            }
+            Ok(vec![json!({"id": id, "api": api})])
+        }
+        TenantCommand::List { .. } => {
+            let tenants = meta.tenants().await?;
+            Ok(tenants.iter().map(|t| json!({"id": t.id, "api": t.api, "created": t.created.rfc3339()})).collect())
+        }
+    }
+}
+
+async fn existing(meta: &dyn MetaStore, id: &str) -> Result<TenantId, AdminError> {
+    let tenant = TenantId::from(id);
+    match meta.tenant(&tenant).await? {
+        Some(_) => Ok(tenant),
+        None => Err(refused(format!(
+            "the tenant `{id}` does not exist: create it with `landfall admin tenant create {id}`"
+        ))),
+    }
+}
+
+async fn key(meta: &dyn MetaStore, command: &KeyCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
+    match command {
+        KeyCommand::Create { tenant, name, rights, expires, .. } => {
+            let tenant = existing(meta, tenant).await?;
+            let rights = Rights::parse(rights).map_err(|right| {
+                refused(format!("`{right}` is not a right: use all, or some of {}", Rights::all().names().join(", ")))
+            })?;
+            let expires = expires.as_deref().map(|text| parse_expiry(text, now)).transpose()?;
+            let key = credential::new_key();
+            let info = KeyInfo {
+                id: KeyId(ordered_uuid(now)),
+                tenant,
+                name: name.clone(),
+                rights,
+                created: now,
+                expires,
+                revoked: None,
+            };
+            let shown = shown(&info, Some(&key));
+            meta.create_key(info, credential::hash_key(&key), None).await?;
+            Ok(vec![shown])
+        }
+        KeyCommand::List { tenant, .. } => {
+            let tenant = tenant.as_deref().map(TenantId::from);
+            Ok(meta.keys(tenant.as_ref()).await?.iter().map(|info| shown(info, None)).collect())
+        }
+        KeyCommand::Revoke { id, .. } => {
+            if !meta.revoke_key(None, *id, now).await? {
+                return Err(refused(format!("there is no key with the id {id}: `landfall admin key list` shows them")));
+            }
+            Ok(vec![json!({"id": id, "revoked": true})])
+        }
+    }
+}
+
+fn shown(info: &KeyInfo, key: Option<&str>) -> Value {
+    let time = |t: Option<Timestamp>| t.map(Timestamp::rfc3339);
+    let mut shown = json!({
+        "id": info.id, "tenant": info.tenant, "name": info.name, "rights": info.rights.names(),
+        "created": info.created.rfc3339(), "expires": time(info.expires), "revoked": time(info.revoked),
+    });
+    if let (Some(key), Some(map)) = (key, shown.as_object_mut()) {
+        map.insert("key".into(), key.into());
+    }
+    shown
+}
+
+fn parse_expiry(text: &str, now: Timestamp) -> Result<Timestamp, AdminError> {
+    let wrong = || {
+        refused(format!("`{text}` is no time to expire at: use an RFC 3339 time or a duration such as 90d, 12h, 30m"))
+    };
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        let time = Timestamp(time.as_millisecond());
+        return if time > now { Ok(time) } else { Err(refused(format!("`{text}` is in the past"))) };
+    }
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let seconds = match unit {
+        "d" => 86_400,
+        "h" => 3_600,
+        "m" => 60,
+        "s" => 1,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    Ok(now.plus(std::time::Duration::from_secs(number.checked_mul(seconds).ok_or_else(wrong)?)))
+}
+
+async fn source(meta: &dyn MetaStore, command: &SourceCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
+    match command {
+        SourceCommand::Create { tenant, name, id, stream, .. } => {
+            let tenant = existing(meta, tenant).await?;
+            let id = id.clone().unwrap_or_else(|| format!("{tenant}-{}", hex::encode(random_bytes::<8>())));
+            if id.is_empty() || id.len() > 128 || id.chars().any(|c| c.is_control() || c == '/') {
+                return Err(refused(format!("`{id}` can't be a source's id")));
+            }
+            let new = NewSource {
+                tenant,
+                id: SourceId(id.clone()),
+                name: name.clone(),
+                stream_enabled: *stream,
+                properties: Map::new(),
+                now,
+            };
+            match meta.create_source(new).await? {
+                Some(source) => {
+                    Ok(vec![json!({"id": source.id, "name": source.name, "stream_enabled": source.stream_enabled})])
+                }
+                None => Err(refused(format!("the source `{id}` exists already"))),
+            }
+        }
+        SourceCommand::List { tenant, .. } => {
+            let tenant = existing(meta, tenant).await?;
+            let sources = meta.sources(&tenant).await?;
+            Ok(sources
+                .iter()
+                .map(|s| json!({"id": s.id, "name": s.name, "stream_enabled": s.stream_enabled, "created": s.created.rfc3339()}))
+                .collect())
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `landfall doctor`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{Place, failed};
+use crate::app::{self, StartError};
+use crate::clock::Clock;
+use crate::faults;
+use crate::upload::check;
+
+/// Arguments of `landfall doctor`.
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    place: Place,
+    /// Read every stored byte and compare it with its checksum
+    #[arg(long)]
+    deep: bool,
+}
+
+impl Doctor {
+    pub(super) fn run(&self) -> ExitCode {
+        match self.check() {
+            Ok(report) => {
+                for line in &report.broken {
+                    println!("broken: {line}");
+                }
+                println!(
+                    "checked {} versions, {} bytes{}; {} segments without a row; {} invariants broken",
+                    report.versions,
+                    report.bytes,
+                    if self.deep { ", every byte read" } else { "" },
+                    report.unnamed,
+                    report.broken.len()
+                );
+                if report.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => failed(error.as_ref()),
+        }
+    }
+
+    fn check(&self) -> Result<check::Report, Box<dyn std::error::Error>> {
+        let config = self.place.config()?;
+        if !config.data.is_dir() {
+            return Err(format!("there is no data directory {}: give one with --data", config.data.display()).into());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let keepers = app::open(&config.data)?;
+            let clock = Clock::system();
+            faults::move_clock(&clock);
+            let engine = app::engine(&config, clock, keepers.meta, keepers.blobs, keepers.search)
+                .await
+                .map_err(StartError::from)?;
+            Ok(check::everything(&engine, self.deep).await?)
+        })
+    }
+}

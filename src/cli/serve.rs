@@ -1,0 +1,132 @@
+//! `landfall serve`.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Place, failed};
+use crate::app::{App, FirstStart, StartError};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, LogFormat};
+use crate::{faults, telemetry};
+
+/// Arguments of `landfall serve`. Each is also a field of the configuration file.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    place: Place,
+    /// The address to listen on [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// The URL under which clients reach the server, when a proxy stands in front of it
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// The largest container, such as 2GiB [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    container_max: Option<String>,
+}
+
+impl Serve {
+    fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = self.place.config()?;
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        if let Some(url) = &self.public_url {
+            config.public_url = Some(url.clone());
+        }
+        if let Some(size) = &self.container_max {
+            config.set_text("container_max", size)?;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    pub(super) fn run(&self) -> ExitCode {
+        faults::setup();
+        // Every connection and every segment is a file; the usual soft limit of 1024 is for programs that use `select`.
+        let mut files = getrlimit(Resource::Nofile);
+        files.current = files.maximum;
+        let _ = setrlimit(Resource::Nofile, files);
+        let config = match self.config() {
+            Ok(config) => config,
+            Err(error) => return failed(&error),
+        };
+        if let Err(error) = telemetry::init(config.log_format == LogFormat::Json, &config.log_filter) {
+            return failed(&error);
+        }
+        // The planes have their own runtimes; this one waits for signals.
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return failed(&error),
+        };
+        match runtime.block_on(serve(config)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), StartError> {
+    let scheme = if config.tls_certificate.is_some() { "https" } else { "http" };
+    let public = config.public_url.clone();
+    let clock = Clock::system();
+    faults::move_clock(&clock);
+    // Before the port is bound: a signal that comes while it starts ends it as one that comes later does.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let app = App::start(config, clock).await?;
+    let base = public.unwrap_or_else(|| format!("{scheme}://{}", app.address()));
+    if let Some(first) = app.first_start() {
+        introduce(&base, first);
+    } else {
+        println!("Landfall listens on {base}");
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: running bodies may end; a second signal stops at once");
+    tokio::select! {
+        () = app.stop() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // Whatever a background thread still does, nobody waits for it.
+    tokio::time::sleep(Duration::ZERO).await;
+    Ok(())
+}
+
+/// What the first start made, with lines to paste.
+fn introduce(base: &str, first: &FirstStart) {
+    let FirstStart { tenant, key, source, catalog } = first;
+    println!(
+        r#"Landfall listens on {base}
+
+This is the first start. It made the tenant `{tenant}`, the sources `{source}` and `{catalog}` (for streams),
+and this key, which is shown only now:
+
+    {key}
+
+Push a file (Coveo Push API): ask for a container, PUT the bytes, push the item, find it.
+
+    export LANDFALL_URL={base} LANDFALL_KEY={key}
+    (echo "a needle in the haystack"; head -c 6100000 /dev/urandom | base64) > big.txt
+    python3 -c "import sys,zlib; sys.stdout.buffer.write(zlib.compress(open('big.txt','rb').read()))" > big.zlib
+    curl -sS -X POST "$LANDFALL_URL/push/v1/organizations/{tenant}/files" \
+         -H "Authorization: Bearer $LANDFALL_KEY" -H "Content-Type: application/json" -d '{{}}' > container.json
+    FILE_ID=$(python3 -c "import json; print(json.load(open('container.json'))['fileId'])")
+    UPLOAD_URI=$(python3 -c "import json; print(json.load(open('container.json'))['uploadUri'])")
+    curl -sS -f "$UPLOAD_URI" -H "Content-Type: application/octet-stream" \
+         -H "x-amz-server-side-encryption: AES256" -T big.zlib
+    curl -sS -X PUT "$LANDFALL_URL/push/v1/organizations/{tenant}/sources/{source}/documents?documentId=http://mydocument" \
+         -H "Authorization: Bearer $LANDFALL_KEY" -H "Content-Type: application/json" \
+         -d '{{"FileExtension": ".txt", "title": "My large document", "CompressedBinaryDataFileId": "'$FILE_ID'"}}'
+    sleep 2
+    curl -sS "$LANDFALL_URL/landfall/v1/sources/{source}/items?query=needle" -H "Authorization: Bearer $LANDFALL_KEY"
+"#
+    );
+}

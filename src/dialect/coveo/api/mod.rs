@@ -1,0 +1,156 @@
+//! The calls: each handler reads the call, asks the verbs and shapes the answer.
+
+mod containers;
+mod identities;
+mod items;
+mod platform;
+mod records;
+mod streams;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, post, put};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+
+use super::envelope;
+use crate::http::call::{self, Answering, Call, Reply, answer};
+use crate::http::doors::{self, Doors};
+use crate::limits;
+use crate::model::access::Right;
+use crate::model::ids::TenantId;
+use crate::model::refusal::Refusal;
+use crate::upload::access::{self, Grant};
+
+/// The name of this wire in tickets and in the configuration.
+pub const WIRE: &str = "coveo";
+
+/// Every path that the vendor's clients call, under one mount.
+pub fn routes() -> Router<Arc<Doors>> {
+    let mut router = Router::new();
+    for base in ["/v1", "/push/v1"] {
+        let organization = format!("{base}/organizations/{{org}}");
+        let at = |path: &str| format!("{organization}{path}");
+        router = router
+            .route(&at("/files"), post(on(containers::create)))
+            .route(&at("/sources/{source}/documents"), put(on(items::put)).merge(delete(on(items::delete))))
+            .route(&at("/sources/{source}/documents/batch"), put(on(items::batch)))
+            .route(&at("/sources/{source}/documents/olderthan"), delete(on(items::older_than)))
+            .route(&at("/sources/{source}/status"), post(on(items::status)))
+            .route(
+                &at("/providers/{provider}/permissions"),
+                put(on(identities::put_members)).merge(delete(on(identities::delete))),
+            )
+            .route(&at("/providers/{provider}/permissions/batch"), put(on(identities::batch)))
+            .route(&at("/providers/{provider}/permissions/olderthan"), delete(on(identities::older_than)))
+            .route(&at("/providers/{provider}/mappings"), put(on(identities::put_mappings)));
+        for kind in ["sources", "data-collections"] {
+            let at = |path: &str| format!("{organization}/{kind}/{{source}}/stream{path}");
+            router = router
+                .route(&at("/open"), post(on(streams::open)))
+                .route(&at("/{stream}/chunk"), post(on(streams::chunk)))
+                .route(&at("/{stream}/close"), post(on(streams::close)))
+                .route(&at("/update"), put(on(streams::update)))
+                .route(&at("/merge"), put(on(streams::merge)))
+                .route(&at("/deleteolderthan/{milliseconds}"), post(on(streams::delete_older_than)));
+        }
+    }
+    let at = |path: &str| format!("/rest/organizations/{{org}}{path}");
+    router
+        .route(&at("/sources"), post(on(platform::create_source)).merge(get(on(platform::sources))))
+        .route(&at("/sources/pages"), get(on(platform::source_pages)))
+        .route(
+            &at("/sources/{source}"),
+            get(on(platform::source))
+                .merge(put(on(platform::update_source)))
+                .merge(delete(on(platform::delete_source))),
+        )
+        .route(&at("/indexes/page/fields"), get(on(platform::fields)))
+        .route(&at("/indexes/fields/batch/create"), post(on(platform::create_fields)))
+        .route(&at("/securityproviders/{provider}"), put(on(platform::put_provider)))
+        .route("/rest/privilege/evaluate", post(on(platform::evaluate)))
+        .route("/v1/{*rest}", any(unknown))
+        .route("/push/{*rest}", any(unknown))
+        .route("/rest/{*rest}", any(unknown))
+        .method_not_allowed_fallback(wrong_method)
+}
+
+/// A route for one handler.
+fn on<H, F>(handler: H) -> impl Fn(State<Arc<Doors>>, Request) -> Answering + Clone + Send + Sync + 'static
+where
+    H: Fn(Arc<Doors>, Call) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Reply> + Send + 'static,
+{
+    call::handle(refuse, handler)
+}
+
+/// The answer to a refusal.
+fn refuse(refused: &Refusal, request_id: &str) -> Response {
+    let (status, body) = envelope::error(refused, request_id);
+    let mut response = (status_code(status), json_type(), body).into_response();
+    if let Some(seconds) = envelope::retry_after(refused) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// The answer to a refusal on an upload URL of this wire: the vendor's storage speaks XML.
+#[must_use]
+pub fn refuse_upload(refused: &Refusal, request_id: &str, proposed: Option<u64>) -> Response {
+    let (status, body) = envelope::upload_error(refused, request_id, "landfall", proposed);
+    let mut response =
+        (status_code(status), [(header::CONTENT_TYPE, HeaderValue::from_static(envelope::XML))], body).into_response();
+    if let Some(seconds) = envelope::retry_after(refused) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// The answer to a path that no call has.
+pub async fn unknown(request: Request) -> Response {
+    let request_id = doors::request_id(&request);
+    let body = envelope::error_body("NOT_FOUND", "there is no such call", &request_id);
+    (StatusCode::NOT_FOUND, json_type(), body).into_response()
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let request_id = doors::request_id(&request);
+    let message = format!("the call does not exist with the method {}", request.method());
+    let body = envelope::error_body("METHOD_NOT_ALLOWED", &message, &request_id);
+    (StatusCode::METHOD_NOT_ALLOWED, json_type(), body).into_response()
+}
+
+fn status_code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn json_type() -> [(header::HeaderName, HeaderValue); 1] {
+    [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]
+}
+
+/// Who calls, and may they do this in the organization of the path?
+async fn grant(doors: &Doors, call: &Call, right: Right) -> Result<Grant, Refusal> {
+    let caller = call.caller(doors).await?;
+    access::grant(&doors.engine, &caller, &TenantId::from(call.parameter("org")), right).await
+}
+
+/// The JSON body of a call.
+async fn json(doors: &Doors, call: &mut Call, limit: u64) -> Result<Bytes, Refusal> {
+    call.json(doors, limit, "send larger content through a file container").await
+}
+
+/// Reads a body that the call does not need, so that a wrong one is refused as everywhere.
+async fn no_body(doors: &Doors, call: &mut Call) -> Result<(), Refusal> {
+    json(doors, call, limits::SMALL_JSON_BYTES).await.map(drop)
+}
+
+/// Everything that makes a call the call it is, with its body.
+fn identity(call: &Call, body: &[u8]) -> Vec<u8> {
+    // The mounts are one API: a repetition through another one is a repetition.
+    let path = call.path.find("/organizations/").map_or(call.path.as_str(), |at| &call.path[at..]);
+    [call.method.as_str().as_bytes(), b" ", path.as_bytes(), b"?", call.query.as_bytes(), b"\n", body].concat()
+}

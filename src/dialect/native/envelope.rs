@@ -1,0 +1,92 @@
+//! Refusals as problem details (RFC 9457): the same condition, the same status and type, always.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use crate::model::refusal::Refusal;
+
+/// What is said about a refusal besides its sentence.
+struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    more: Vec<(&'static str, Value)>,
+}
+
+fn problem(refused: &Refusal) -> Problem {
+    let plain = |status, kind, title| Problem { status, kind, title, more: Vec::new() };
+    match refused {
+        Refusal::NoCredential => plain(StatusCode::UNAUTHORIZED, "no-credential", "A key is required"),
+        Refusal::BadCredential => plain(StatusCode::UNAUTHORIZED, "bad-credential", "The key does not hold"),
+        Refusal::Forbidden { right } => Problem {
+            more: vec![("right", json!(right))],
+            ..plain(StatusCode::FORBIDDEN, "missing-right", "The key lacks a right")
+        },
+        Refusal::TenantUnknown | Refusal::TargetUnknown { .. } | Refusal::NotFound { .. } => {
+            plain(StatusCode::NOT_FOUND, "not-found", "Not found")
+        }
+        Refusal::Missing { name } => Problem {
+            more: vec![("field", json!(name))],
+            ..plain(StatusCode::UNPROCESSABLE_ENTITY, "missing-field", "A field is missing")
+        },
+        Refusal::Invalid { name, .. } => Problem {
+            more: vec![("field", json!(name))],
+            ..plain(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "A field is wrong")
+        },
+        Refusal::Malformed { .. } => plain(StatusCode::BAD_REQUEST, "malformed", "The body can't be read"),
+        Refusal::MediaType { .. } => {
+            plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "The content type is not taken")
+        }
+        Refusal::TooLarge { limit, remedy, .. } => Problem {
+            more: vec![("limit", json!(limit)), ("remedy", json!(remedy))],
+            ..plain(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large")
+        },
+        Refusal::Ticket(_) => plain(StatusCode::FORBIDDEN, "ticket", "The location does not hold"),
+        Refusal::Conflict { .. } => plain(StatusCode::CONFLICT, "wrong-state", "The state does not allow it"),
+        Refusal::DigestMismatch { declared, received, .. } => Problem {
+            more: vec![("declared", json!(declared)), ("received", json!(received))],
+            ..plain(StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch", "The digest differs")
+        },
+        Refusal::Incomplete { .. } => plain(StatusCode::BAD_REQUEST, "incomplete", "The body is incomplete"),
+        Refusal::RateLimited { .. } => plain(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+        Refusal::OutOfSpace => plain(StatusCode::INSUFFICIENT_STORAGE, "out-of-space", "Not enough space"),
+        Refusal::Unavailable => plain(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Try again"),
+        Refusal::Internal => plain(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+    }
+}
+
+/// The answer to a refusal.
+pub(super) fn refuse(refused: &Refusal, request_id: &str) -> Response {
+    let Problem { status, kind, title, more } = problem(refused);
+    // Another tenant's thing and one that never was are the same: the sentence names neither.
+    let detail = match refused {
+        Refusal::TargetUnknown { what, .. } => format!("the {what} does not exist"),
+        other => other.to_string(),
+    };
+    let mut body = Map::new();
+    body.insert("type".into(), format!("/problems/{kind}").into());
+    body.insert("title".into(), title.into());
+    body.insert("status".into(), status.as_u16().into());
+    body.insert("detail".into(), detail.into());
+    body.insert("request_id".into(), request_id.into());
+    for (name, value) in more {
+        body.insert(name.into(), value);
+    }
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
+    let mut response = (status, json, Value::Object(body).to_string()).into_response();
+    let retry = match refused {
+        Refusal::RateLimited { retry_after } => Some(retry_after.as_secs().max(1)),
+        Refusal::Unavailable => Some(1),
+        _ => None,
+    };
+    if let Some(seconds) = retry {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if status == StatusCode::TOO_MANY_REQUESTS
+            && let Ok(left) = HeaderValue::try_from(format!("\"key\";r=0;t={seconds}"))
+        {
+            response.headers_mut().insert("ratelimit", left);
+        }
+    }
+    response
+}

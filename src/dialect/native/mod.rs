@@ -1,0 +1,72 @@
+//! Landfall's own API: what the vendors' APIs can't say.
+
+mod envelope;
+mod items;
+mod query;
+mod tenant;
+mod wire;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::{any, delete, get};
+use http::{HeaderValue, StatusCode};
+
+use crate::http::call::{self, Answering, Call, Reply, answer};
+use crate::http::doors::{self, Doors};
+use crate::http::server::{self, RequestId};
+use crate::model::refusal::Refusal;
+
+/// The base of every path.
+const BASE: &str = "/landfall/v1";
+
+/// Every path.
+pub fn routes() -> Router<Arc<Doors>> {
+    let at = |path: &str| format!("{BASE}{path}");
+    Router::new()
+        .route(&at("/sources"), get(on(items::sources)))
+        .route(&at("/sources/{source}/items"), get(on(items::items)))
+        .route(&at("/sources/{source}/item"), get(on(items::item)))
+        .route(&at("/sources/{source}/item/text"), get(on(items::text)))
+        .route(&at("/sources/{source}/item/content"), get(on(items::content)))
+        .route(&at("/sources/{source}/pushes"), get(on(items::pushes)))
+        .route(&at("/pushes/{request}"), get(on(items::push)))
+        .route(&at("/usage"), get(on(tenant::usage)))
+        .route(&at("/refusals/{request}"), get(on(tenant::refusal)))
+        .route(&at("/keys"), get(on(tenant::keys)).post(on(tenant::create_key)))
+        .route(&at("/keys/{key}"), delete(on(tenant::revoke_key)))
+        .route(&at("/{*rest}"), any(unknown))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::map_response(same_id))
+}
+
+/// Our own name for the request's id, beside the one that every answer has.
+async fn same_id(extension: axum::extract::Extension<RequestId>, mut response: Response) -> Response {
+    if let Ok(id) = HeaderValue::try_from(&extension.0.0) {
+        response.headers_mut().insert("request-id", id);
+    }
+    response
+}
+
+/// A route for one handler.
+fn on<H, F>(handler: H) -> impl Fn(State<Arc<Doors>>, Request) -> Answering + Clone + Send + Sync + 'static
+where
+    H: Fn(Arc<Doors>, Call) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Reply> + Send + 'static,
+{
+    call::handle(envelope::refuse, handler)
+}
+
+async fn unknown(request: Request) -> Response {
+    let id = doors::request_id(&request);
+    envelope::refuse(&Refusal::NotFound { what: "the path" }, &id)
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let id = doors::request_id(&request);
+    let detail = format!("the call does not exist with the method {}", request.method());
+    server::problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", &detail, &id)
+}

@@ -1,0 +1,58 @@
+//! Usage, refusals, keys.
+
+use std::sync::Arc;
+
+use axum::response::IntoResponse;
+use http::StatusCode;
+
+use super::query::Query;
+use super::{Reply, answer, wire};
+use crate::http::call::Call;
+use crate::http::doors::Doors;
+use crate::limits;
+use crate::model::refusal::Refusal;
+use crate::tenant;
+
+pub(super) async fn usage(doors: Arc<Doors>, call: Call) -> Reply {
+    let caller = call.caller(&doors).await?;
+    Query::parse(&call.query, &[])?;
+    answer(StatusCode::OK, &wire::usage(&tenant::usage(&doors.engine, &caller).await?))
+}
+
+pub(super) async fn refusal(doors: Arc<Doors>, call: Call) -> Reply {
+    let caller = call.caller(&doors).await?;
+    let request_id = call.parameter("request");
+    answer(StatusCode::OK, &wire::refusal(request_id, &tenant::refusal(&doors.engine, &caller, request_id)?))
+}
+
+pub(super) async fn keys(doors: Arc<Doors>, call: Call) -> Reply {
+    let caller = call.caller(&doors).await?;
+    Query::parse(&call.query, &[])?;
+    let keys = tenant::keys(&doors.engine, &caller).await?;
+    answer(StatusCode::OK, &wire::list(keys.iter().map(|info| wire::key(info, None)).collect(), None))
+}
+
+pub(super) async fn create_key(doors: Arc<Doors>, mut call: Call) -> Reply {
+    let caller = call.caller(&doors).await?;
+    let mark = mark(&call)?;
+    let body = call.json(&doors, limits::SMALL_JSON_BYTES, "a key needs a name, rights and a time").await?;
+    let new = wire::new_key(&body, mark, doors.engine.clock.now())?;
+    let (info, secret) = tenant::create_key(&doors.engine, &caller, new).await?;
+    answer(StatusCode::CREATED, &wire::key(&info, secret.as_deref()))
+}
+
+/// The client's mark on a call that may be repeated.
+fn mark(call: &Call) -> Result<Option<String>, Refusal> {
+    let Some(value) = call.headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    if text.is_empty() || text.len() > 255 || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Refusal::invalid("Idempotency-Key", "must be 1 to 255 visible characters"));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+pub(super) async fn revoke_key(doors: Arc<Doors>, call: Call) -> Reply {
+    let caller = call.caller(&doors).await?;
+    tenant::revoke_key(&doors.engine, &caller, call.parameter("key")).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

@@ -1,0 +1,195 @@
+//! What one server works with: its keepers, its clock, its limits. The verbs are functions over it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::blob::{BlobError, BlobStore};
+use crate::clock::{Clock, Timestamp};
+use crate::limits;
+use crate::meta::{MetaError, MetaStore};
+use crate::model::ids::TenantId;
+use crate::model::refusal::Refusal;
+use crate::search::{SearchError, SearchIndex};
+use crate::ticket::Tickets;
+
+/// The limits that are configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// Largest container, in bytes, inclusive.
+    pub container_max: u64,
+    /// Below so many free bytes nothing new is taken.
+    pub free_space_min: u64,
+    /// Are unknown identity providers made on first use?
+    pub create_providers: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            container_max: limits::CONTAINER_DEFAULT_BYTES,
+            free_space_min: 256 * 1024 * 1024,
+            create_providers: false,
+        }
+    }
+}
+
+/// One server's keepers and settings.
+#[derive(Debug)]
+pub struct Engine {
+    /// The facts.
+    pub meta: Arc<dyn MetaStore>,
+    /// The bytes.
+    pub blobs: Arc<dyn BlobStore>,
+    /// The full text.
+    pub search: Arc<dyn SearchIndex>,
+    /// Time.
+    pub clock: Clock,
+    /// The signer of upload locations.
+    pub tickets: Tickets,
+    /// The configured limits.
+    pub policy: Policy,
+    /// Why requests were refused.
+    pub refusals: Refusals,
+    /// Wakes the processor.
+    pub work: Wake,
+}
+
+/// Says that something is due. Whoever looks after it was said sees it, however late.
+#[derive(Debug)]
+pub struct Wake(watch::Sender<u64>);
+
+impl Default for Wake {
+    fn default() -> Self {
+        Self(watch::Sender::new(0))
+    }
+}
+
+impl Wake {
+    /// Something is due.
+    pub fn wake(&self) {
+        self.0.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Sees everything that is said from now on.
+    #[must_use]
+    pub fn listen(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+/// Why a request was refused, for those who may know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RefusalRecord {
+    /// Whose request it was.
+    pub tenant: TenantId,
+    /// The broken rule, as a stable word.
+    pub rule: String,
+    /// One sentence with the values.
+    pub detail: String,
+    /// Method and path, without the query.
+    pub request: String,
+    /// The status that the wire got.
+    pub status: u16,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The last refusals by request id, in memory: a bounded ring for each tenant, so that no tenant's mistakes push out
+/// another's.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    rings: Mutex<HashMap<TenantId, Ring>>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    order: VecDeque<String>,
+    records: HashMap<String, RefusalRecord>,
+}
+
+impl Refusals {
+    /// Remembers one, forgetting the tenant's oldest when there are too many. The tenant must exist.
+    pub fn record(&self, request_id: &str, record: RefusalRecord) {
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = rings.entry(record.tenant.clone()).or_default();
+        if ring.order.len() >= limits::REFUSALS_KEPT
+            && let Some(oldest) = ring.order.pop_front()
+        {
+            ring.records.remove(&oldest);
+        }
+        ring.order.push_back(request_id.to_owned());
+        ring.records.insert(request_id.to_owned(), record);
+    }
+
+    /// The record of a request of this tenant.
+    #[must_use]
+    pub fn of(&self, tenant: &TenantId, request_id: &str) -> Option<RefusalRecord> {
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        rings.get(tenant)?.records.get(request_id).cloned()
+    }
+}
+
+impl From<MetaError> for Refusal {
+    fn from(error: MetaError) -> Self {
+        match error {
+            MetaError::OutOfSpace => Self::OutOfSpace,
+            MetaError::Closed => Self::Unavailable,
+            MetaError::Failed(_) => {
+                tracing::error!(%error, "the database failed");
+                Self::Unavailable
+            }
+        }
+    }
+}
+
+impl From<BlobError> for Refusal {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::OutOfSpace => Self::OutOfSpace,
+            BlobError::Io(_) | BlobError::Exists(_) => {
+                tracing::error!(%error, "the byte store failed");
+                Self::Unavailable
+            }
+            // Bytes that a row promises are not there: nothing a client can do, and the log must say so.
+            BlobError::NotFound(_) | BlobError::Truncated { .. } => {
+                tracing::error!(%error, "stored bytes are damaged");
+                Self::Internal
+            }
+        }
+    }
+}
+
+impl From<SearchError> for Refusal {
+    fn from(error: SearchError) -> Self {
+        tracing::error!(%error, "the index failed");
+        Self::Unavailable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_bounded_and_each_tenant_has_its_own() {
+        let refusals = Refusals::default();
+        let record = |tenant: &str| RefusalRecord {
+            tenant: tenant.into(),
+            rule: "signature".into(),
+            detail: String::new(),
+            request: "PUT /".into(),
+            status: 403,
+            at: Timestamp(0),
+        };
+        for n in 0..=limits::REFUSALS_KEPT {
+            refusals.record(&n.to_string(), record("a"));
+        }
+        assert!(refusals.of(&"a".into(), "0").is_none());
+        assert!(refusals.of(&"a".into(), "1").is_some());
+        assert!(refusals.of(&"b".into(), "1").is_none());
+        refusals.record("x", record("b"));
+        assert!(refusals.of(&"a".into(), "1").is_some());
+    }
+}

@@ -1,0 +1,141 @@
+//! A call of an API as it came, and its way through a handler, for every dialect.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
+use serde::Serialize;
+
+use super::doors::{self, Doors};
+use super::server::ConnectionInfo;
+use super::{auth, body};
+use crate::model::access::Caller;
+use crate::model::refusal::Refusal;
+
+/// What a handler answers; a refusal gets the shape of its dialect.
+pub type Reply = Result<Response, Refusal>;
+
+/// How a dialect shapes a refusal: the refusal and the request's id.
+pub type Envelope = fn(&Refusal, &str) -> Response;
+
+/// An answer on its way.
+pub type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+/// Makes an axum handler of a function that takes a call and may refuse it.
+pub fn handle<H, F>(
+    envelope: Envelope,
+    handler: H,
+) -> impl Fn(State<Arc<Doors>>, Request) -> Answering + Clone + Send + Sync + 'static
+where
+    H: Fn(Arc<Doors>, Call) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Reply> + Send + 'static,
+{
+    move |State(doors), request| {
+        let handler = handler.clone();
+        Box::pin(async move {
+            let call = Call::read(request).await;
+            let request_id = call.request_id.clone();
+            match handler(doors, call).await {
+                Ok(response) => response,
+                Err(refused) => envelope(&refused, &request_id),
+            }
+        })
+    }
+}
+
+/// A JSON answer.
+///
+/// # Errors
+/// [`Refusal::Internal`] for what can't be JSON.
+pub fn answer(status: StatusCode, body: &impl Serialize) -> Reply {
+    let body = serde_json::to_vec(body).map_err(|_| Refusal::Internal)?;
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((status, json, body).into_response())
+}
+
+/// A call.
+#[derive(Debug)]
+pub struct Call {
+    /// Its method.
+    pub method: Method,
+    /// Its path, as it was on the wire.
+    pub path: String,
+    /// Its query, as it was on the wire.
+    pub query: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// The connection that it came on.
+    pub connection: ConnectionInfo,
+    /// Its id.
+    pub request_id: String,
+    parameters: Vec<(String, String)>,
+    /// In a mutex only because a body may not be shared between threads, and a handler borrows the call.
+    body: Mutex<axum::body::Body>,
+}
+
+impl Call {
+    /// Takes a request apart; its body stays unread.
+    pub async fn read(request: Request) -> Self {
+        let request_id = doors::request_id(&request);
+        let (mut parts, body) = request.into_parts();
+        let parameters = match RawPathParams::from_request_parts(&mut parts, &()).await {
+            Ok(found) => found.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            // Not UTF-8: no such thing has such a name, which is what the missing parameter will say.
+            Err(_) => Vec::new(),
+        };
+        Self {
+            method: parts.method,
+            path: parts.uri.path().to_owned(),
+            query: parts.uri.query().unwrap_or_default().to_owned(),
+            connection: doors::connection(&parts.extensions),
+            headers: parts.headers,
+            request_id,
+            parameters,
+            body: Mutex::new(body),
+        }
+    }
+
+    /// A parameter of the path, decoded; empty when the path has none of this name.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> &str {
+        self.parameters.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
+    }
+
+    /// Who calls.
+    ///
+    /// # Errors
+    /// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::RateLimited`].
+    pub async fn caller(&self, doors: &Doors) -> Result<Caller, Refusal> {
+        auth::caller(&doors.engine, &doors.limiter, &self.headers).await
+    }
+
+    /// The base of the locations that the answer names.
+    #[must_use]
+    pub fn origin(&self, doors: &Doors) -> String {
+        doors.origin(&self.headers, &self.connection)
+    }
+
+    /// The JSON body, of at most `limit` bytes. Another content type is refused before the size, and the size before
+    /// the content. A call without a body, or without a type, is taken as it is.
+    ///
+    /// # Errors
+    /// [`Refusal::MediaType`], [`Refusal::TooLarge`] with `remedy`, [`Refusal::Incomplete`].
+    pub async fn json(&mut self, doors: &Doors, limit: u64, remedy: &'static str) -> Result<Bytes, Refusal> {
+        let body = std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if !body.is_end_stream() && !is_json(&self.headers) {
+            return Err(Refusal::MediaType { expected: "application/json" });
+        }
+        body::read_all(body, limit, remedy, &doors.timing).await
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}

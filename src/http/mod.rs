@@ -1,0 +1,8 @@
+//! What the doors share: connections, credentials, bodies in and bodies out.
+
+pub mod auth;
+pub mod body;
+pub mod call;
+pub mod doors;
+pub mod download;
+pub mod server;

@@ -1,0 +1,3 @@
+//! The doors for bytes sent to a ticket. A ticket names the wire that it came from; `app` gives each wire's answers.
+
+pub mod put;

@@ -1,0 +1,72 @@
+//! Every limit of the server that is not configuration, in one place, with its unit in its name.
+
+use std::time::Duration;
+
+/// Bytes written, hashed and handed on at a time by the data path.
+pub const WRITE_BYTES: usize = 256 * 1024;
+/// Chunks gathered for one write at most, however small.
+pub const WRITE_CHUNKS: usize = 512;
+/// From this many bytes on, a segment's writing out starts while bytes still arrive.
+pub const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
+/// Largest container a configuration may ask for: 5 TiB.
+pub const CONTAINER_MAX_BYTES: u64 = 5 * 1024 * 1024 * 1024 * 1024;
+/// Default size limit of a container: 256 MiB, inclusive.
+pub const CONTAINER_DEFAULT_BYTES: u64 = 256 * 1024 * 1024;
+/// Largest JSON body of a single-item call: 6 MiB, inclusive.
+pub const INLINE_ITEM_BYTES: u64 = 6 * 1024 * 1024;
+/// Largest JSON body of every other API call.
+pub const SMALL_JSON_BYTES: u64 = 1024 * 1024;
+/// Largest single record inside a batch.
+pub const BATCH_RECORD_BYTES: u64 = 32 * 1024 * 1024;
+/// Nesting depth of JSON accepted from outside.
+pub const JSON_DEPTH: usize = 32;
+/// Values in one JSON body or record from outside: a short text may hold millions, and each takes memory when read.
+pub const JSON_VALUES: usize = 1_000_000;
+/// Containers that one batch may name as its items' content.
+pub const BATCH_CONTENT_FILES: usize = 10_000;
+/// Records applied in one transaction.
+pub const APPLY_RECORDS: usize = 1_000;
+/// Bytes of records applied in one transaction.
+pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
+/// Item content up to this size lives in its row; larger content is a version of its own.
+pub const INLINE_CONTENT_BYTES: usize = 32 * 1024;
+/// Change lists up to this size live in the push's row.
+pub const INLINE_CHANGES_BYTES: usize = 64 * 1024;
+/// Life of a container and of its upload URL.
+pub const CONTAINER_LIFE: Duration = Duration::from_secs(60 * 60);
+/// How long a stream may stay open. Its chunks are kept for so long, whatever their own life.
+pub const STREAM_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Tolerated difference between our clock and the one that signed a URL.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(15 * 60);
+/// Permissions allowed per item; more are accepted and the item is then refused.
+pub const PERMISSIONS_PER_ITEM: usize = 5_000;
+/// Longest document id in bytes.
+pub const DOCUMENT_ID_BYTES: usize = 4 * 1024;
+/// Largest metadata that merges and partial updates may make.
+pub const METADATA_BYTES: usize = 8 * 1024 * 1024;
+/// Failures remembered by document id per push.
+pub const PUSH_FAILURES: u64 = 100;
+/// How long a finished push can be asked about.
+pub const PUSH_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a deleted item's ordering id is remembered.
+pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Refusal records kept in memory per tenant.
+pub const REFUSALS_KEPT: usize = 1_000;
+/// A refused body is read and thrown away up to this many bytes, so that the client reads the answer.
+pub const DRAIN_BYTES: u64 = 64 * 1024 * 1024;
+/// And for this long.
+pub const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// Time a client has for its request head.
+pub const HEADER_TIME: Duration = Duration::from_secs(15);
+/// Time a body may stand still.
+pub const BODY_IDLE: Duration = Duration::from_secs(30);
+/// After this grace a body must have come at `BODY_RATE_BYTES` on average.
+pub const BODY_GRACE: Duration = Duration::from_secs(30);
+/// Slowest accepted body, in bytes per second.
+pub const BODY_RATE_BYTES: u64 = 1024;
+/// Bytes without a row are left alone for this long after their last write.
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// Superseded bytes stay for this long, so that a running download ends on them.
+pub const DOWNLOAD_MAX: Duration = Duration::from_secs(3600);
+/// Wall and monotonic clock must agree for this long before anything is deleted.
+pub const CLOCK_AGREEMENT: Duration = Duration::from_secs(3600);

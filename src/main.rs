@@ -1,0 +1,5 @@
+//! The binary: see `landfall --help`.
+
+fn main() -> std::process::ExitCode {
+    landfall::cli::main()
+}

@@ -1,0 +1,684 @@
+//! What every metadata store must do, run against every one. Each case starts with an empty store.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::sqlite::SqliteMeta;
+use super::*;
+use crate::clock::{Clock, ordered_uuid, random_bytes, random_uuid};
+use crate::model::access::Right;
+use crate::model::change::{ContentDraft, Identity, IdentityKind, IdentityRelation, ItemDraft, Patch, PatchOperator};
+use crate::model::session::{SessionState, Strategy};
+use crate::model::source::Content;
+
+const LEASE: Duration = Duration::from_secs(60);
+const ZERO: Duration = Duration::ZERO;
+
+struct Case {
+    store: Box<dyn MetaStore>,
+    now: Timestamp,
+    source: Source,
+    _directory: tempfile::TempDir,
+}
+
+fn tenant() -> TenantId {
+    TenantId::from("acme")
+}
+
+impl Case {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store: Box<dyn MetaStore> = Box::new(SqliteMeta::open(directory.path()).unwrap());
+        let now = Clock::system().now();
+        let info = TenantInfo { id: tenant(), api: "auto".into(), created: now };
+        assert!(store.create_tenant(info.clone()).await.unwrap());
+        assert!(!store.create_tenant(info).await.unwrap(), "a tenant is created once");
+        let source = store
+            .create_source(NewSource {
+                tenant: tenant(),
+                id: "s".into(),
+                name: "S".into(),
+                stream_enabled: true,
+                properties: Map::new(),
+                now,
+            })
+            .await
+            .unwrap()
+            .unwrap();
+        Self { store, now, source, _directory: directory }
+    }
+
+    fn later(&self, seconds: u64) -> Timestamp {
+        self.now.plus(Duration::from_secs(seconds))
+    }
+
+    async fn session(&self) -> Session {
+        let session = Session {
+            id: SessionId(ordered_uuid(self.now)),
+            tenant: tenant(),
+            file: FileId(ordered_uuid(self.now)),
+            wire: "w".into(),
+            strategy: Strategy::Single,
+            state: SessionState::Open,
+            epoch: 1,
+            size: None,
+            max_bytes: 100,
+            versions_allowed: true,
+            created: self.now,
+            expires: self.later(3600),
+        };
+        self.store.open_session(session.clone()).await.unwrap();
+        session
+    }
+
+    fn version(&self, session: &Session, crc: u32) -> NewVersion {
+        let digests = Digests { crc32c: crc, crc64nvme: u64::MAX, ..Digests::default() };
+        let segment =
+            SegmentId { session: session.id, epoch: session.epoch, attempt: u64::from_be_bytes(random_bytes()) };
+        NewVersion {
+            session: session.id,
+            epoch: session.epoch,
+            version: VersionId(ordered_uuid(self.now)),
+            pieces: vec![Piece { segment, length: 10, digests, backend: String::new() }],
+            size: 10,
+            digests,
+            now: self.now,
+            keep_replaced: ZERO,
+        }
+    }
+
+    /// A committed, unused container.
+    async fn container(&self) -> (FileId, VersionId) {
+        let session = self.session().await;
+        let version = self.version(&session, 1);
+        assert!(matches!(self.store.commit(version.clone()).await.unwrap(), Committed::New(_)));
+        (session.file, version.version)
+    }
+
+    fn push(&self, kind: PushKind, ordering: u128, changes: &[Change]) -> NewPush {
+        let mut lines = Vec::new();
+        for change in changes {
+            serde_json::to_writer(&mut lines, change).unwrap();
+            lines.push(b'\n');
+        }
+        NewPush {
+            request: RequestId(random_uuid()),
+            tenant: tenant(),
+            source: Some(self.source.row),
+            target: "s".into(),
+            kind,
+            ordering: Some(Ordering(ordering)),
+            due: self.now,
+            changes: Changes::Inline(lines),
+            records: u64::try_from(changes.len()).unwrap(),
+            uses: Vec::new(),
+            closes: None,
+            now: self.now,
+            keep_replaced: ZERO,
+        }
+    }
+
+    /// Accepts a push and applies all of it, as the processor does.
+    async fn apply(&self, kind: PushKind, ordering: u128, changes: &[Change]) -> Push {
+        let push = self.push(kind, ordering, changes);
+        let request = push.request;
+        assert!(matches!(self.store.accept(push).await.unwrap(), Accepted::New(_)));
+        let lease = self.store.lease_push(self.now, LEASE).await.unwrap().expect("a push is due");
+        assert_eq!(lease.request, request);
+        self.finish(&lease, changes).await;
+        self.store.push(&tenant(), request).await.unwrap().unwrap()
+    }
+
+    async fn finish(&self, lease: &Lease, changes: &[Change]) {
+        let resolved: Vec<_> = changes
+            .iter()
+            .enumerate()
+            .map(|(n, change)| {
+                let draft = match change {
+                    Change::Put(draft) | Change::Merge(draft) => Some(draft),
+                    _ => None,
+                };
+                let content = match draft.map(|d| &d.content) {
+                    Some(ContentDraft::Text(text)) => ResolvedContent::Inline(text.clone().into_bytes()),
+                    Some(ContentDraft::Version { version, size }) => {
+                        ResolvedContent::Stored { version: *version, size: *size }
+                    }
+                    _ => ResolvedContent::None,
+                };
+                Resolved { change: change.clone(), content, problem: None, end: u64::try_from(n).unwrap() + 1 }
+            })
+            .collect();
+        let mut rest = resolved.as_slice();
+        while !rest.is_empty() {
+            match self.store.apply(lease, rest.to_vec(), self.now, ZERO).await.unwrap() {
+                Applied::Upto(done) => rest = &rest[done..],
+                other => panic!("not applied: {other:?}"),
+            }
+        }
+        while self.store.apply_deletions(lease, self.now, ZERO).await.unwrap() {}
+        self.store.finish_push(lease, None, self.now, ZERO).await.unwrap();
+    }
+
+    async fn extract_all(&self) {
+        for job in self.store.lease_jobs(self.now, LEASE, 10_000).await.unwrap() {
+            let extraction = match job.kind {
+                JobKind::Extract => Some(Extraction { state: ItemState::Ready, problem: None }),
+                JobKind::Unindex => None,
+            };
+            self.store.finish_job(&job, extraction, self.now).await.unwrap();
+        }
+    }
+
+    async fn ids(&self) -> Vec<String> {
+        let filter = ItemFilter { limit: 10_000, ..ItemFilter::default() };
+        let mut ids: Vec<_> =
+            self.store.items(self.source.row, filter).await.unwrap().into_iter().map(|i| i.document_id).collect();
+        ids.sort();
+        ids
+    }
+
+    async fn sound(&self) {
+        assert_eq!(self.store.broken_invariants(self.now).await.unwrap(), Vec::<String>::new());
+    }
+}
+
+fn put(id: &str, text: &str) -> Change {
+    Change::Put(Box::new(ItemDraft {
+        document_id: id.into(),
+        content: ContentDraft::Text(text.into()),
+        ..ItemDraft::default()
+    }))
+}
+
+fn delete(id: &str, children: bool) -> Change {
+    Change::Delete { document_id: id.into(), children }
+}
+
+#[tokio::test]
+async fn a_key_holds_until_it_expires_or_is_revoked() {
+    let case = Case::new().await;
+    let key = |expires| KeyInfo {
+        id: KeyId(ordered_uuid(case.now)),
+        tenant: tenant(),
+        name: "k".into(),
+        rights: [Right::Read].into_iter().collect(),
+        created: case.now,
+        expires,
+        revoked: None,
+    };
+    let first = key(Some(case.later(10)));
+    case.store.create_key(first.clone(), [1; 32], None).await.unwrap();
+    let caller = case.store.caller([1; 32], case.now).await.unwrap().expect("it holds");
+    assert_eq!((caller.tenant, caller.key), (tenant(), first.id));
+    assert!(caller.rights.has(Right::Read) && !caller.rights.has(Right::Keys));
+    assert!(case.store.caller([1; 32], case.later(10)).await.unwrap().is_none(), "expired");
+    assert!(case.store.caller([2; 32], case.now).await.unwrap().is_none(), "unknown");
+    assert!(!case.store.revoke_key(Some(&"other".into()), first.id, case.now).await.unwrap(), "another tenant's");
+    assert!(case.store.revoke_key(Some(&tenant()), first.id, case.now).await.unwrap());
+    assert!(case.store.caller([1; 32], case.now).await.unwrap().is_none(), "revoked");
+    let once = |body| Some(Once { mark: "m".into(), body, since: Timestamp(0) });
+    let second = key(None);
+    assert_eq!(case.store.create_key(second.clone(), [3; 32], once([1; 32])).await.unwrap(), KeyCreated::New);
+    assert_eq!(case.store.create_key(key(None), [4; 32], once([1; 32])).await.unwrap(), KeyCreated::Before(second));
+    assert_eq!(case.store.create_key(key(None), [5; 32], once([2; 32])).await.unwrap(), KeyCreated::OtherBody);
+    assert_eq!(case.store.keys(Some(&tenant())).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_setting_that_is_there_is_not_made_again() {
+    let case = Case::new().await;
+    assert_eq!(case.store.set_setting("x", b"1".to_vec(), true).await.unwrap(), b"1");
+    assert_eq!(case.store.set_setting("x", b"2".to_vec(), true).await.unwrap(), b"1");
+    assert_eq!(case.store.set_setting("x", b"2".to_vec(), false).await.unwrap(), b"2");
+    assert_eq!(case.store.setting("x").await.unwrap(), Some(b"2".to_vec()));
+}
+
+#[tokio::test]
+async fn the_last_put_to_commit_wins_and_equal_bytes_repeat_the_answer() {
+    let case = Case::new().await;
+    let session = case.session().await;
+    let (first, second) = (case.version(&session, 1), case.version(&session, 2));
+    assert!(matches!(case.store.commit(first.clone()).await.unwrap(), Committed::New(v) if v.id == first.version));
+    let again = case.store.commit(case.version(&session, 1)).await.unwrap();
+    assert!(matches!(again, Committed::Same(v) if v.id == first.version));
+    assert!(matches!(case.store.commit(second.clone()).await.unwrap(), Committed::New(_)));
+    let file = case.store.file(&tenant(), session.file).await.unwrap().unwrap();
+    assert_eq!(file.version.unwrap().id, second.version);
+    let due = case.store.due_tombstones(case.now, 10).await.unwrap();
+    assert_eq!(due.iter().map(|t| t.segment).collect::<Vec<_>>(), [first.pieces[0].segment]);
+    assert_eq!(case.store.file(&"other".into(), session.file).await.unwrap(), None, "another tenant's");
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn a_commit_is_fenced_by_epoch_expiry_and_use() {
+    let case = Case::new().await;
+    let session = case.session().await;
+    let stale = NewVersion { epoch: 0, ..case.version(&session, 1) };
+    assert_eq!(case.store.commit(stale).await.unwrap(), Committed::Closed);
+    let late = NewVersion { now: session.expires, ..case.version(&session, 1) };
+    assert_eq!(case.store.commit(late).await.unwrap(), Committed::Closed);
+    assert_eq!(case.store.expire_sessions(session.expires, 10).await.unwrap(), 1);
+    assert_eq!(case.store.session(&tenant(), session.id).await.unwrap().unwrap().epoch, 2);
+    assert_eq!(case.store.commit(case.version(&session, 1)).await.unwrap(), Committed::Closed);
+    let aborted = case.session().await;
+    case.store.abort_session(aborted.id).await.unwrap();
+    let state = case.store.session(&tenant(), aborted.id).await.unwrap().unwrap().state;
+    assert_eq!(state, SessionState::Aborted);
+    assert_eq!(case.store.commit(case.version(&aborted, 1)).await.unwrap(), Committed::Closed);
+
+    let used = case.session().await;
+    let version = case.version(&used, 1);
+    case.store.commit(version.clone()).await.unwrap();
+    let mut push = case.push(PushKind::Items, 1, &[]);
+    push.uses = vec![FileUse { file: used.file, version: version.version, call: b"call".to_vec(), as_content: false }];
+    let request = push.request;
+    assert!(matches!(case.store.accept(push.clone()).await.unwrap(), Accepted::New(_)));
+    assert!(matches!(case.store.commit(case.version(&used, 1)).await.unwrap(), Committed::SameAsUsed { size: 10, .. }));
+    assert_eq!(case.store.commit(case.version(&used, 2)).await.unwrap(), Committed::Used);
+    // The same call again is the same push; another call is refused.
+    push.request = RequestId(random_uuid());
+    assert_eq!(case.store.accept(push.clone()).await.unwrap(), Accepted::Before(request, Ordering(1)));
+    push.uses[0].call = b"other".to_vec();
+    assert_eq!(case.store.accept(push).await.unwrap(), Accepted::FileGone(used.file));
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn an_unused_file_goes_with_its_session_and_a_used_one_stays() {
+    let case = Case::new().await;
+    let (unused, _) = case.container().await;
+    let (file, version) = case.container().await;
+    let draft = ItemDraft {
+        document_id: "x://1".into(),
+        content: ContentDraft::Version { version, size: 10 },
+        ..ItemDraft::default()
+    };
+    let mut push = case.push(PushKind::Items, 1, &[Change::Put(Box::new(draft.clone()))]);
+    push.uses = vec![FileUse { file, version, call: Vec::new(), as_content: true }];
+    case.store.accept(push).await.unwrap();
+    let lease = case.store.lease_push(case.now, LEASE).await.unwrap().unwrap();
+    case.finish(&lease, &[Change::Put(Box::new(draft))]).await;
+    case.sound().await;
+    let swept = case.store.expire_files(case.later(3600), 100).await.unwrap();
+    assert_eq!(swept.files, 2);
+    assert!(case.store.file(&tenant(), unused).await.unwrap().is_none());
+    assert!(case.store.version(&tenant(), version).await.unwrap().is_some(), "the item holds it");
+    case.apply(PushKind::Items, 2, &[delete("x://1", false)]).await;
+    assert!(case.store.version(&tenant(), version).await.unwrap().is_none(), "nobody holds it");
+    assert_eq!(case.store.due_tombstones(case.later(7200), 10).await.unwrap().len(), 2);
+    case.extract_all().await;
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn a_lower_ordering_id_changes_nothing() {
+    let case = Case::new().await;
+    case.apply(PushKind::Items, 5, &[put("x://1", "five")]).await;
+    let push = case.apply(PushKind::Items, 4, &[put("x://1", "four"), delete("x://1", false)]).await;
+    assert_eq!((push.counts.older, push.counts.updated, push.counts.deleted), (2, 0, 0));
+    let item = case.store.item(case.source.row, "x://1").await.unwrap().unwrap();
+    assert_eq!(item.content, Content::Inline(b"five".to_vec()));
+    let push = case.apply(PushKind::Items, 5, &[put("x://1", "equal")]).await;
+    assert_eq!(push.counts.updated, 1);
+    // A deleted item is not brought back by an older change.
+    case.apply(PushKind::Items, 9, &[delete("x://1", false), delete("x://never", false)]).await;
+    let push = case.apply(PushKind::Items, 8, &[put("x://1", "old"), put("x://never", "old")]).await;
+    assert_eq!((push.counts.older, push.counts.added), (2, 0));
+    assert!(case.ids().await.is_empty());
+    case.extract_all().await;
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn deletions_take_children_by_prefix_and_a_load_what_it_did_not_name() {
+    let case = Case::new().await;
+    let many: Vec<_> = (0..2500).map(|n| put(&format!("x://a/{n:04}"), "t")).collect();
+    case.apply(PushKind::Items, 1, &many).await;
+    case.apply(PushKind::Items, 1, &[put("x://a", "t"), put("x://b", "t"), put("x://A", "t")]).await;
+    let push = case.apply(PushKind::Items, 2, &[delete("x://a", true)]).await;
+    assert_eq!(push.counts.deleted, 2501);
+    assert_eq!(case.ids().await, ["x://A", "x://b"]);
+    let push = case.apply(PushKind::Load, 3, &[put("x://c", "t"), put("x://b", "t")]).await;
+    assert_eq!((push.counts.added, push.counts.updated, push.counts.deleted), (1, 1, 1));
+    assert_eq!(case.ids().await, ["x://b", "x://c"]);
+    case.apply(PushKind::Items, 7, &[put("x://seven", "t")]).await;
+    let push = case.apply(PushKind::OlderThan, 7, &[]).await;
+    assert_eq!(push.counts.deleted, 2);
+    assert_eq!(case.ids().await, ["x://seven"], "an equal ordering id is kept");
+    let push = case.apply(PushKind::Items, 6, &[put("x://new", "t")]).await;
+    assert_eq!(push.counts.older, 1, "below what was deleted nothing comes back");
+    case.extract_all().await;
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn merges_and_patches_change_what_they_name() {
+    let case = Case::new().await;
+    let draft = |metadata: Value| ItemDraft {
+        document_id: "x://1".into(),
+        metadata: metadata.as_object().unwrap().clone(),
+        ..ItemDraft::default()
+    };
+    let first = ItemDraft {
+        content: ContentDraft::Text("kept".into()),
+        permissions: json!([1]),
+        ..draft(json!({"a": 1, "tags": ["x"], "d": {"k": 1}}))
+    };
+    case.apply(PushKind::Items, 1, &[Change::Put(Box::new(first))]).await;
+    case.apply(PushKind::Items, 2, &[Change::Merge(Box::new(draft(json!({"b": 2, "a": 3}))))]).await;
+    let patch = |operator, field: &str, value: Value| {
+        Change::Patch(Patch { document_id: "x://1".into(), operator, field: field.into(), value })
+    };
+    let push = case
+        .apply(
+            PushKind::Items,
+            3,
+            &[
+                patch(PatchOperator::ArrayAppend, "Tags", json!(["y", "z"])),
+                patch(PatchOperator::ArrayRemove, "tags", json!("x")),
+                patch(PatchOperator::DictionaryPut, "d", json!({"l": 2})),
+                patch(PatchOperator::DictionaryRemove, "d", json!(["k"])),
+                patch(PatchOperator::Replace, "c", json!("new")),
+                patch(PatchOperator::ArrayAppend, "a", json!(1)),
+                Change::Patch(Patch {
+                    document_id: "x://none".into(),
+                    operator: PatchOperator::Replace,
+                    field: "a".into(),
+                    value: json!(1),
+                }),
+            ],
+        )
+        .await;
+    assert_eq!((push.counts.updated, push.counts.failed), (5, 2));
+    assert_eq!(push.failures.len(), 2);
+    assert_eq!(push.failures[1].0, "x://none");
+    let item = case.store.item(case.source.row, "x://1").await.unwrap().unwrap();
+    assert_eq!(Value::Object(item.metadata), json!({"a": 3, "b": 2, "tags": ["y", "z"], "d": {"l": 2}, "c": "new"}));
+    assert_eq!((item.content, item.permissions), (Content::Inline(b"kept".to_vec()), json!([1])));
+    case.extract_all().await;
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn pushes_of_one_source_are_applied_in_their_order_one_at_a_time() {
+    let case = Case::new().await;
+    let (first, second) = (case.push(PushKind::Items, 1, &[]), case.push(PushKind::Items, 1, &[]));
+    case.store.accept(first.clone()).await.unwrap();
+    case.store.accept(second.clone()).await.unwrap();
+    let lease = case.store.lease_push(case.now, LEASE).await.unwrap().unwrap();
+    assert_eq!(lease.request, first.request);
+    assert!(case.store.lease_push(case.now, LEASE).await.unwrap().is_none(), "the lane is taken");
+    // The holder is gone: another one goes on, and the first one's writes no longer count.
+    let other = case.store.lease_push(case.later(61), LEASE).await.unwrap().unwrap();
+    assert_eq!((other.request, other.attempts), (first.request, 2));
+    assert_eq!(case.store.apply(&lease, Vec::new(), case.now, ZERO).await.unwrap(), Applied::LeaseLost);
+    case.store.return_push(&other, case.now, Some("later".into())).await.unwrap();
+    case.store.release_leases().await.unwrap();
+    let again = case.store.lease_push(case.now, LEASE).await.unwrap().unwrap();
+    case.store.finish_push(&again, None, case.now, ZERO).await.unwrap();
+    assert_eq!(case.store.push(&tenant(), first.request).await.unwrap().unwrap().state, PushState::Done);
+    let next = case.store.lease_push(case.now, LEASE).await.unwrap().unwrap();
+    assert_eq!(next.request, second.request);
+    case.store.finish_push(&next, Some("broken".into()), case.now, ZERO).await.unwrap();
+    let failed = case.store.push(&tenant(), second.request).await.unwrap().unwrap();
+    assert_eq!((failed.state, failed.problem.as_deref()), (PushState::Failed, Some("broken")));
+}
+
+#[tokio::test]
+async fn a_push_is_done_when_its_last_text_is() {
+    let case = Case::new().await;
+    let push = case.apply(PushKind::Items, 1, &[put("x://1", "a"), put("x://2", "b")]).await;
+    assert_eq!((push.state, push.counts.pending), (PushState::Working, 2));
+    let jobs = case.store.lease_jobs(case.now, LEASE, 10).await.unwrap();
+    assert_eq!(jobs.len(), 2);
+    assert!(case.store.lease_jobs(case.now, LEASE, 10).await.unwrap().is_empty(), "leased");
+    let failed = Extraction { state: ItemState::Failed, problem: Some("damaged".into()) };
+    case.store.finish_job(&jobs[0], Some(failed), case.now).await.unwrap();
+    // A newer push of the other item takes its text over: the older push has nothing to wait for.
+    let newer = case.apply(PushKind::Items, 2, &[put("x://2", "c")]).await;
+    let push = case.store.push(&tenant(), push.request).await.unwrap().unwrap();
+    assert_eq!((push.state, push.counts.pending, push.counts.failed), (PushState::Done, 0, 1));
+    assert_eq!(push.failures, [("x://1".to_owned(), "damaged".to_owned())]);
+    let ready = Extraction { state: ItemState::Ready, problem: None };
+    case.store.finish_job(&jobs[1], Some(ready.clone()), case.now).await.unwrap();
+    let item = case.store.item(case.source.row, "x://2").await.unwrap().unwrap();
+    assert_eq!(item.state, ItemState::Queued, "the old job says nothing about the new content");
+    let job = case.store.lease_jobs(case.now, LEASE, 10).await.unwrap().remove(0);
+    case.store.return_job(&job, case.later(5)).await.unwrap();
+    assert!(case.store.lease_jobs(case.now, LEASE, 10).await.unwrap().is_empty(), "not before its time");
+    let job = case.store.lease_jobs(case.later(5), LEASE, 10).await.unwrap().remove(0);
+    assert_eq!(job.attempts, 2);
+    case.store.finish_job(&job, Some(ready), case.now).await.unwrap();
+    assert_eq!(case.store.push(&tenant(), newer.request).await.unwrap().unwrap().state, PushState::Done);
+    assert_eq!(case.store.next_due().await.unwrap(), None);
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn items_are_listed_newest_first_by_every_filter() {
+    let case = Case::new().await;
+    let item = |id: &str, metadata: Value| {
+        Change::Put(Box::new(ItemDraft {
+            document_id: id.into(),
+            metadata: metadata.as_object().unwrap().clone(),
+            ..ItemDraft::default()
+        }))
+    };
+    let first = case
+        .apply(
+            PushKind::Items,
+            1,
+            &[item("x://a/1", json!({"n": 7, "Tags": ["u", "v"], "ok": true})), item("x://a/2", json!({"n": "7"}))],
+        )
+        .await;
+    case.apply(PushKind::Items, 1, &[item("x://b%_/1", json!({"n": 8}))]).await;
+    let listed = async |filter: ItemFilter| {
+        let items = case.store.items(case.source.row, ItemFilter { limit: 10, ..filter }).await.unwrap();
+        items.into_iter().map(|i| i.document_id).collect::<Vec<_>>()
+    };
+    let none = ItemFilter::default;
+    assert_eq!(listed(none()).await, ["x://b%_/1", "x://a/2", "x://a/1"]);
+    assert_eq!(listed(ItemFilter { prefix: Some("x://a/".into()), ..none() }).await, ["x://a/2", "x://a/1"]);
+    assert_eq!(listed(ItemFilter { prefix: Some("x://b%".into()), ..none() }).await, ["x://b%_/1"]);
+    let field = |name: &str, value: &str| ItemFilter { fields: vec![(name.into(), value.into())], ..none() };
+    assert_eq!(listed(field("n", "7")).await, ["x://a/2", "x://a/1"]);
+    assert_eq!(listed(field("tags", "v")).await, ["x://a/1"]);
+    assert_eq!(listed(field("ok", "true")).await, ["x://a/1"]);
+    assert!(listed(field("n", "' OR 1=1 --")).await.is_empty());
+    assert_eq!(listed(ItemFilter { push: Some(first.row), ..none() }).await.len(), 2);
+    assert!(listed(ItemFilter { state: Some(ItemState::Ready), ..none() }).await.is_empty());
+    assert!(listed(ItemFilter { changed_after: Some(case.now), ..none() }).await.is_empty());
+    let all = case.store.items(case.source.row, ItemFilter { limit: 1, ..none() }).await.unwrap();
+    assert_eq!(listed(ItemFilter { before: Some(all[0].row), ..none() }).await, ["x://a/2", "x://a/1"]);
+    assert_eq!(listed(ItemFilter { rows: Some(vec![all[0].row]), ..none() }).await, ["x://b%_/1"]);
+}
+
+#[tokio::test]
+async fn identities_are_ordered_like_items() {
+    let case = Case::new().await;
+    let identity = Identity { name: "a".into(), kind: IdentityKind::Group, additional: Map::new() };
+    let change = IdentityChange::Put {
+        relation: IdentityRelation::Members,
+        identity: identity.clone(),
+        related: vec![json!({"name": "u"})],
+        well_knowns: Vec::new(),
+    };
+    let run = async |kind, ordering, changes: Vec<IdentityChange>| {
+        let push = NewPush { source: None, target: "p".into(), ..case.push(kind, ordering, &[]) };
+        let request = push.request;
+        case.store.accept(push).await.unwrap();
+        let lease = case.store.lease_push(case.now, LEASE).await.unwrap().unwrap();
+        let changes = changes.into_iter().map(|c| (c, 1)).collect();
+        case.store.apply_identities(&lease, changes, case.now).await.unwrap();
+        while case.store.apply_deletions(&lease, case.now, ZERO).await.unwrap() {}
+        case.store.finish_push(&lease, None, case.now, ZERO).await.unwrap();
+        case.store.push(&tenant(), request).await.unwrap().unwrap().counts
+    };
+    assert_eq!(run(PushKind::Identities, 5, vec![change.clone()]).await.added, 1);
+    assert_eq!(run(PushKind::Identities, 4, vec![change.clone()]).await.older, 1);
+    assert_eq!(run(PushKind::Identities, 6, vec![change.clone()]).await.updated, 1);
+    assert_eq!(run(PushKind::IdentitiesOlderThan, 6, Vec::new()).await.deleted, 0);
+    assert_eq!(run(PushKind::IdentitiesOlderThan, 7, Vec::new()).await.deleted, 1);
+    assert_eq!(run(PushKind::Identities, 8, vec![change]).await.added, 1);
+    assert_eq!(run(PushKind::Identities, 9, vec![IdentityChange::Delete { identity }]).await.deleted, 1);
+}
+
+#[tokio::test]
+async fn a_stream_is_closed_by_one_push() {
+    let case = Case::new().await;
+    let stream = StreamId(random_uuid());
+    let (first, second) = (FileId(random_uuid()), FileId(random_uuid()));
+    let row = case.source.row;
+    case.store.open_stream(stream, &tenant(), row, first, case.now).await.unwrap();
+    assert!(case.store.add_chunk(stream, &tenant(), row, second).await.unwrap());
+    assert!(!case.store.add_chunk(stream, &"other".into(), row, second).await.unwrap());
+    assert_eq!(case.store.stream(stream, &tenant(), row).await.unwrap(), Some((vec![first, second], None)));
+    let push = NewPush { closes: Some(stream), ..case.push(PushKind::Load, 1, &[]) };
+    let request = push.request;
+    assert!(matches!(case.store.accept(push.clone()).await.unwrap(), Accepted::New(_)));
+    let again = NewPush { request: RequestId(random_uuid()), ..push };
+    assert_eq!(case.store.accept(again.clone()).await.unwrap(), Accepted::Before(request, Ordering(1)));
+    assert!(!case.store.add_chunk(stream, &tenant(), row, second).await.unwrap(), "closed");
+    let unknown = NewPush { closes: Some(StreamId(random_uuid())), ..again };
+    assert_eq!(case.store.accept(unknown).await.unwrap(), Accepted::StreamGone);
+}
+
+#[tokio::test]
+async fn fields_and_providers() {
+    let case = Case::new().await;
+    let fields = |kind: &str| vec![("b".to_owned(), "LONG".to_owned()), ("a".to_owned(), kind.to_owned())];
+    assert_eq!(case.store.create_fields(&tenant(), fields("STRING")).await.unwrap(), None);
+    assert_eq!(case.store.create_fields(&tenant(), fields("STRING")).await.unwrap(), None);
+    assert_eq!(case.store.create_fields(&tenant(), fields("DATE")).await.unwrap(), Some("a".into()));
+    let clash = vec![("new".to_owned(), "LONG".to_owned()), ("a".to_owned(), "DATE".to_owned())];
+    assert_eq!(case.store.create_fields(&tenant(), clash).await.unwrap(), Some("a".into()));
+    assert_eq!(case.store.fields(&tenant()).await.unwrap().len(), 2, "all or none");
+    assert_eq!(case.store.fields(&tenant()).await.unwrap()[0], ("a".into(), "STRING".into()));
+    assert!(case.store.fields(&"other".into()).await.unwrap().is_empty());
+    let id = ProviderId::from("My Provider");
+    assert_eq!(case.store.provider(&tenant(), &id).await.unwrap(), None);
+    case.store.put_provider(&tenant(), &id, json!({"x": 1}), case.now).await.unwrap();
+    assert_eq!(case.store.provider(&tenant(), &id).await.unwrap(), Some(json!({"x": 1})));
+}
+
+#[tokio::test]
+async fn tombstones_go_in_two_steps() {
+    let case = Case::new().await;
+    let (_, version) = case.container().await;
+    let segment = case.store.version(&tenant(), version).await.unwrap().unwrap().pieces[0].segment;
+    assert_eq!(case.store.known_segments(vec![segment]).await.unwrap(), [true]);
+    case.store.expire_files(case.later(3600), 10).await.unwrap();
+    let due = case.store.due_tombstones(case.later(3600), 10).await.unwrap();
+    assert_eq!(due[0].segment, segment);
+    assert_eq!(case.store.known_segments(vec![segment]).await.unwrap(), [true], "a tombstone is a row");
+    case.store.unlinked(vec![segment], case.later(3600)).await.unwrap();
+    assert!(case.store.due_tombstones(case.later(3600), 10).await.unwrap().is_empty());
+    assert!(case.store.old_tombstones(case.later(3599), 10).await.unwrap().is_empty());
+    assert_eq!(case.store.old_tombstones(case.later(3600), 10).await.unwrap().len(), 1);
+    case.store.drop_tombstones(vec![segment]).await.unwrap();
+    assert_eq!(case.store.known_segments(vec![segment]).await.unwrap(), [false]);
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn a_thousand_verbs_at_once_each_get_their_own_answer() {
+    let case = Case::new().await;
+    let store = std::sync::Arc::new(case);
+    let mut tasks = Vec::new();
+    for n in 0..1000u32 {
+        let store = std::sync::Arc::clone(&store);
+        tasks.push(tokio::spawn(async move {
+            let name = format!("n{}", n % 10);
+            store.store.set_setting(&name, n.to_be_bytes().to_vec(), true).await.unwrap()
+        }));
+    }
+    let mut answers = std::collections::HashMap::new();
+    for (n, task) in tasks.into_iter().enumerate() {
+        let answer = task.await.unwrap();
+        assert_eq!(answers.entry(n % 10).or_insert_with(|| answer.clone()), &answer);
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_is_tried_again_holds_its_lane_and_one_that_was_asked_to_wait_does_not() {
+    let case = Case::new().await;
+    let waiting = NewPush { due: case.later(100), ..case.push(PushKind::OlderThan, 1, &[]) };
+    let (first, second) = (case.push(PushKind::Items, 1, &[]), case.push(PushKind::Items, 1, &[]));
+    for push in [&waiting, &first, &second] {
+        case.store.accept(push.clone()).await.unwrap();
+    }
+    let lease = case.store.lease_push(case.now, LEASE).await.unwrap().unwrap();
+    assert_eq!(lease.request, first.request, "the delayed one lets others go first");
+    case.store.return_push(&lease, case.later(10), Some("the disk is full".into())).await.unwrap();
+    assert!(case.store.lease_push(case.now, LEASE).await.unwrap().is_none(), "what comes behind may build on it");
+    let again = case.store.lease_push(case.later(10), LEASE).await.unwrap().unwrap();
+    assert_eq!(again.request, first.request);
+    case.store.finish_push(&again, None, case.now, ZERO).await.unwrap();
+    assert_eq!(case.store.lease_push(case.now, LEASE).await.unwrap().unwrap().request, second.request);
+}
+
+#[tokio::test]
+async fn a_load_keeps_what_it_named_also_where_the_change_failed() {
+    let case = Case::new().await;
+    case.apply(PushKind::Items, 1, &[put("x://kept", "t"), put("x://gone", "t")]).await;
+    let failing = Change::Patch(Patch {
+        document_id: "x://kept".into(),
+        operator: PatchOperator::DictionaryPut,
+        field: "f".into(),
+        value: json!(1),
+    });
+    let push = case.apply(PushKind::Load, 2, &[failing, put("x://new", "t")]).await;
+    assert_eq!((push.counts.failed, push.counts.deleted), (1, 1));
+    assert_eq!(case.ids().await, ["x://kept", "x://new"]);
+}
+
+#[tokio::test]
+async fn the_chunks_of_an_open_stream_outlive_their_own_life() {
+    let case = Case::new().await;
+    let (file, version) = case.container().await;
+    let stream = StreamId(random_uuid());
+    case.store.open_stream(stream, &tenant(), case.source.row, file, case.now).await.unwrap();
+    case.store.expire_files(case.later(2 * 3600), 10).await.unwrap();
+    assert!(case.store.version(&tenant(), version).await.unwrap().is_some(), "it was acknowledged");
+    case.store.expire_files(case.later(26 * 3600), 10).await.unwrap();
+    assert!(case.store.version(&tenant(), version).await.unwrap().is_none(), "nobody closed it within a day");
+    let close = NewPush { closes: Some(stream), now: case.later(26 * 3600), ..case.push(PushKind::Load, 1, &[]) };
+    assert_eq!(case.store.accept(close).await.unwrap(), Accepted::StreamGone, "what is left must not replace a source");
+}
+
+#[tokio::test]
+async fn an_ordering_id_of_ours_never_goes_back_and_a_row_is_never_used_again() {
+    let case = Case::new().await;
+    let push = |now| NewPush { ordering: None, now, ..case.push(PushKind::Items, 0, &[]) };
+    let Accepted::New(first) = case.store.accept(push(case.later(3600))).await.unwrap() else { panic!("accepted") };
+    let Accepted::New(second) = case.store.accept(push(case.now)).await.unwrap() else { panic!("accepted") };
+    assert!(second >= first, "the clock was set back between them");
+
+    let new = |id: &str| NewSource {
+        tenant: tenant(),
+        id: id.into(),
+        name: id.into(),
+        stream_enabled: false,
+        properties: Map::new(),
+        now: case.now,
+    };
+    let gone = case.store.create_source(new("gone")).await.unwrap().unwrap();
+    assert!(case.store.delete_source(gone.row).await.unwrap());
+    let next = case.store.create_source(new("next")).await.unwrap().unwrap();
+    assert_ne!(next.row, gone.row);
+    let late = NewPush { source: Some(gone.row), ..push(case.now) };
+    assert_eq!(case.store.accept(late).await.unwrap(), Accepted::SourceGone);
+}
+
+#[tokio::test]
+async fn what_can_t_be_deleted_is_tried_again_and_keeps_nothing_else_waiting() {
+    let case = Case::new().await;
+    let (_, version) = case.container().await;
+    let segment = case.store.version(&tenant(), version).await.unwrap().unwrap().pieces[0].segment;
+    case.store.expire_files(case.later(3600), 10).await.unwrap();
+    case.store.postpone(vec![segment], case.later(7200)).await.unwrap();
+    assert!(case.store.due_tombstones(case.later(7199), 10).await.unwrap().is_empty());
+    assert_eq!(case.store.due_tombstones(case.later(7200), 10).await.unwrap().len(), 1);
+}

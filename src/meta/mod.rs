@@ -1,0 +1,580 @@
+//! Facts. Every method of [`MetaStore`] is one transaction named by a verb of the domain; the gaps between two of
+//! them are the crash points. An answer is given only when its transaction is durable, refusals included.
+
+pub mod sqlite;
+
+#[cfg(test)]
+mod contract;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use crate::clock::Timestamp;
+use crate::model::access::{Caller, Rights};
+use crate::model::change::{Change, IdentityChange, Ordering};
+use crate::model::file::{Digests, Piece, Version};
+use crate::model::ids::{
+    FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StreamId, TenantId, VersionId,
+};
+use crate::model::job::JobKind;
+use crate::model::session::Session;
+use crate::model::source::{Activity, Item, ItemState, Push, PushKind, PushState, Source};
+
+/// Why the database could not do it. Nothing may be assumed about what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum MetaError {
+    /// No space left for its files.
+    #[error("no space left for the database")]
+    OutOfSpace,
+    /// It is shutting down.
+    #[error("the database is closed")]
+    Closed,
+    /// Anything else.
+    #[error("the database failed: {0}")]
+    Failed(String),
+}
+
+/// What the database says.
+pub type Result<T> = std::result::Result<T, MetaError>;
+
+/// A key as it is listed: never the key itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyInfo {
+    /// Its public id.
+    pub id: KeyId,
+    /// The tenant that it belongs to.
+    pub tenant: TenantId,
+    /// What people call it.
+    pub name: String,
+    /// What it may do.
+    pub rights: Rights,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it stops working.
+    pub expires: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked: Option<Timestamp>,
+}
+
+/// A client's mark on a call: its repetition is recognised and has no second effect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Once {
+    /// What the client calls the call.
+    pub mark: String,
+    /// A digest of the call's body: the same mark on another body is a mistake.
+    pub body: [u8; 32],
+    /// Marks older than this are forgotten.
+    pub since: Timestamp,
+}
+
+/// What became of a new key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KeyCreated {
+    /// It holds.
+    New,
+    /// An equal call made this one before.
+    Before(KeyInfo),
+    /// The mark was used for another body.
+    OtherBody,
+}
+
+/// What a key's owner may know about the key's tenant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TenantInfo {
+    /// Its id.
+    pub id: TenantId,
+    /// Which API its callers speak, or `auto`.
+    pub api: String,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// A source to create.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewSource {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its id; must be new in the tenant.
+    pub id: SourceId,
+    /// What people call it.
+    pub name: String,
+    /// Does it take streams?
+    pub stream_enabled: bool,
+    /// Everything else, as given.
+    pub properties: Map<String, Value>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A version to commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewVersion {
+    /// The session whose upload is complete.
+    pub session: SessionId,
+    /// The epoch that the writer held.
+    pub epoch: u32,
+    /// The version's id.
+    pub version: VersionId,
+    /// Its bytes.
+    pub pieces: Vec<Piece>,
+    /// Bytes in all.
+    pub size: u64,
+    /// Digests of the whole.
+    pub digests: Digests,
+    /// Now.
+    pub now: Timestamp,
+    /// How long replaced bytes are kept for those who still read them.
+    pub keep_replaced: Duration,
+}
+
+/// What became of a commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Committed {
+    /// The version exists and is current.
+    New(Version),
+    /// The session holds the same bytes already; the new segment is not needed.
+    Same(Version),
+    /// The file has been used and its bytes are these: the same answer again, nothing changed.
+    SameAsUsed {
+        /// Size in bytes.
+        size: u64,
+        /// Digests of the bytes that were used.
+        digests: Digests,
+    },
+    /// The file has been used and its bytes were others.
+    Used,
+    /// The session is no longer open: expired, aborted, or its epoch has risen.
+    Closed,
+}
+
+/// A container as the verbs see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileInfo {
+    /// Its id.
+    pub id: FileId,
+    /// The current version, unless its bytes are gone.
+    pub version: Option<Version>,
+    /// Bytes of the last version.
+    pub size: u64,
+    /// Digests of the last version.
+    pub digests: Digests,
+    /// Was it used, by which push and as what?
+    pub used: Option<(RequestId, Ordering, Vec<u8>)>,
+    /// When it goes, unless something holds it.
+    pub expires: Option<Timestamp>,
+}
+
+/// A push to accept.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewPush {
+    /// What the client follows it by.
+    pub request: RequestId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The source's row, for changes to items.
+    pub source: Option<i64>,
+    /// The source's or provider's id.
+    pub target: String,
+    /// What it asks for.
+    pub kind: PushKind,
+    /// Its ordering id; without one, the time by a clock that never goes back.
+    pub ordering: Option<Ordering>,
+    /// Not before this.
+    pub due: Timestamp,
+    /// The change records.
+    pub changes: Changes,
+    /// How many there are.
+    pub records: u64,
+    /// The containers that it uses up; each must be unused, or used by an equal push.
+    pub uses: Vec<FileUse>,
+    /// The stream that it closes.
+    pub closes: Option<StreamId>,
+    /// Now.
+    pub now: Timestamp,
+    /// How long the bytes of containers used up are kept for those who still read them.
+    pub keep_replaced: Duration,
+}
+
+/// Where the change records of a push are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Changes {
+    /// In the push's row: JSON, one record a line.
+    Inline(Vec<u8>),
+    /// In a committed internal file.
+    Stored {
+        /// The file.
+        file: FileId,
+        /// Its version.
+        version: VersionId,
+        /// Its size in bytes.
+        size: u64,
+    },
+}
+
+/// What a push does with a container.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileUse {
+    /// Which file.
+    pub file: FileId,
+    /// The version that the caller saw.
+    pub version: VersionId,
+    /// A digest of the whole call: an equal one is a repetition, another one a second use.
+    pub call: Vec<u8>,
+    /// Is the content needed until the push is applied, or is it used up?
+    pub as_content: bool,
+}
+
+/// What became of a push.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Accepted {
+    /// It is accepted, with this ordering id; its job is due.
+    New(Ordering),
+    /// An equal call was accepted before, under these ids.
+    Before(RequestId, Ordering),
+    /// A container is unknown, expired, replaced meanwhile, or used by another call.
+    FileGone(FileId),
+    /// The stream is unknown or closed by another call.
+    StreamGone,
+    /// The source was deleted meanwhile.
+    SourceGone,
+}
+
+/// A push to be applied, leased to one worker.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Lease {
+    /// Its row.
+    pub push: i64,
+    /// Its id, for the log.
+    pub request: RequestId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The source's row.
+    pub source: Option<i64>,
+    /// The source's or provider's id.
+    pub target: String,
+    /// What it asks for.
+    pub kind: PushKind,
+    /// Its ordering id.
+    pub ordering: Ordering,
+    /// Where in the change records to go on, in bytes.
+    pub cursor: u64,
+    /// The change records.
+    pub changes: LeasedChanges,
+    /// The lease's end, which is also its proof.
+    pub until: Timestamp,
+    /// How often it was begun.
+    pub attempts: u32,
+}
+
+/// The change records of a leased push.
+#[derive(Clone, PartialEq, Debug)]
+pub enum LeasedChanges {
+    /// Here.
+    Inline(Vec<u8>),
+    /// There.
+    Stored(Version),
+}
+
+/// A change ready to be applied: its content is in the record or committed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Resolved {
+    /// The change; the content of its draft is ignored.
+    pub change: Change,
+    /// Its content.
+    pub content: ResolvedContent,
+    /// Why it can't be applied, found while it was made ready.
+    pub problem: Option<String>,
+    /// The cursor behind its record.
+    pub end: u64,
+}
+
+/// Content ready to be applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ResolvedContent {
+    /// Nothing was said about the content.
+    None,
+    /// Small: into the row.
+    Inline(Vec<u8>),
+    /// A committed version.
+    Stored {
+        /// Which one.
+        version: VersionId,
+        /// Its size in bytes.
+        size: u64,
+    },
+}
+
+/// What one application did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Applied {
+    /// The first so many changes are applied, and the cursor stands behind them. Call again with the rest.
+    Upto(usize),
+    /// The lease was lost: somebody else goes on.
+    LeaseLost,
+    /// The source was deleted: there is nothing to apply it to.
+    SourceGone,
+}
+
+/// A job leased to one worker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeasedJob {
+    /// What to do.
+    pub kind: JobKind,
+    /// With which item.
+    pub subject: i64,
+    /// The push that asked for it.
+    pub push: i64,
+    /// The lease's end, which is also its proof.
+    pub until: Timestamp,
+    /// How often it was begun, this time included.
+    pub attempts: u32,
+}
+
+/// What became of an item's text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Extraction {
+    /// `Ready` or `Failed`.
+    pub state: ItemState,
+    /// Why it failed, or what was cut off.
+    pub problem: Option<String>,
+}
+
+/// Which items to list.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ItemFilter {
+    /// Document ids that start with this.
+    pub prefix: Option<String>,
+    /// Metadata fields with these values, as text.
+    pub fields: Vec<(String, String)>,
+    /// Changed after this.
+    pub changed_after: Option<Timestamp>,
+    /// In this state.
+    pub state: Option<ItemState>,
+    /// Last changed by this push.
+    pub push: Option<i64>,
+    /// Only these rows (from a search).
+    pub rows: Option<Vec<i64>>,
+    /// Rows below this one.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A segment to delete.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tombstone {
+    /// Which one.
+    pub segment: SegmentId,
+    /// What its backend needs.
+    pub backend: String,
+}
+
+/// What a sweep found to be over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Sessions marked expired.
+    pub sessions: u64,
+    /// Files whose time ran out.
+    pub files: u64,
+    /// Rows that nobody needs any more.
+    pub rows: u64,
+}
+
+/// Bytes and files of a tenant.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Bytes in committed versions.
+    pub bytes: u64,
+    /// Committed versions.
+    pub files: u64,
+    /// Open sessions.
+    pub open_sessions: u64,
+    /// By source: id, items, bytes of their content.
+    pub sources: Vec<(SourceId, u64, u64)>,
+}
+
+/// The facts.
+#[async_trait]
+pub trait MetaStore: Send + Sync + fmt::Debug {
+    // --- settings and tenants
+
+    /// Reads a setting.
+    async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>>;
+    /// Writes a setting; with `only_new` only if there is none. Returns the value that holds then.
+    async fn set_setting(&self, name: &str, value: Vec<u8>, only_new: bool) -> Result<Vec<u8>>;
+    /// Creates a tenant; false when it exists.
+    async fn create_tenant(&self, tenant: TenantInfo) -> Result<bool>;
+    /// The tenant, if it exists.
+    async fn tenant(&self, tenant: &TenantId) -> Result<Option<TenantInfo>>;
+    /// Every tenant.
+    async fn tenants(&self) -> Result<Vec<TenantInfo>>;
+    /// Stores a key by its hash; with a repetition mark, only if no call with that mark did so before.
+    async fn create_key(&self, key: KeyInfo, hash: [u8; 32], once: Option<Once>) -> Result<KeyCreated>;
+    /// Who holds the key with this hash, if it holds now.
+    async fn caller(&self, hash: [u8; 32], now: Timestamp) -> Result<Option<Caller>>;
+    /// Every key, of one tenant or of all.
+    async fn keys(&self, tenant: Option<&TenantId>) -> Result<Vec<KeyInfo>>;
+    /// Revokes a key; false when there is none of this id (in this tenant).
+    async fn revoke_key(&self, tenant: Option<&TenantId>, key: KeyId, now: Timestamp) -> Result<bool>;
+
+    // --- sources
+
+    /// Creates a source; `None` when the id is taken.
+    async fn create_source(&self, source: NewSource) -> Result<Option<Source>>;
+    /// The source, if it exists.
+    async fn source(&self, tenant: &TenantId, id: &SourceId) -> Result<Option<Source>>;
+    /// Every source of the tenant, oldest first.
+    async fn sources(&self, tenant: &TenantId) -> Result<Vec<Source>>;
+    /// Changes a source's name, stream switch and properties.
+    async fn update_source(&self, source: &Source) -> Result<bool>;
+    /// Deletes an empty source with its pushes; false when it holds items or does not exist.
+    async fn delete_source(&self, source: i64) -> Result<bool>;
+    /// Remembers what the client says it is doing.
+    async fn set_activity(&self, source: i64, activity: Activity) -> Result<()>;
+    /// Creates or changes an identity provider.
+    async fn put_provider(&self, tenant: &TenantId, id: &ProviderId, body: Value, now: Timestamp) -> Result<()>;
+    /// The provider's body, if it exists.
+    async fn provider(&self, tenant: &TenantId, id: &ProviderId) -> Result<Option<Value>>;
+    /// The tenant's fields by name.
+    async fn fields(&self, tenant: &TenantId) -> Result<Vec<(String, String)>>;
+    /// Creates fields, all or none. `Some` is the first name that exists with another type.
+    async fn create_fields(&self, tenant: &TenantId, fields: Vec<(String, String)>) -> Result<Option<String>>;
+
+    // --- uploads
+
+    /// Opens a session: the first fact of an upload.
+    async fn open_session(&self, session: Session) -> Result<()>;
+    /// The session, if it is remembered.
+    async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>>;
+    /// Ends an open session without a version; its epoch rises, so that its writer is fenced.
+    async fn abort_session(&self, id: SessionId) -> Result<()>;
+    /// Makes a version exist, whole, in one step.
+    async fn commit(&self, version: NewVersion) -> Result<Committed>;
+    /// The tenant's file, if it has been committed.
+    async fn file(&self, tenant: &TenantId, id: FileId) -> Result<Option<FileInfo>>;
+    /// A version with its pieces.
+    async fn version(&self, tenant: &TenantId, id: VersionId) -> Result<Option<Version>>;
+
+    // --- streams
+
+    /// Opens a stream with its first container.
+    async fn open_stream(
+        &self,
+        stream: StreamId,
+        tenant: &TenantId,
+        source: i64,
+        file: FileId,
+        now: Timestamp,
+    ) -> Result<()>;
+    /// Adds a container to an open stream; false when it is unknown or closed.
+    async fn add_chunk(&self, stream: StreamId, tenant: &TenantId, source: i64, file: FileId) -> Result<bool>;
+    /// The containers of a stream in order, and the push that closed it.
+    async fn stream(
+        &self,
+        stream: StreamId,
+        tenant: &TenantId,
+        source: i64,
+    ) -> Result<Option<(Vec<FileId>, Option<(RequestId, Ordering)>)>>;
+
+    // --- pushes
+
+    /// Accepts a push: uses up its containers and makes its job due, in one step.
+    async fn accept(&self, push: NewPush) -> Result<Accepted>;
+    /// Leases the next push that is due, one at a time per source or provider.
+    async fn lease_push(&self, now: Timestamp, lease: Duration) -> Result<Option<Lease>>;
+    /// Applies changes to items, moving the cursor.
+    async fn apply(
+        &self,
+        lease: &Lease,
+        changes: Vec<Resolved>,
+        now: Timestamp,
+        keep_replaced: Duration,
+    ) -> Result<Applied>;
+    /// Applies changes to identities, moving the cursor.
+    async fn apply_identities(
+        &self,
+        lease: &Lease,
+        changes: Vec<(IdentityChange, u64)>,
+        now: Timestamp,
+    ) -> Result<Applied>;
+    /// Deletes some of what a `Load` or an `OlderThan` deletes in the end; true when there is more.
+    async fn apply_deletions(&self, lease: &Lease, now: Timestamp, keep_replaced: Duration) -> Result<bool>;
+    /// Ends the application of a push: done, once its items' text is extracted; or failed for this reason.
+    async fn finish_push(
+        &self,
+        lease: &Lease,
+        problem: Option<String>,
+        now: Timestamp,
+        keep_replaced: Duration,
+    ) -> Result<()>;
+    /// Gives a push back: to be tried again at `due` for this problem, or without one because it is another's turn.
+    async fn return_push(&self, lease: &Lease, due: Timestamp, problem: Option<String>) -> Result<()>;
+    /// A push with its first failures.
+    async fn push(&self, tenant: &TenantId, request: RequestId) -> Result<Option<Push>>;
+    /// Pushes of a source or provider, newest first.
+    async fn pushes(
+        &self,
+        tenant: &TenantId,
+        target: &str,
+        state: Option<PushState>,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<Push>>;
+
+    // --- items
+
+    /// An item by its document id.
+    async fn item(&self, source: i64, document_id: &str) -> Result<Option<Item>>;
+    /// An item by its row, with its tenant.
+    async fn item_by_row(&self, row: i64) -> Result<Option<(TenantId, Item)>>;
+    /// Items of a source, newest first.
+    async fn items(&self, source: i64, filter: ItemFilter) -> Result<Vec<Item>>;
+
+    // --- jobs
+
+    /// Leases jobs that are due, of all pushes that have some alike: a large push does not make a small one wait.
+    async fn lease_jobs(&self, now: Timestamp, lease: Duration, limit: u32) -> Result<Vec<LeasedJob>>;
+    /// Ends a job: the item's new state, and one item less for its push to wait for.
+    async fn finish_job(&self, job: &LeasedJob, extraction: Option<Extraction>, now: Timestamp) -> Result<()>;
+    /// Gives a job back, to be tried again at `due`.
+    async fn return_job(&self, job: &LeasedJob, due: Timestamp) -> Result<()>;
+    /// Takes back every lease. For a store that only one process uses, at its start: whoever held one is gone.
+    async fn release_leases(&self) -> Result<()>;
+    /// Makes the extraction of up to `limit` items above row `after` due again; says the last row, or `None` at the end.
+    async fn requeue_items(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>>;
+    /// When the next push or job is due, if any waits.
+    async fn next_due(&self) -> Result<Option<Timestamp>>;
+
+    // --- sweep
+
+    /// Marks open sessions whose time is over.
+    async fn expire_sessions(&self, now: Timestamp, limit: u32) -> Result<u64>;
+    /// Lets go of unused files whose time is over, and of rows that nobody needs. Only when the clocks agree.
+    async fn expire_files(&self, now: Timestamp, limit: u32) -> Result<Swept>;
+    /// Segments to delete now.
+    async fn due_tombstones(&self, now: Timestamp, limit: u32) -> Result<Vec<Tombstone>>;
+    /// Remembers that they were deleted.
+    async fn unlinked(&self, segments: Vec<SegmentId>, now: Timestamp) -> Result<()>;
+    /// Segments that could not be deleted: again at `due`.
+    async fn postpone(&self, segments: Vec<SegmentId>, due: Timestamp) -> Result<()>;
+    /// Segments deleted before this: delete again, then [`Self::drop_tombstones`].
+    async fn old_tombstones(&self, before: Timestamp, limit: u32) -> Result<Vec<Tombstone>>;
+    /// Forgets them.
+    async fn drop_tombstones(&self, segments: Vec<SegmentId>) -> Result<()>;
+    /// Which of these segments have a row, in the same order.
+    async fn known_segments(&self, segments: Vec<SegmentId>) -> Result<Vec<bool>>;
+
+    // --- numbers
+
+    /// What a tenant holds.
+    async fn usage(&self, tenant: &TenantId) -> Result<Usage>;
+    /// Invariants of the rows that do not hold, a sentence each. Reads everything once.
+    async fn broken_invariants(&self, now: Timestamp) -> Result<Vec<String>>;
+    /// Versions above an id, in the order of their ids, with their pieces.
+    async fn versions_above(&self, after: Option<VersionId>, limit: u32) -> Result<Vec<Version>>;
+    /// Can it write? For readiness.
+    async fn ping(&self) -> Result<()>;
+}

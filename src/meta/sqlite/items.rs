@@ -1,0 +1,573 @@
+//! Items and identities: applying changes and reading them back.
+
+use std::time::Duration;
+
+use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, Row, params, params_from_iter};
+use serde_json::{Map, Value};
+
+use super::rows::{all, json, json_map, one, optional_uuid, ordering, run, size, sql, time, word};
+use super::{jobs, pushes, uploads};
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::meta::{Applied, ItemFilter, Lease, Resolved, ResolvedContent};
+use crate::model::change::{
+    Change, Identity, IdentityChange, IdentityRelation, ItemDraft, Ordering, Patch, PatchOperator,
+};
+use crate::model::ids::{SourceId, TenantId, VersionId};
+use crate::model::job::JobKind;
+use crate::model::source::{Content, Item, ItemState, PushKind};
+
+type R<T> = rusqlite::Result<T>;
+
+const ITEM: &str = "SELECT i.row, i.source, s.id, i.document_id, i.ordering, i.push, i.parent_id, i.file_extension, i.metadata,
+                           i.permissions, i.compression, i.content, i.content_version, i.content_size, i.state, i.problem,
+                           i.created, i.changed, s.tenant
+                    FROM items i JOIN sources s ON s.row = i.source";
+
+fn read_item(row: &Row<'_>) -> R<Item> {
+    let inline: Option<Vec<u8>> = row.get(11)?;
+    let content = match (inline, optional_uuid(row, 12)?) {
+        (_, Some(version)) => Content::Stored { version: VersionId(version), size: size(row, 13)? },
+        (Some(bytes), None) => Content::Inline(bytes),
+        (None, None) => Content::None,
+    };
+    Ok(Item {
+        row: row.get(0)?,
+        source_row: row.get(1)?,
+        source: SourceId(row.get(2)?),
+        document_id: row.get(3)?,
+        ordering: ordering(row, 4)?,
+        push: row.get(5)?,
+        parent_id: row.get(6)?,
+        file_extension: row.get(7)?,
+        metadata: json_map(row, 8)?,
+        permissions: json(row, 9)?,
+        compression: row.get(10)?,
+        content,
+        state: word(row, 14, ItemState::from_name)?,
+        problem: row.get(15)?,
+        created: time(row, 16)?,
+        changed: time(row, 17)?,
+    })
+}
+
+pub(super) fn item(c: &Connection, source: i64, document_id: &str) -> R<Option<Item>> {
+    one(
+        c,
+        &format!("{ITEM} WHERE i.source = ?1 AND i.document_id = ?2 AND i.deleted IS NULL"),
+        params![source, document_id],
+        read_item,
+    )
+}
+
+pub(super) fn item_by_row(c: &Connection, row: i64) -> R<Option<(TenantId, Item)>> {
+    one(c, &format!("{ITEM} WHERE i.row = ?1 AND i.deleted IS NULL"), [row], |row| {
+        Ok((TenantId(row.get(18)?), read_item(row)?))
+    })
+}
+
+pub(super) fn items(c: &Connection, source: i64, filter: &ItemFilter) -> R<Vec<Item>> {
+    let mut query = format!("{ITEM} WHERE i.source = ? AND i.deleted IS NULL");
+    let mut values = vec![Sql::Integer(source)];
+    let mut and = |condition: &str, bound: Vec<Sql>| {
+        query.push_str(" AND ");
+        query.push_str(condition);
+        values.extend(bound);
+    };
+    if let Some(prefix) = &filter.prefix {
+        let (from, to) = prefix_range(prefix);
+        and("i.document_id >= ?", vec![Sql::Text(from)]);
+        if let Some(to) = to {
+            and("i.document_id < ?", vec![Sql::Text(to)]);
+        }
+    }
+    for (name, value) in &filter.fields {
+        // As text, whatever its type; in an array, any element.
+        and(
+            "EXISTS (SELECT 1 FROM json_each(i.metadata) f WHERE f.key = ? COLLATE NOCASE AND
+                (f.atom = ? OR (f.type IN ('true', 'false') AND f.type = ?) OR CAST(f.atom AS TEXT) = ? OR
+                 (f.type = 'array' AND EXISTS (SELECT 1 FROM json_each(f.value) e WHERE CAST(e.atom AS TEXT) = ?))))",
+            [name, value, value, value, value].into_iter().map(|t| Sql::Text(t.clone())).collect(),
+        );
+    }
+    if let Some(after) = filter.changed_after {
+        and("i.changed > ?", vec![Sql::Integer(after.0)]);
+    }
+    if let Some(state) = filter.state {
+        and("i.state = ?", vec![Sql::Text(state.name().into())]);
+    }
+    if let Some(push) = filter.push {
+        and("i.push = ?", vec![Sql::Integer(push)]);
+    }
+    if let Some(rows) = &filter.rows {
+        let list = Value::from(rows.clone()).to_string();
+        and("i.row IN (SELECT value FROM json_each(?))", vec![Sql::Text(list)]);
+    }
+    if let Some(before) = filter.before {
+        and("i.row < ?", vec![Sql::Integer(before)]);
+    }
+    query.push_str(" ORDER BY i.row DESC LIMIT ?");
+    values.push(Sql::Integer(i64::from(filter.limit)));
+    all(c, &query, params_from_iter(values), read_item)
+}
+
+/// The range of texts that start with `prefix`: from it (inclusive) to the next text of its length (exclusive).
+fn prefix_range(prefix: &str) -> (String, Option<String>) {
+    let mut end: Vec<char> = prefix.chars().collect();
+    while let Some(last) = end.pop() {
+        let next = match u32::from(last) + 1 {
+            0xD800 => Some('\u{E000}'),
+            n => char::from_u32(n),
+        };
+        if let Some(next) = next {
+            end.push(next);
+            return (prefix.to_owned(), Some(end.into_iter().collect()));
+        }
+    }
+    (prefix.to_owned(), None)
+}
+
+/// What is stored of an item that a change is about.
+struct Present {
+    row: i64,
+    ordering: Ordering,
+    push: i64,
+    deleted: bool,
+    version: Option<VersionId>,
+}
+
+fn present(c: &Connection, source: i64, document_id: &str) -> R<Option<Present>> {
+    one(
+        c,
+        "SELECT row, ordering, push, deleted IS NOT NULL, content_version FROM items WHERE source = ?1 AND document_id = ?2",
+        params![source, document_id],
+        |row| {
+            Ok(Present {
+                row: row.get(0)?,
+                ordering: ordering(row, 1)?,
+                push: row.get(2)?,
+                deleted: row.get(3)?,
+                version: optional_uuid(row, 4)?.map(VersionId),
+            })
+        },
+    )
+}
+
+/// One application: whose push, to which source, and what is counted.
+struct Work<'a> {
+    c: &'a Connection,
+    lease: &'a Lease,
+    source: i64,
+    floor: Ordering,
+    now: Timestamp,
+    gone: Timestamp,
+}
+
+impl Work<'_> {
+    fn count(&self, column: &str, by: u64) -> R<()> {
+        let statement = format!("UPDATE pushes SET {column} = {column} + ?2 WHERE row = ?1");
+        run(self.c, &statement, params![self.lease.push, sql(by)]).map(drop)
+    }
+
+    fn is_older(&self, present: Option<&Present>) -> bool {
+        let than_item = present.is_some_and(|p| {
+            p.ordering > self.lease.ordering || (p.ordering == self.lease.ordering && p.push > self.lease.push)
+        });
+        than_item || self.floor > self.lease.ordering
+    }
+}
+
+pub(super) fn apply(
+    c: &Connection,
+    lease: &Lease,
+    changes: &[Resolved],
+    now: Timestamp,
+    keep_replaced: Duration,
+) -> R<Applied> {
+    let Some(source) = lease.source else { return Ok(Applied::LeaseLost) };
+    if !pushes::holds(c, lease)? {
+        return Ok(Applied::LeaseLost);
+    }
+    let Some(floor) = one(c, "SELECT floor FROM sources WHERE row = ?1", [source], |row| ordering(row, 0))? else {
+        return Ok(Applied::SourceGone);
+    };
+    let work = Work { c, lease, source, floor, now, gone: now.plus(keep_replaced) };
+    let mut done = 0;
+    let mut cursor = None;
+    let mut deletions = 0;
+    for resolved in changes {
+        if let Some(problem) = &resolved.problem {
+            jobs::fail(c, lease.push, resolved.change.document_id(), problem)?;
+        } else {
+            match &resolved.change {
+                Change::Put(draft) => put(&work, draft, &resolved.content, false)?,
+                Change::Merge(draft) => put(&work, draft, &resolved.content, true)?,
+                Change::Patch(patch) => apply_patch(&work, patch)?,
+                Change::Delete { document_id, children } => {
+                    deletions += delete(&work, document_id, *children)?;
+                    if deletions >= limits::APPLY_RECORDS {
+                        // The same record again, until nothing more is deleted by it.
+                        break;
+                    }
+                }
+            }
+        }
+        if lease.kind == PushKind::Load {
+            run(
+                c,
+                "UPDATE items SET loaded = ?3 WHERE source = ?1 AND document_id = ?2",
+                params![source, resolved.change.document_id(), lease.push],
+            )?;
+        }
+        done += 1;
+        cursor = Some(resolved.end);
+    }
+    if let Some(cursor) = cursor {
+        run(c, "UPDATE pushes SET cursor = ?2 WHERE row = ?1", params![lease.push, sql(cursor)])?;
+    }
+    Ok(Applied::Upto(done))
+}
+
+const TOO_MUCH_METADATA: &str = "the item's metadata would grow beyond 8 MiB";
+
+fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: bool) -> R<()> {
+    let present = present(work.c, work.source, &draft.document_id)?;
+    if work.is_older(present.as_ref()) {
+        return work.count("older", 1);
+    }
+    let alive = present.as_ref().is_some_and(|p| !p.deleted);
+    let old = if merge && alive { item(work.c, work.source, &draft.document_id)? } else { None };
+    let mut metadata = old.as_ref().map_or_else(Map::new, |o| o.metadata.clone());
+    for (key, value) in &draft.metadata {
+        metadata.insert(key.clone(), value.clone());
+    }
+    let metadata = Value::Object(metadata).to_string();
+    if merge && metadata.len() > limits::METADATA_BYTES {
+        return jobs::fail(work.c, work.lease.push, &draft.document_id, TOO_MUCH_METADATA);
+    }
+    let keeps = |new: &Option<String>, old: Option<&Option<String>>| new.clone().or_else(|| old.cloned().flatten());
+    let permissions = match (&draft.permissions, &old) {
+        (Value::Null, Some(old)) => old.permissions.clone(),
+        (given, _) => given.clone(),
+    };
+    let keeps_content = old.is_some() && *content == ResolvedContent::None;
+    let (inline, version, bytes) = match content {
+        ResolvedContent::None => (None, None, 0),
+        ResolvedContent::Inline(b) => (Some(b.as_slice()), None, u64::try_from(b.len()).unwrap_or(0)),
+        ResolvedContent::Stored { version, size } => (None, Some(*version), *size),
+    };
+    run(
+        work.c,
+        "INSERT INTO items (source, document_id, ordering, push, parent_id, file_extension, metadata, permissions,
+                            compression, content, content_version, content_size, state, created, changed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'queued', ?13, ?13)
+         ON CONFLICT (source, document_id) DO UPDATE SET ordering = ?3, push = ?4, parent_id = ?5, file_extension = ?6,
+             metadata = ?7, permissions = ?8, state = 'queued', problem = NULL, changed = ?13,
+             created = CASE WHEN deleted IS NULL THEN created ELSE ?13 END, deleted = NULL,
+             compression = CASE WHEN ?14 THEN compression ELSE ?9 END,
+             content = CASE WHEN ?14 THEN content ELSE ?10 END,
+             content_version = CASE WHEN ?14 THEN content_version ELSE ?11 END,
+             content_size = CASE WHEN ?14 THEN content_size ELSE ?12 END",
+        params![
+            work.source,
+            draft.document_id,
+            work.lease.ordering.to_bytes(),
+            work.lease.push,
+            keeps(&draft.parent_id, old.as_ref().map(|o| &o.parent_id)),
+            keeps(&draft.file_extension, old.as_ref().map(|o| &o.file_extension)),
+            metadata,
+            permissions.to_string(),
+            draft.compression,
+            inline,
+            version.map(|v| v.0.into_bytes()),
+            sql(bytes),
+            work.now.0,
+            keeps_content
+        ],
+    )?;
+    if !keeps_content {
+        if let Some(version) = version {
+            uploads::pin(work.c, version)?;
+        }
+        if let Some(replaced) = present.as_ref().and_then(|p| p.version) {
+            uploads::unpin(work.c, replaced, work.gone)?;
+        }
+    }
+    let row = match &present {
+        Some(present) => present.row,
+        None => work.c.last_insert_rowid(),
+    };
+    jobs::enqueue(work.c, JobKind::Extract, row, work.lease.push, work.now)?;
+    work.count(if alive { "updated" } else { "added" }, 1)
+}
+
+fn apply_patch(work: &Work<'_>, patch: &Patch) -> R<()> {
+    let present = present(work.c, work.source, &patch.document_id)?;
+    if work.is_older(present.as_ref()) {
+        return work.count("older", 1);
+    }
+    let Some(item) = item(work.c, work.source, &patch.document_id)? else {
+        return jobs::fail(work.c, work.lease.push, &patch.document_id, "there is no such item to update partially");
+    };
+    let mut metadata = item.metadata;
+    if let Err(reason) = patched(&mut metadata, patch) {
+        return jobs::fail(work.c, work.lease.push, &patch.document_id, &reason);
+    }
+    let metadata = Value::Object(metadata).to_string();
+    if metadata.len() > limits::METADATA_BYTES {
+        return jobs::fail(work.c, work.lease.push, &patch.document_id, TOO_MUCH_METADATA);
+    }
+    run(
+        work.c,
+        "UPDATE items SET metadata = ?2, ordering = ?3, push = ?4, changed = ?5, state = 'queued', problem = NULL WHERE row = ?1",
+        params![item.row, metadata, work.lease.ordering.to_bytes(), work.lease.push, work.now.0],
+    )?;
+    jobs::enqueue(work.c, JobKind::Extract, item.row, work.lease.push, work.now)?;
+    work.count("updated", 1)
+}
+
+fn patched(metadata: &mut Map<String, Value>, patch: &Patch) -> Result<(), String> {
+    // A field keeps the spelling under which it came first.
+    let field = metadata.keys().find(|k| k.eq_ignore_ascii_case(&patch.field)).unwrap_or(&patch.field).clone();
+    let several = |value: &Value| match value {
+        Value::Array(values) => values.clone(),
+        single => vec![single.clone()],
+    };
+    let wrong = |expected: &str| Err(format!("the field `{}` is not {expected}", patch.field));
+    match patch.operator {
+        PatchOperator::Replace => {
+            metadata.insert(field, patch.value.clone());
+        }
+        PatchOperator::ArrayAppend => match metadata.entry(field).or_insert_with(|| Value::Array(Vec::new())) {
+            Value::Array(values) => values.extend(several(&patch.value)),
+            _ => return wrong("an array"),
+        },
+        PatchOperator::ArrayRemove => match metadata.get_mut(&field) {
+            Some(Value::Array(values)) => {
+                let removed = several(&patch.value);
+                values.retain(|v| !removed.contains(v));
+            }
+            None => {}
+            Some(_) => return wrong("an array"),
+        },
+        PatchOperator::DictionaryPut => match metadata.entry(field).or_insert_with(|| Value::Object(Map::new())) {
+            Value::Object(dictionary) => match &patch.value {
+                Value::Object(new) => dictionary.extend(new.clone()),
+                _ => return Err("the value of a dictionaryPut must be an object".into()),
+            },
+            _ => return wrong("a dictionary"),
+        },
+        PatchOperator::DictionaryRemove => match metadata.get_mut(&field) {
+            Some(Value::Object(dictionary)) => {
+                for key in several(&patch.value) {
+                    if let Value::String(key) = key {
+                        dictionary.remove(&key);
+                    }
+                }
+            }
+            None => {}
+            Some(_) => return wrong("a dictionary"),
+        },
+    }
+    Ok(())
+}
+
+/// Deletes an item, and up to a transaction's worth of the items below it. Says how many rows it took.
+fn delete(work: &Work<'_>, document_id: &str, children: bool) -> R<usize> {
+    let present = present(work.c, work.source, document_id)?;
+    if work.is_older(present.as_ref()) {
+        work.count("older", 1)?;
+        return Ok(0);
+    }
+    if present.as_ref().is_none_or(|p| !p.deleted || p.push != work.lease.push) {
+        // Also for an item that was never there: an older push that is yet to be applied must not bring it back.
+        let row = bury(work, document_id, present.as_ref())?;
+        if present.is_some_and(|p| !p.deleted) {
+            jobs::enqueue(work.c, JobKind::Unindex, row, work.lease.push, work.now)?;
+            work.count("deleted", 1)?;
+        }
+    }
+    if !children {
+        return Ok(0);
+    }
+    let (from, to) = prefix_range(document_id);
+    // Always an upper bound, so that the index ends the search: no id is above the highest character repeated.
+    let to = to.unwrap_or_else(|| "\u{10FFFF}".repeat(limits::DOCUMENT_ID_BYTES / 4 + 1));
+    let below = all(
+        work.c,
+        "SELECT document_id FROM items WHERE source = ?1 AND document_id >= ?2 AND document_id < ?3
+         AND deleted IS NULL AND (ordering < ?4 OR (ordering = ?4 AND push <= ?5)) LIMIT ?6",
+        params![
+            work.source,
+            from,
+            to,
+            work.lease.ordering.to_bytes(),
+            work.lease.push,
+            i64::try_from(limits::APPLY_RECORDS).unwrap_or(i64::MAX)
+        ],
+        |row| row.get::<_, String>(0),
+    )?;
+    for child in &below {
+        remove(work, child)?;
+    }
+    Ok(below.len())
+}
+
+fn remove(work: &Work<'_>, document_id: &str) -> R<()> {
+    let present = present(work.c, work.source, document_id)?;
+    let row = bury(work, document_id, present.as_ref())?;
+    jobs::enqueue(work.c, JobKind::Unindex, row, work.lease.push, work.now)?;
+    work.count("deleted", 1)
+}
+
+/// Leaves of an item only its ordering id.
+fn bury(work: &Work<'_>, document_id: &str, present: Option<&Present>) -> R<i64> {
+    run(
+        work.c,
+        "INSERT INTO items (source, document_id, ordering, push, metadata, permissions, content_size, state, created, changed, deleted)
+         VALUES (?1, ?2, ?3, ?4, '{}', 'null', 0, 'ready', ?5, ?5, ?5)
+         ON CONFLICT (source, document_id) DO UPDATE SET ordering = ?3, push = ?4, metadata = '{}', permissions = 'null',
+             parent_id = NULL, file_extension = NULL, compression = NULL, content = NULL, content_version = NULL,
+             content_size = 0, state = 'ready', problem = NULL, changed = ?5, deleted = ?5",
+        params![work.source, document_id, work.lease.ordering.to_bytes(), work.lease.push, work.now.0],
+    )?;
+    if let Some(version) = present.and_then(|p| p.version) {
+        uploads::unpin(work.c, version, work.gone)?;
+    }
+    Ok(present.map_or_else(|| work.c.last_insert_rowid(), |p| p.row))
+}
+
+pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, keep_replaced: Duration) -> R<bool> {
+    if !pushes::holds(c, lease)? {
+        return Ok(false);
+    }
+    let limit = i64::try_from(limits::APPLY_RECORDS).unwrap_or(i64::MAX);
+    if lease.kind == PushKind::IdentitiesOlderThan {
+        let deleted = run(
+            c,
+            "UPDATE identities SET deleted = ?4, changed = ?4 WHERE (tenant, provider, kind, name, relation) IN
+             (SELECT tenant, provider, kind, name, relation FROM identities
+              WHERE tenant = ?1 AND provider = ?2 AND ordering < ?3 AND deleted IS NULL LIMIT ?5)",
+            params![lease.tenant.0, lease.target, lease.ordering.to_bytes(), now.0, limit],
+        )?;
+        run(
+            c,
+            "UPDATE pushes SET deleted = deleted + ?2 WHERE row = ?1",
+            params![lease.push, i64::try_from(deleted).unwrap_or(0)],
+        )?;
+        return Ok(i64::try_from(deleted).unwrap_or(0) == limit);
+    }
+    let Some(source) = lease.source else { return Ok(false) };
+    let work = Work { c, lease, source, floor: Ordering::default(), now, gone: now.plus(keep_replaced) };
+    let doomed = match lease.kind {
+        PushKind::OlderThan => {
+            run(
+                c,
+                "UPDATE sources SET floor = max(floor, ?2) WHERE row = ?1",
+                params![source, lease.ordering.to_bytes()],
+            )?;
+            all(
+                c,
+                "SELECT document_id FROM items WHERE source = ?1 AND ordering < ?2 AND deleted IS NULL LIMIT ?3",
+                params![source, lease.ordering.to_bytes(), limit],
+                |row| row.get::<_, String>(0),
+            )?
+        }
+        PushKind::Load => all(
+            c,
+            "SELECT document_id FROM items WHERE source = ?1 AND push < ?2 AND ordering <= ?3 AND deleted IS NULL
+             AND (loaded IS NULL OR loaded <> ?2) LIMIT ?4",
+            params![source, lease.push, lease.ordering.to_bytes(), limit],
+            |row| row.get::<_, String>(0),
+        )?,
+        PushKind::Items | PushKind::Identities | PushKind::IdentitiesOlderThan => Vec::new(),
+    };
+    for document_id in &doomed {
+        remove(&work, document_id)?;
+    }
+    Ok(i64::try_from(doomed.len()).unwrap_or(0) == limit)
+}
+
+pub(super) fn apply_identities(
+    c: &Connection,
+    lease: &Lease,
+    changes: &[(IdentityChange, u64)],
+    now: Timestamp,
+) -> R<Applied> {
+    if !pushes::holds(c, lease)? {
+        return Ok(Applied::LeaseLost);
+    }
+    for (change, end) in changes {
+        match change {
+            IdentityChange::Put { relation, identity, related, well_knowns } => {
+                put_identity(c, lease, *relation, identity, related, well_knowns, now)?;
+            }
+            IdentityChange::Delete { identity } => {
+                let deleted = run(
+                    c,
+                    "UPDATE identities SET deleted = ?6, changed = ?6, ordering = ?5
+                     WHERE tenant = ?1 AND provider = ?2 AND kind = ?3 AND name = ?4 AND ordering <= ?5 AND deleted IS NULL",
+                    params![
+                        lease.tenant.0,
+                        lease.target,
+                        identity.kind.name(),
+                        identity.name,
+                        lease.ordering.to_bytes(),
+                        now.0
+                    ],
+                )?;
+                let counted = i64::from(deleted > 0);
+                run(c, "UPDATE pushes SET deleted = deleted + ?2 WHERE row = ?1", params![lease.push, counted])?;
+            }
+        }
+        run(c, "UPDATE pushes SET cursor = ?2 WHERE row = ?1", params![lease.push, sql(*end)])?;
+    }
+    Ok(Applied::Upto(changes.len()))
+}
+
+fn put_identity(
+    c: &Connection,
+    lease: &Lease,
+    relation: IdentityRelation,
+    identity: &Identity,
+    related: &[Value],
+    well_knowns: &[Value],
+    now: Timestamp,
+) -> R<()> {
+    let key = params![lease.tenant.0, lease.target, identity.kind.name(), identity.name, relation.name()];
+    let present = one(
+        c,
+        "SELECT ordering, deleted IS NULL FROM identities
+         WHERE tenant = ?1 AND provider = ?2 AND kind = ?3 AND name = ?4 AND relation = ?5",
+        key,
+        |row| Ok((ordering(row, 0)?, row.get::<_, bool>(1)?)),
+    )?;
+    let column = match present {
+        Some((present, _)) if present > lease.ordering => "older",
+        Some((_, true)) => "updated",
+        _ => "added",
+    };
+    if column != "older" {
+        run(
+            c,
+            "INSERT INTO identities (tenant, provider, kind, name, relation, additional, related, well_knowns, ordering, changed)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (tenant, provider, kind, name, relation) DO UPDATE SET additional = ?6, related = ?7,
+                 well_knowns = ?8, ordering = ?9, changed = ?10, deleted = NULL",
+            params![
+                lease.tenant.0,
+                lease.target,
+                identity.kind.name(),
+                identity.name,
+                relation.name(),
+                Value::Object(identity.additional.clone()).to_string(),
+                Value::Array(related.to_vec()).to_string(),
+                Value::Array(well_knowns.to_vec()).to_string(),
+                lease.ordering.to_bytes(),
+                now.0
+            ],
+        )?;
+    }
+    run(c, &format!("UPDATE pushes SET {column} = {column} + 1 WHERE row = ?1"), [lease.push]).map(drop)
+}

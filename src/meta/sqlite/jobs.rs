@@ -1,0 +1,197 @@
+//! Leasing and ending jobs.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+
+use super::pushes;
+use super::rows::{all, one, run, word};
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::meta::{Extraction, LeasedJob};
+use crate::model::job::JobKind;
+use crate::model::source::ItemState;
+
+type R<T> = rusqlite::Result<T>;
+
+/// Of a reason, which may quote what a client sent, so much is kept.
+const REASON_CHARS: usize = 500;
+
+/// Makes a job due. An extraction that was due for an older push of the item is not needed any more.
+pub(super) fn enqueue(c: &Connection, kind: JobKind, subject: i64, push: i64, due: Timestamp) -> R<()> {
+    let other = match kind {
+        JobKind::Extract => JobKind::Unindex,
+        JobKind::Unindex => JobKind::Extract,
+    };
+    forget(c, kind, subject, due)?;
+    forget(c, other, subject, due)?;
+    run(
+        c,
+        "INSERT INTO jobs (kind, subject, push, due) VALUES (?1, ?2, ?3, ?4)",
+        params![kind.name(), subject, push, due.0],
+    )?;
+    if kind == JobKind::Extract {
+        run(c, "UPDATE pushes SET pending = pending + 1 WHERE row = ?1", [push])?;
+    }
+    Ok(())
+}
+
+fn forget(c: &Connection, kind: JobKind, subject: i64, now: Timestamp) -> R<()> {
+    let push =
+        one(c, "SELECT push FROM jobs WHERE kind = ?1 AND subject = ?2", params![kind.name(), subject], |row| {
+            row.get::<_, i64>(0)
+        })?;
+    if let Some(push) = push {
+        run(c, "DELETE FROM jobs WHERE kind = ?1 AND subject = ?2", params![kind.name(), subject])?;
+        if kind == JobKind::Extract {
+            one_less(c, push, now)?;
+        }
+    }
+    Ok(())
+}
+
+fn one_less(c: &Connection, push: i64, now: Timestamp) -> R<()> {
+    run(c, "UPDATE pushes SET pending = pending - 1 WHERE row = ?1 AND pending > 0", [push])?;
+    pushes::settle(c, push, now)
+}
+
+pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, limit: u32) -> R<Vec<LeasedJob>> {
+    let until = now.plus(lease);
+    let waiting = waiting_pushes(c, now, limit)?;
+    let share = limit.div_ceil(u32::try_from(waiting.len()).unwrap_or(u32::MAX).max(1));
+    let mut jobs = Vec::new();
+    for push in waiting {
+        jobs.extend(all(
+            c,
+            "SELECT kind, subject, push, attempts FROM jobs WHERE push = ?1 AND due <= ?2 ORDER BY due LIMIT ?3",
+            params![push, now.0, share],
+            |row| {
+                Ok(LeasedJob {
+                    kind: word(row, 0, JobKind::from_name)?,
+                    subject: row.get(1)?,
+                    push: row.get(2)?,
+                    until,
+                    attempts: row.get::<_, u32>(3)?.saturating_add(1),
+                })
+            },
+        )?);
+    }
+    jobs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    for job in &jobs {
+        // The lease is also the next time to look: a worker that dies leaves the job to the next one.
+        run(
+            c,
+            "UPDATE jobs SET lease = ?3, due = ?3, attempts = attempts + 1 WHERE kind = ?1 AND subject = ?2",
+            params![job.kind.name(), job.subject, until.0],
+        )?;
+    }
+    Ok(jobs)
+}
+
+/// Some pushes that have jobs due, from push to push by the index.
+fn waiting_pushes(c: &Connection, now: Timestamp, limit: u32) -> R<Vec<i64>> {
+    let mut waiting = Vec::new();
+    let mut last = i64::MIN;
+    while waiting.len() < usize::try_from(limit).unwrap_or(usize::MAX) {
+        let next = one(c, "SELECT min(push) FROM jobs WHERE push > ?1", [last], |row| row.get::<_, Option<i64>>(0))?;
+        let Some(Some(next)) = next else { break };
+        let due = one(c, "SELECT 1 FROM jobs WHERE push = ?1 AND due <= ?2 LIMIT 1", params![next, now.0], |_| Ok(()))?;
+        if due.is_some() {
+            waiting.push(next);
+        }
+        last = next;
+    }
+    Ok(waiting)
+}
+
+fn holds(c: &Connection, job: &LeasedJob) -> R<bool> {
+    let held = one(
+        c,
+        "SELECT 1 FROM jobs WHERE kind = ?1 AND subject = ?2 AND push = ?3 AND lease = ?4",
+        params![job.kind.name(), job.subject, job.push, job.until.0],
+        |_| Ok(()),
+    )?;
+    Ok(held.is_some())
+}
+
+pub(super) fn finish(c: &Connection, job: &LeasedJob, extraction: Option<&Extraction>, now: Timestamp) -> R<()> {
+    if !holds(c, job)? {
+        return Ok(());
+    }
+    if let Some(extraction) = extraction {
+        run(
+            c,
+            "UPDATE items SET state = ?3, problem = ?4 WHERE row = ?1 AND push = ?2",
+            params![job.subject, job.push, extraction.state.name(), extraction.problem],
+        )?;
+        if extraction.state == ItemState::Failed {
+            let document =
+                one(c, "SELECT document_id FROM items WHERE row = ?1", [job.subject], |row| row.get::<_, String>(0))?;
+            let reason = extraction.problem.as_deref().unwrap_or("the text could not be extracted");
+            fail(c, job.push, document.as_deref().unwrap_or(""), reason)?;
+        }
+    }
+    run(c, "DELETE FROM jobs WHERE kind = ?1 AND subject = ?2", params![job.kind.name(), job.subject])?;
+    if job.kind == JobKind::Extract {
+        one_less(c, job.push, now)?;
+    }
+    Ok(())
+}
+
+/// Counts a failure of a push and remembers the first ones by document id.
+pub(super) fn fail(c: &Connection, push: i64, document_id: &str, reason: &str) -> R<()> {
+    let reason: String = reason.chars().take(REASON_CHARS).collect();
+    run(c, "UPDATE pushes SET failed = failed + 1 WHERE row = ?1", [push])?;
+    run(
+        c,
+        "INSERT INTO push_failures (push, position, document_id, reason)
+         SELECT ?1, failed, ?2, ?3 FROM pushes WHERE row = ?1 AND failed <= ?4",
+        params![push, document_id, reason, i64::try_from(limits::PUSH_FAILURES).unwrap_or(i64::MAX)],
+    )?;
+    Ok(())
+}
+
+pub(super) fn give_back(c: &Connection, job: &LeasedJob, due: Timestamp) -> R<()> {
+    if holds(c, job)? {
+        run(
+            c,
+            "UPDATE jobs SET lease = NULL, due = ?3 WHERE kind = ?1 AND subject = ?2",
+            params![job.kind.name(), job.subject, due.0],
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn release_leases(c: &Connection) -> R<()> {
+    run(c, "UPDATE pushes SET lease = NULL WHERE lease IS NOT NULL", [])?;
+    // A leased job's due time is its lease's end.
+    run(c, "UPDATE jobs SET due = 0, lease = NULL WHERE lease IS NOT NULL", []).map(drop)
+}
+
+pub(super) fn requeue_items(c: &Connection, after: i64, limit: u32, now: Timestamp) -> R<Option<i64>> {
+    let rows = all(
+        c,
+        "SELECT row, push FROM items WHERE row > ?1 AND deleted IS NULL ORDER BY row LIMIT ?2",
+        params![after, limit],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+    )?;
+    for (row, push) in &rows {
+        run(
+            c,
+            "INSERT INTO jobs (kind, subject, push, due) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+            params![JobKind::Extract.name(), row, push, now.0],
+        )?;
+    }
+    Ok(rows.last().map(|(row, _)| *row))
+}
+
+pub(super) fn next_due(c: &Connection) -> R<Option<Timestamp>> {
+    let due = one(
+        c,
+        "SELECT min(due) FROM (SELECT min(due) AS due FROM jobs
+         UNION ALL SELECT min(max(due, coalesce(lease, 0))) FROM pushes WHERE state IN ('queued', 'applying'))",
+        [],
+        |row| row.get::<_, Option<i64>>(0),
+    )?;
+    Ok(due.flatten().map(Timestamp))
+}

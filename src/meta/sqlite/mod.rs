@@ -1,0 +1,377 @@
+//! Facts in SQLite.
+
+mod items;
+mod jobs;
+mod pushes;
+mod rows;
+mod sweep;
+mod tenants;
+mod uploads;
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use serde_json::Value;
+
+use super::{
+    Accepted, Applied, Committed, Extraction, FileInfo, ItemFilter, KeyCreated, KeyInfo, Lease, LeasedJob, MetaError,
+    MetaStore, NewPush, NewSource, NewVersion, Once, Resolved, Result, Swept, TenantInfo, Tombstone, Usage,
+};
+use crate::clock::Timestamp;
+use crate::model::access::Caller;
+use crate::model::change::{IdentityChange, Ordering};
+use crate::model::file::Version;
+use crate::model::ids::{
+    FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StreamId, TenantId, VersionId,
+};
+use crate::model::session::Session;
+use crate::model::source::{Activity, Item, Push, PushState, Source};
+use crate::sqlite::{Database, SqliteError};
+
+/// The metadata file within a data directory.
+pub const FILE_NAME: &str = "landfall.db";
+
+/// Every migration, in order. A released one never changes.
+const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_begin.sql")];
+
+/// Metadata in one SQLite file.
+#[derive(Clone, Debug)]
+pub struct SqliteMeta {
+    database: Database,
+}
+
+impl SqliteMeta {
+    /// Opens the metadata in a data directory, bringing it to this version's format.
+    ///
+    /// # Errors
+    /// For a format of the future, else what SQLite says.
+    pub fn open(directory: &Path) -> Result<Self> {
+        Ok(Self { database: Database::open(&directory.join(FILE_NAME), MIGRATIONS)? })
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        Ok(self.database.write(work).await?)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        Ok(self.database.read(work).await?)
+    }
+}
+
+impl From<SqliteError> for MetaError {
+    fn from(error: SqliteError) -> Self {
+        match error {
+            SqliteError::OutOfSpace => Self::OutOfSpace,
+            SqliteError::Closed => Self::Closed,
+            SqliteError::Newer { .. } | SqliteError::Failed(_) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl MetaStore for SqliteMeta {
+    async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let name = name.to_owned();
+        self.read(move |c| tenants::setting(c, &name)).await
+    }
+
+    async fn set_setting(&self, name: &str, value: Vec<u8>, only_new: bool) -> Result<Vec<u8>> {
+        let name = name.to_owned();
+        self.write(move |c| tenants::set_setting(c, &name, value, only_new)).await
+    }
+
+    async fn create_tenant(&self, tenant: TenantInfo) -> Result<bool> {
+        self.write(move |c| tenants::create_tenant(c, &tenant)).await
+    }
+
+    async fn tenant(&self, tenant: &TenantId) -> Result<Option<TenantInfo>> {
+        let tenant = tenant.clone();
+        self.read(move |c| tenants::tenant(c, &tenant)).await
+    }
+
+    async fn tenants(&self) -> Result<Vec<TenantInfo>> {
+        self.read(tenants::tenants).await
+    }
+
+    async fn create_key(&self, key: KeyInfo, hash: [u8; 32], once: Option<Once>) -> Result<KeyCreated> {
+        self.write(move |c| tenants::create_key(c, &key, hash, once.as_ref())).await
+    }
+
+    async fn caller(&self, hash: [u8; 32], now: Timestamp) -> Result<Option<Caller>> {
+        self.read(move |c| tenants::caller(c, hash, now)).await
+    }
+
+    async fn keys(&self, tenant: Option<&TenantId>) -> Result<Vec<KeyInfo>> {
+        let tenant = tenant.cloned();
+        self.read(move |c| tenants::keys(c, tenant.as_ref())).await
+    }
+
+    async fn revoke_key(&self, tenant: Option<&TenantId>, key: KeyId, now: Timestamp) -> Result<bool> {
+        let tenant = tenant.cloned();
+        self.write(move |c| tenants::revoke_key(c, tenant.as_ref(), key, now)).await
+    }
+
+    async fn create_source(&self, source: NewSource) -> Result<Option<Source>> {
+        self.write(move |c| tenants::create_source(c, &source)).await
+    }
+
+    async fn source(&self, tenant: &TenantId, id: &SourceId) -> Result<Option<Source>> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.read(move |c| tenants::source(c, &tenant, &id)).await
+    }
+
+    async fn sources(&self, tenant: &TenantId) -> Result<Vec<Source>> {
+        let tenant = tenant.clone();
+        self.read(move |c| tenants::sources(c, &tenant)).await
+    }
+
+    async fn update_source(&self, source: &Source) -> Result<bool> {
+        let source = source.clone();
+        self.write(move |c| tenants::update_source(c, &source)).await
+    }
+
+    async fn delete_source(&self, source: i64) -> Result<bool> {
+        self.write(move |c| tenants::delete_source(c, source)).await
+    }
+
+    async fn set_activity(&self, source: i64, activity: Activity) -> Result<()> {
+        self.write(move |c| tenants::set_activity(c, source, activity)).await
+    }
+
+    async fn put_provider(&self, tenant: &TenantId, id: &ProviderId, body: Value, now: Timestamp) -> Result<()> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.write(move |c| tenants::put_provider(c, &tenant, &id, &body, now)).await
+    }
+
+    async fn provider(&self, tenant: &TenantId, id: &ProviderId) -> Result<Option<Value>> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.read(move |c| tenants::provider(c, &tenant, &id)).await
+    }
+
+    async fn fields(&self, tenant: &TenantId) -> Result<Vec<(String, String)>> {
+        let tenant = tenant.clone();
+        self.read(move |c| tenants::fields(c, &tenant)).await
+    }
+
+    async fn create_fields(&self, tenant: &TenantId, fields: Vec<(String, String)>) -> Result<Option<String>> {
+        let tenant = tenant.clone();
+        self.write(move |c| tenants::create_fields(c, &tenant, &fields)).await
+    }
+
+    async fn open_session(&self, session: Session) -> Result<()> {
+        self.write(move |c| uploads::open_session(c, &session)).await
+    }
+
+    async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>> {
+        let tenant = tenant.clone();
+        self.read(move |c| uploads::session(c, &tenant, id)).await
+    }
+
+    async fn abort_session(&self, id: SessionId) -> Result<()> {
+        self.write(move |c| uploads::abort_session(c, id)).await
+    }
+
+    async fn commit(&self, version: NewVersion) -> Result<Committed> {
+        self.write(move |c| uploads::commit(c, &version)).await
+    }
+
+    async fn file(&self, tenant: &TenantId, id: FileId) -> Result<Option<FileInfo>> {
+        let tenant = tenant.clone();
+        self.read(move |c| uploads::file(c, &tenant, id)).await
+    }
+
+    async fn version(&self, tenant: &TenantId, id: VersionId) -> Result<Option<Version>> {
+        let tenant = tenant.clone();
+        self.read(move |c| uploads::version(c, Some(&tenant), id)).await
+    }
+
+    async fn open_stream(
+        &self,
+        stream: StreamId,
+        tenant: &TenantId,
+        source: i64,
+        file: FileId,
+        now: Timestamp,
+    ) -> Result<()> {
+        let tenant = tenant.clone();
+        self.write(move |c| uploads::open_stream(c, stream, &tenant, source, file, now)).await
+    }
+
+    async fn add_chunk(&self, stream: StreamId, tenant: &TenantId, source: i64, file: FileId) -> Result<bool> {
+        let tenant = tenant.clone();
+        self.write(move |c| uploads::add_chunk(c, stream, &tenant, source, file)).await
+    }
+
+    async fn stream(
+        &self,
+        stream: StreamId,
+        tenant: &TenantId,
+        source: i64,
+    ) -> Result<Option<(Vec<FileId>, Option<(RequestId, Ordering)>)>> {
+        let tenant = tenant.clone();
+        self.read(move |c| uploads::stream(c, stream, &tenant, source)).await
+    }
+
+    async fn accept(&self, push: NewPush) -> Result<Accepted> {
+        self.write(move |c| pushes::accept(c, &push)).await
+    }
+
+    async fn lease_push(&self, now: Timestamp, lease: Duration) -> Result<Option<Lease>> {
+        self.write(move |c| pushes::lease(c, now, lease)).await
+    }
+
+    async fn apply(
+        &self,
+        lease: &Lease,
+        changes: Vec<Resolved>,
+        now: Timestamp,
+        keep_replaced: Duration,
+    ) -> Result<Applied> {
+        let lease = lease.clone();
+        self.write(move |c| items::apply(c, &lease, &changes, now, keep_replaced)).await
+    }
+
+    async fn apply_identities(
+        &self,
+        lease: &Lease,
+        changes: Vec<(IdentityChange, u64)>,
+        now: Timestamp,
+    ) -> Result<Applied> {
+        let lease = lease.clone();
+        self.write(move |c| items::apply_identities(c, &lease, &changes, now)).await
+    }
+
+    async fn apply_deletions(&self, lease: &Lease, now: Timestamp, keep_replaced: Duration) -> Result<bool> {
+        let lease = lease.clone();
+        self.write(move |c| items::apply_deletions(c, &lease, now, keep_replaced)).await
+    }
+
+    async fn finish_push(
+        &self,
+        lease: &Lease,
+        problem: Option<String>,
+        now: Timestamp,
+        keep_replaced: Duration,
+    ) -> Result<()> {
+        let lease = lease.clone();
+        self.write(move |c| pushes::finish(c, &lease, problem.as_deref(), now, keep_replaced)).await
+    }
+
+    async fn return_push(&self, lease: &Lease, due: Timestamp, problem: Option<String>) -> Result<()> {
+        let lease = lease.clone();
+        self.write(move |c| pushes::give_back(c, &lease, due, problem.as_deref())).await
+    }
+
+    async fn push(&self, tenant: &TenantId, request: RequestId) -> Result<Option<Push>> {
+        let tenant = tenant.clone();
+        self.read(move |c| pushes::push(c, &tenant, request)).await
+    }
+
+    async fn pushes(
+        &self,
+        tenant: &TenantId,
+        target: &str,
+        state: Option<PushState>,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<Push>> {
+        let (tenant, target) = (tenant.clone(), target.to_owned());
+        self.read(move |c| pushes::pushes(c, &tenant, &target, state, before, limit)).await
+    }
+
+    async fn item(&self, source: i64, document_id: &str) -> Result<Option<Item>> {
+        let document_id = document_id.to_owned();
+        self.read(move |c| items::item(c, source, &document_id)).await
+    }
+
+    async fn item_by_row(&self, row: i64) -> Result<Option<(TenantId, Item)>> {
+        self.read(move |c| items::item_by_row(c, row)).await
+    }
+
+    async fn items(&self, source: i64, filter: ItemFilter) -> Result<Vec<Item>> {
+        self.read(move |c| items::items(c, source, &filter)).await
+    }
+
+    async fn lease_jobs(&self, now: Timestamp, lease: Duration, limit: u32) -> Result<Vec<LeasedJob>> {
+        self.write(move |c| jobs::lease(c, now, lease, limit)).await
+    }
+
+    async fn finish_job(&self, job: &LeasedJob, extraction: Option<Extraction>, now: Timestamp) -> Result<()> {
+        let job = job.clone();
+        self.write(move |c| jobs::finish(c, &job, extraction.as_ref(), now)).await
+    }
+
+    async fn return_job(&self, job: &LeasedJob, due: Timestamp) -> Result<()> {
+        let job = job.clone();
+        self.write(move |c| jobs::give_back(c, &job, due)).await
+    }
+
+    async fn release_leases(&self) -> Result<()> {
+        self.write(jobs::release_leases).await
+    }
+
+    async fn requeue_items(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>> {
+        self.write(move |c| jobs::requeue_items(c, after, limit, now)).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>> {
+        self.read(jobs::next_due).await
+    }
+
+    async fn expire_sessions(&self, now: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |c| sweep::expire_sessions(c, now, limit)).await
+    }
+
+    async fn expire_files(&self, now: Timestamp, limit: u32) -> Result<Swept> {
+        self.write(move |c| sweep::expire_files(c, now, limit)).await
+    }
+
+    async fn due_tombstones(&self, now: Timestamp, limit: u32) -> Result<Vec<Tombstone>> {
+        self.read(move |c| sweep::due_tombstones(c, now, limit)).await
+    }
+
+    async fn unlinked(&self, segments: Vec<SegmentId>, now: Timestamp) -> Result<()> {
+        self.write(move |c| sweep::unlinked(c, &segments, now)).await
+    }
+
+    async fn postpone(&self, segments: Vec<SegmentId>, due: Timestamp) -> Result<()> {
+        self.write(move |c| sweep::postpone(c, &segments, due)).await
+    }
+
+    async fn old_tombstones(&self, before: Timestamp, limit: u32) -> Result<Vec<Tombstone>> {
+        self.read(move |c| sweep::old_tombstones(c, before, limit)).await
+    }
+
+    async fn drop_tombstones(&self, segments: Vec<SegmentId>) -> Result<()> {
+        self.write(move |c| sweep::drop_tombstones(c, &segments)).await
+    }
+
+    async fn known_segments(&self, segments: Vec<SegmentId>) -> Result<Vec<bool>> {
+        self.read(move |c| sweep::known_segments(c, &segments)).await
+    }
+
+    async fn usage(&self, tenant: &TenantId) -> Result<Usage> {
+        let tenant = tenant.clone();
+        self.read(move |c| sweep::usage(c, &tenant)).await
+    }
+
+    async fn broken_invariants(&self, now: Timestamp) -> Result<Vec<String>> {
+        self.read(move |c| sweep::broken_invariants(c, now)).await
+    }
+
+    async fn versions_above(&self, after: Option<VersionId>, limit: u32) -> Result<Vec<Version>> {
+        self.read(move |c| uploads::versions_above(c, after, limit)).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.write(|_| Ok(())).await
+    }
+}

@@ -1,0 +1,207 @@
+//! What the sweeper asks, and the numbers.
+
+use rusqlite::{Connection, params};
+
+use super::rows::{all, one, optional_uuid, run, size, uuid, word};
+use super::uploads;
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::meta::{Swept, Tombstone, Usage};
+use crate::model::ids::{FileId, SegmentId, SourceId, TenantId, VersionId};
+
+type R<T> = rusqlite::Result<T>;
+
+pub(super) fn expire_sessions(c: &Connection, now: Timestamp, limit: u32) -> R<u64> {
+    // The epoch rises with it: a writer that began before is fenced.
+    let expired = run(
+        c,
+        "UPDATE sessions SET state = 'expired', epoch = epoch + 1 WHERE id IN
+         (SELECT id FROM sessions WHERE state = 'open' AND expires <= ?1 LIMIT ?2)",
+        params![now.0, limit],
+    )?;
+    Ok(u64::try_from(expired).unwrap_or(0))
+}
+
+pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swept> {
+    let mut swept = Swept::default();
+    let over = all(
+        c,
+        "SELECT id, version, used_by IS NOT NULL FROM files WHERE expires <= ?1 LIMIT ?2",
+        params![now.0, limit],
+        |row| Ok((FileId(uuid(row, 0)?), optional_uuid(row, 1)?.map(VersionId), row.get::<_, bool>(2)?)),
+    )?;
+    for (file, version, used) in over {
+        swept.files += 1;
+        let streaming = one(
+            c,
+            "SELECT 1 FROM stream_files f JOIN streams s ON s.id = f.stream WHERE f.file = ?1 AND s.push IS NULL AND s.opened > ?2",
+            params![file.0.as_bytes(), now.minus(limits::STREAM_LIFE).0],
+            |_| Ok(()),
+        )?;
+        if streaming.is_some() {
+            // An open stream may still be closed, and its acknowledged chunks must be there then.
+            let later = now.plus(limits::CONTAINER_LIFE);
+            run(c, "UPDATE files SET expires = ?2 WHERE id = ?1", params![file.0.as_bytes(), later.0])?;
+            continue;
+        }
+        if let Some(version) = version {
+            if used {
+                // Something holds its bytes: look again later.
+                let later = now.plus(limits::ORPHAN_GRACE);
+                run(c, "UPDATE files SET expires = ?2 WHERE id = ?1", params![file.0.as_bytes(), later.0])?;
+                continue;
+            }
+            uploads::drop_version_unless_held(c, version, now)?;
+        }
+        run(c, "DELETE FROM files WHERE id = ?1", [file.0.as_bytes()])?;
+    }
+    swept.sessions = rows(run(
+        c,
+        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE state <> 'open' AND expires <= ?1 LIMIT ?2)",
+        params![now.minus(limits::ORPHAN_GRACE).0, limit],
+    )?);
+    swept.rows = rows(run(
+        c,
+        "DELETE FROM pushes WHERE row IN (SELECT row FROM pushes WHERE finished <= ?1 LIMIT ?2)",
+        params![now.minus(limits::PUSH_KEPT).0, limit],
+    )?) + rows(run(
+        c,
+        "DELETE FROM items WHERE row IN (SELECT row FROM items WHERE deleted <= ?1 LIMIT ?2)
+         AND NOT EXISTS (SELECT 1 FROM jobs WHERE subject = items.row)",
+        params![now.minus(limits::TOMBSTONE_KEPT).0, limit],
+    )?) + rows(run(
+        c,
+        "DELETE FROM identities WHERE (tenant, provider, kind, name, relation) IN
+             (SELECT tenant, provider, kind, name, relation FROM identities WHERE deleted <= ?1 LIMIT ?2)",
+        params![now.minus(limits::TOMBSTONE_KEPT).0, limit],
+    )?) + rows(run(
+        c,
+        "DELETE FROM streams WHERE id IN (SELECT id FROM streams WHERE opened <= ?1 LIMIT ?2)",
+        params![now.minus(limits::PUSH_KEPT).0, limit],
+    )?);
+    Ok(swept)
+}
+
+fn rows(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+fn read_tombstone(row: &rusqlite::Row<'_>) -> R<Tombstone> {
+    Ok(Tombstone { segment: word(row, 0, |name| name.parse().ok())?, backend: row.get(1)? })
+}
+
+pub(super) fn due_tombstones(c: &Connection, now: Timestamp, limit: u32) -> R<Vec<Tombstone>> {
+    all(
+        c,
+        "SELECT segment, backend FROM tombstones WHERE unlinked IS NULL AND due <= ?1 LIMIT ?2",
+        params![now.0, limit],
+        read_tombstone,
+    )
+}
+
+pub(super) fn unlinked(c: &Connection, segments: &[SegmentId], now: Timestamp) -> R<()> {
+    for segment in segments {
+        run(c, "UPDATE tombstones SET unlinked = ?2 WHERE segment = ?1", params![segment.to_string(), now.0])?;
+    }
+    Ok(())
+}
+
+pub(super) fn postpone(c: &Connection, segments: &[SegmentId], due: Timestamp) -> R<()> {
+    for segment in segments {
+        // Also one whose second deletion failed: it begins anew.
+        let again = "UPDATE tombstones SET due = ?2, unlinked = NULL WHERE segment = ?1";
+        run(c, again, params![segment.to_string(), due.0])?;
+    }
+    Ok(())
+}
+
+pub(super) fn old_tombstones(c: &Connection, before: Timestamp, limit: u32) -> R<Vec<Tombstone>> {
+    all(
+        c,
+        "SELECT segment, backend FROM tombstones WHERE unlinked <= ?1 LIMIT ?2",
+        params![before.0, limit],
+        read_tombstone,
+    )
+}
+
+pub(super) fn drop_tombstones(c: &Connection, segments: &[SegmentId]) -> R<()> {
+    for segment in segments {
+        run(c, "DELETE FROM tombstones WHERE segment = ?1", [segment.to_string()])?;
+    }
+    Ok(())
+}
+
+pub(super) fn known_segments(c: &Connection, segments: &[SegmentId]) -> R<Vec<bool>> {
+    segments
+        .iter()
+        .map(|segment| {
+            let known = one(
+                c,
+                "SELECT EXISTS (SELECT 1 FROM pieces WHERE segment = ?1) OR EXISTS (SELECT 1 FROM tombstones WHERE segment = ?1)",
+                [segment.to_string()],
+                |row| row.get(0),
+            )?;
+            Ok(known == Some(true))
+        })
+        .collect()
+}
+
+pub(super) fn usage(c: &Connection, tenant: &TenantId) -> R<Usage> {
+    let totals =
+        one(c, "SELECT coalesce(sum(size), 0), count(*) FROM versions WHERE tenant = ?1", [&tenant.0], |row| {
+            Ok((size(row, 0)?, size(row, 1)?))
+        })?;
+    let (bytes, files) = totals.unwrap_or_default();
+    let open =
+        one(c, "SELECT count(*) FROM sessions WHERE tenant = ?1 AND state = 'open'", [&tenant.0], |row| size(row, 0))?;
+    let sources = all(
+        c,
+        "SELECT s.id, count(i.row), coalesce(sum(i.content_size), 0) FROM sources s
+         LEFT JOIN items i ON i.source = s.row AND i.deleted IS NULL WHERE s.tenant = ?1 GROUP BY s.row ORDER BY s.row",
+        [&tenant.0],
+        |row| Ok((SourceId(row.get(0)?), size(row, 1)?, size(row, 2)?)),
+    )?;
+    Ok(Usage { bytes, files, open_sessions: open.unwrap_or(0), sources })
+}
+
+/// Each query finds rows that must not be, as a sentence.
+const INVARIANTS: &[&str] = &[
+    "SELECT 'version ' || hex(v.id) || ' is held ' || v.pins || ' times, but ' || held.n || ' rows name it' FROM versions v
+     JOIN (SELECT id, (SELECT count(*) FROM items i WHERE i.content_version = versions.id)
+                    + (SELECT count(*) FROM push_contents p WHERE p.version = versions.id) AS n FROM versions) held
+     ON held.id = v.id WHERE v.pins <> held.n",
+    "SELECT 'item ' || i.document_id || ' names a version that does not exist' FROM items i
+     WHERE i.content_version IS NOT NULL AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.id = i.content_version)",
+    "SELECT 'file ' || hex(f.id) || ' names a version that does not exist' FROM files f
+     WHERE f.version IS NOT NULL AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.id = f.version)",
+    "SELECT 'version ' || hex(v.id) || ' has ' || v.size || ' bytes, its pieces ' || coalesce(sum(p.length), 0)
+     FROM versions v LEFT JOIN pieces p ON p.version = v.id GROUP BY v.id HAVING v.size <> coalesce(sum(p.length), 0)",
+    "SELECT 'segment ' || p.segment || ' is both in use and to be deleted' FROM pieces p JOIN tombstones t ON t.segment = p.segment",
+    "SELECT 'push ' || p.row || ' waits for ' || p.pending || ' items, but ' || count(j.subject) || ' jobs are due'
+     FROM pushes p LEFT JOIN jobs j ON j.push = p.row AND j.kind = 'extract' GROUP BY p.row HAVING p.pending > count(j.subject)",
+    "SELECT 'push ' || row || ' is done, but waits for items' FROM pushes WHERE state = 'done' AND pending > 0",
+    "SELECT 'item ' || i.document_id || ' waits for its text, but no job is due' FROM items i
+     WHERE i.state = 'queued' AND i.deleted IS NULL
+     AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'extract' AND j.subject = i.row)",
+    "SELECT 'push ' || p.row || ' names changes that do not exist' FROM pushes p WHERE p.changes_version IS NOT NULL
+     AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.id = p.changes_version)",
+];
+
+pub(super) fn broken_invariants(c: &Connection, now: Timestamp) -> R<Vec<String>> {
+    let mut broken = all(c, "PRAGMA integrity_check(20)", [], |row| row.get::<_, String>(0))?;
+    broken.retain(|line| line != "ok");
+    for invariant in INVARIANTS {
+        broken.extend(all(c, &format!("{invariant} LIMIT 100"), [], |row| row.get::<_, String>(0))?);
+    }
+    // A server that is stopped sweeps nothing; a day late is a sweeper that does not work.
+    let overdue = one(
+        c,
+        "SELECT count(*) FROM sessions WHERE state = 'open' AND expires < ?1",
+        [now.minus(limits::ORPHAN_GRACE).0],
+        |row| size(row, 0),
+    )?;
+    if let Some(overdue @ 1..) = overdue {
+        broken.push(format!("{overdue} sessions are open a day after they expired"));
+    }
+    Ok(broken)
+}

@@ -1,0 +1,332 @@
+//! Sessions, files, versions, streams.
+
+use rusqlite::{Connection, Row, params};
+use uuid::Uuid;
+
+use super::rows::{all, crcs, digests, one, optional_time, optional_uuid, ordering, run, size, sql, time, uuid, word};
+use crate::clock::Timestamp;
+use crate::meta::{Committed, FileInfo, NewVersion};
+use crate::model::change::Ordering;
+use crate::model::file::{Piece, Version};
+use crate::model::ids::{FileId, RequestId, SessionId, StreamId, TenantId, VersionId};
+use crate::model::session::{Session, SessionState, Strategy};
+
+type R<T> = rusqlite::Result<T>;
+
+pub(super) fn open_session(c: &Connection, s: &Session) -> R<()> {
+    run(
+        c,
+        "INSERT INTO sessions (id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        params![
+            s.id.0.as_bytes(),
+            s.tenant.0,
+            s.file.0.as_bytes(),
+            s.wire,
+            s.strategy.name(),
+            s.state.name(),
+            s.epoch,
+            s.size.map(sql),
+            sql(s.max_bytes),
+            s.versions_allowed,
+            s.created.0,
+            s.expires.0
+        ],
+    )?;
+    Ok(())
+}
+
+const SESSION: &str =
+    "SELECT id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires
+                       FROM sessions";
+
+fn read_session(row: &Row<'_>) -> R<Session> {
+    Ok(Session {
+        id: SessionId(uuid(row, 0)?),
+        tenant: TenantId(row.get(1)?),
+        file: FileId(uuid(row, 2)?),
+        wire: row.get(3)?,
+        strategy: word(row, 4, Strategy::from_name)?,
+        state: word(row, 5, SessionState::from_name)?,
+        epoch: row.get(6)?,
+        size: row.get::<_, Option<i64>>(7)?.map(|n| u64::try_from(n).unwrap_or(0)),
+        max_bytes: size(row, 8)?,
+        versions_allowed: row.get(9)?,
+        created: time(row, 10)?,
+        expires: time(row, 11)?,
+    })
+}
+
+pub(super) fn session(c: &Connection, tenant: &TenantId, id: SessionId) -> R<Option<Session>> {
+    one(c, &format!("{SESSION} WHERE id = ?1 AND tenant = ?2"), params![id.0.as_bytes(), tenant.0], read_session)
+}
+
+pub(super) fn abort_session(c: &Connection, id: SessionId) -> R<()> {
+    run(
+        c,
+        "UPDATE sessions SET state = 'aborted', epoch = epoch + 1 WHERE id = ?1 AND state = 'open'",
+        [id.0.as_bytes()],
+    )
+    .map(drop)
+}
+
+pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
+    let found = one(c, &format!("{SESSION} WHERE id = ?1"), [new.session.0.as_bytes()], read_session)?;
+    let Some(session) = found else { return Ok(Committed::Closed) };
+    let live = match session.state {
+        SessionState::Open | SessionState::Committed => true,
+        SessionState::Aborted | SessionState::Expired | SessionState::Failed => false,
+    };
+    if !live || session.epoch != new.epoch || session.expires <= new.now {
+        return Ok(Committed::Closed);
+    }
+    let present = file(c, &session.tenant, session.file)?;
+    if let Some(present) = &present {
+        let same = present.size == new.size
+            && present.digests.crc32c == new.digests.crc32c
+            && present.digests.crc64nvme == new.digests.crc64nvme;
+        match (&present.version, present.used.is_some(), same) {
+            (_, true, true) => {
+                return Ok(Committed::SameAsUsed { size: present.size, digests: present.digests });
+            }
+            (_, true, false) => return Ok(Committed::Used),
+            (Some(version), false, true) => return Ok(Committed::Same(version.clone())),
+            (_, false, _) if !session.versions_allowed => return Ok(Committed::Closed),
+            (_, false, _) => {}
+        }
+    }
+    let version = Version {
+        id: new.version,
+        tenant: session.tenant.clone(),
+        file: session.file,
+        size: new.size,
+        digests: new.digests,
+        committed: new.now,
+        pieces: new.pieces.clone(),
+    };
+    insert_version(c, &version)?;
+    run(
+        c,
+        "INSERT INTO files (id, tenant, session, version, size, crc32c, crc64nvme, created, expires)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (id) DO UPDATE SET version = ?4, size = ?5, crc32c = ?6, crc64nvme = ?7",
+        params![
+            session.file.0.as_bytes(),
+            session.tenant.0,
+            session.id.0.as_bytes(),
+            version.id.0.as_bytes(),
+            sql(version.size),
+            version.digests.crc32c,
+            version.digests.crc64nvme.cast_signed(),
+            new.now.0,
+            session.expires.0
+        ],
+    )?;
+    run(c, "UPDATE sessions SET state = 'committed' WHERE id = ?1", [session.id.0.as_bytes()])?;
+    if let Some(replaced) = present.and_then(|p| p.version) {
+        drop_version_unless_held(c, replaced.id, new.now.plus(new.keep_replaced))?;
+    }
+    Ok(Committed::New(version))
+}
+
+fn insert_version(c: &Connection, version: &Version) -> R<()> {
+    let d = &version.digests;
+    run(
+        c,
+        "INSERT INTO versions (id, tenant, file, size, crc32c, crc64nvme, md5, sha256, committed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            version.id.0.as_bytes(),
+            version.tenant.0,
+            version.file.0.as_bytes(),
+            sql(version.size),
+            d.crc32c,
+            d.crc64nvme.cast_signed(),
+            d.md5,
+            d.sha256,
+            version.committed.0
+        ],
+    )?;
+    for (position, piece) in version.pieces.iter().enumerate() {
+        run(
+            c,
+            "INSERT INTO pieces (version, position, segment, length, crc32c, crc64nvme, backend) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                version.id.0.as_bytes(),
+                i64::try_from(position).unwrap_or(i64::MAX),
+                piece.segment.to_string(),
+                sql(piece.length),
+                piece.digests.crc32c,
+                piece.digests.crc64nvme.cast_signed(),
+                piece.backend
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// Holds a version once more.
+pub(super) fn pin(c: &Connection, version: VersionId) -> R<()> {
+    run(c, "UPDATE versions SET pins = pins + 1 WHERE id = ?1", [version.0.as_bytes()])?;
+    Ok(())
+}
+
+/// Lets go of a version; the last one to do so makes its bytes due for deletion.
+pub(super) fn unpin(c: &Connection, version: VersionId, due: Timestamp) -> R<()> {
+    run(c, "UPDATE versions SET pins = pins - 1 WHERE id = ?1 AND pins > 0", [version.0.as_bytes()])?;
+    drop_version_unless_held(c, version, due)
+}
+
+/// Rows before bytes: the version goes and its segments become tombstones, in one step.
+pub(super) fn drop_version_unless_held(c: &Connection, version: VersionId, due: Timestamp) -> R<()> {
+    let held = one(c, "SELECT pins > 0 FROM versions WHERE id = ?1", [version.0.as_bytes()], |row| row.get(0))?;
+    if held != Some(false) {
+        return Ok(());
+    }
+    run(
+        c,
+        "INSERT INTO tombstones (segment, backend, due) SELECT segment, backend, ?2 FROM pieces WHERE version = ?1
+         ON CONFLICT DO NOTHING",
+        params![version.0.as_bytes(), due.0],
+    )?;
+    run(
+        c,
+        "UPDATE files SET version = NULL WHERE version = ?1 AND id = (SELECT file FROM versions WHERE id = ?1)",
+        [version.0.as_bytes()],
+    )?;
+    run(c, "DELETE FROM versions WHERE id = ?1", [version.0.as_bytes()])?;
+    Ok(())
+}
+
+pub(super) fn version(c: &Connection, tenant: Option<&TenantId>, id: VersionId) -> R<Option<Version>> {
+    let found = one(
+        c,
+        "SELECT id, tenant, file, size, crc32c, crc64nvme, md5, sha256, committed FROM versions
+         WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)",
+        params![id.0.as_bytes(), tenant.map(TenantId::as_str)],
+        |row| {
+            Ok(Version {
+                id: VersionId(uuid(row, 0)?),
+                tenant: TenantId(row.get(1)?),
+                file: FileId(uuid(row, 2)?),
+                size: size(row, 3)?,
+                digests: digests(row, 4)?,
+                committed: time(row, 8)?,
+                pieces: Vec::new(),
+            })
+        },
+    )?;
+    let Some(mut version) = found else { return Ok(None) };
+    version.pieces = all(
+        c,
+        "SELECT segment, length, crc32c, crc64nvme, backend FROM pieces WHERE version = ?1 ORDER BY position",
+        [id.0.as_bytes()],
+        |row| {
+            Ok(Piece {
+                segment: word(row, 0, |name| name.parse().ok())?,
+                length: size(row, 1)?,
+                digests: crcs(row, 2)?,
+                backend: row.get(4)?,
+            })
+        },
+    )?;
+    Ok(Some(version))
+}
+
+pub(super) fn versions_above(c: &Connection, after: Option<VersionId>, limit: u32) -> R<Vec<Version>> {
+    let from = after.map_or([0; 16], |v| v.0.into_bytes());
+    let ids = all(c, "SELECT id FROM versions WHERE id > ?1 ORDER BY id LIMIT ?2", params![from, limit], |row| {
+        Ok(VersionId(uuid(row, 0)?))
+    })?;
+    ids.into_iter().filter_map(|id| version(c, None, id).transpose()).collect()
+}
+
+pub(super) fn file(c: &Connection, tenant: &TenantId, id: FileId) -> R<Option<FileInfo>> {
+    let found = one(
+        c,
+        "SELECT f.version, f.size, f.crc32c, f.crc64nvme, f.expires, p.request, p.ordering, f.used_as, f.used_by
+         FROM files f LEFT JOIN pushes p ON p.row = f.used_by WHERE f.id = ?1 AND f.tenant = ?2",
+        params![id.0.as_bytes(), tenant.0],
+        |row| {
+            let used = match (row.get::<_, Option<i64>>(8)?, optional_uuid(row, 5)?) {
+                (Some(_), Some(request)) => Some((RequestId(request), ordering(row, 6)?, row.get(7)?)),
+                // The push is forgotten; that the file was used is not.
+                (Some(_), None) => Some((RequestId(Uuid::nil()), Ordering::default(), Vec::new())),
+                (None, _) => None,
+            };
+            let info = FileInfo {
+                id,
+                version: None,
+                size: size(row, 1)?,
+                digests: crcs(row, 2)?,
+                used,
+                expires: optional_time(row, 4)?,
+            };
+            Ok((info, optional_uuid(row, 0)?))
+        },
+    )?;
+    let Some((mut info, current)) = found else { return Ok(None) };
+    if let Some(current) = current {
+        info.version = version(c, Some(tenant), VersionId(current))?;
+    }
+    Ok(Some(info))
+}
+
+/// Remembers that a push used a file. The file's own row stays until its session is over, for repeated calls.
+pub(super) fn use_file(c: &Connection, file: FileId, push: i64, call: &[u8]) -> R<()> {
+    run(c, "UPDATE files SET used_by = ?2, used_as = ?3 WHERE id = ?1", params![file.0.as_bytes(), push, call])?;
+    Ok(())
+}
+
+pub(super) fn open_stream(
+    c: &Connection,
+    stream: StreamId,
+    tenant: &TenantId,
+    source: i64,
+    file: FileId,
+    now: Timestamp,
+) -> R<()> {
+    run(
+        c,
+        "INSERT INTO streams (id, tenant, source, opened) VALUES (?1, ?2, ?3, ?4)",
+        params![stream.0.as_bytes(), tenant.0, source, now.0],
+    )?;
+    run(
+        c,
+        "INSERT INTO stream_files (stream, position, file) VALUES (?1, 0, ?2)",
+        params![stream.0.as_bytes(), file.0.as_bytes()],
+    )?;
+    Ok(())
+}
+
+pub(super) fn add_chunk(c: &Connection, stream: StreamId, tenant: &TenantId, source: i64, file: FileId) -> R<bool> {
+    let added = run(
+        c,
+        "INSERT INTO stream_files (stream, position, file)
+         SELECT s.id, (SELECT count(*) FROM stream_files f WHERE f.stream = s.id), ?4
+         FROM streams s WHERE s.id = ?1 AND s.tenant = ?2 AND s.source = ?3 AND s.push IS NULL",
+        params![stream.0.as_bytes(), tenant.0, source, file.0.as_bytes()],
+    )?;
+    Ok(added == 1)
+}
+
+pub(super) type StreamFiles = (Vec<FileId>, Option<(RequestId, Ordering)>);
+
+pub(super) fn stream(c: &Connection, stream: StreamId, tenant: &TenantId, source: i64) -> R<Option<StreamFiles>> {
+    let closed = one(
+        c,
+        "SELECT p.request, p.ordering FROM streams s LEFT JOIN pushes p ON p.row = s.push
+         WHERE s.id = ?1 AND s.tenant = ?2 AND s.source = ?3",
+        params![stream.0.as_bytes(), tenant.0, source],
+        |row| match optional_uuid(row, 0)? {
+            Some(request) => Ok(Some((RequestId(request), ordering(row, 1)?))),
+            None => Ok(None),
+        },
+    )?;
+    let Some(closed) = closed else { return Ok(None) };
+    let files =
+        all(c, "SELECT file FROM stream_files WHERE stream = ?1 ORDER BY position", [stream.0.as_bytes()], |row| {
+            Ok(FileId(uuid(row, 0)?))
+        })?;
+    Ok(Some((files, closed)))
+}

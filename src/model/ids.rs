@@ -1,0 +1,162 @@
+//! Identifiers. Ids that come from outside are checked where they come in and are never used as a path.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub String);
+
+        impl $name {
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.to_owned())
+            }
+        }
+    };
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = uuid::Error;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Uuid::try_parse(text).map(Self)
+            }
+        }
+    };
+}
+
+text_id! {
+    /// An organization or project; nothing crosses it.
+    TenantId
+}
+text_id! {
+    /// A source of a tenant, unique within it.
+    SourceId
+}
+text_id! {
+    /// A security identity provider of a tenant: free text, may hold spaces.
+    ProviderId
+}
+uuid_id! {
+    /// One upload in progress.
+    SessionId
+}
+uuid_id! {
+    /// A file: what a client names. Its content is its current version.
+    FileId
+}
+uuid_id! {
+    /// Immutable bytes: an ordered list of pieces with size and digests.
+    VersionId
+}
+uuid_id! {
+    /// One accepted push; what a client follows a 202 by.
+    RequestId
+}
+uuid_id! {
+    /// One stream load of a source.
+    StreamId
+}
+uuid_id! {
+    /// An API key's public name, which may be listed and logged.
+    KeyId
+}
+
+impl TenantId {
+    /// May a new tenant have this id? Lower-case letters, digits, `-` and `_`, 1 to 64 characters, first a letter or digit.
+    #[must_use]
+    pub fn is_valid(text: &str) -> bool {
+        let ok = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-' || *b == b'_';
+        !text.is_empty()
+            && text.len() <= 64
+            && text.as_bytes().iter().all(ok)
+            && text.as_bytes()[0].is_ascii_alphanumeric()
+    }
+}
+
+/// The name of a segment: session, epoch and a random attempt. It is the segment's final name on every backend.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub struct SegmentId {
+    /// The session that opened it.
+    pub session: SessionId,
+    /// The session's epoch when it was opened.
+    pub epoch: u32,
+    /// Random, so that two attempts of one epoch never share a name.
+    pub attempt: u64,
+}
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:08x}-{:016x}", self.session.0.simple(), self.epoch, self.attempt)
+    }
+}
+
+/// A text that is not a segment's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("not a segment name")]
+pub struct NotASegment;
+
+impl std::str::FromStr for SegmentId {
+    type Err = NotASegment;
+
+    fn from_str(text: &str) -> Result<Self, NotASegment> {
+        let mut parts = text.split('-');
+        let (Some(session), Some(epoch), Some(attempt), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(NotASegment);
+        };
+        if session.len() != 32 || epoch.len() != 8 || attempt.len() != 16 {
+            return Err(NotASegment);
+        }
+        Ok(Self {
+            session: SessionId(Uuid::try_parse(session).map_err(|_| NotASegment)?),
+            epoch: u32::from_str_radix(epoch, 16).map_err(|_| NotASegment)?,
+            attempt: u64::from_str_radix(attempt, 16).map_err(|_| NotASegment)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_name_reads_back() {
+        let id = SegmentId { session: SessionId(Uuid::from_u128(7)), epoch: 3, attempt: u64::MAX };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "x", "../../etc/passwd", &format!("{id}-"), &id.to_string()[1..]] {
+            assert_eq!(bad.parse::<SegmentId>(), Err(NotASegment), "{bad}");
+        }
+    }
+}

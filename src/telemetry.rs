@@ -1,0 +1,154 @@
+//! Log lines and metrics. What is secret (queries, keys, tokens) never gets here: callers log paths, ids and counts.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// Why logging or metrics can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is not one.
+    #[error("the log filter `{filter}` is not valid: {error}")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        error: tracing_subscriber::filter::ParseError,
+    },
+    /// The metrics can't be collected.
+    #[error("metrics can't be collected: {0}")]
+    Metrics(String),
+}
+
+/// Starts writing log lines to standard error, as JSON or as text. A second call changes nothing.
+///
+/// # Errors
+/// [`TelemetryError::Filter`].
+pub fn init(json: bool, filter: &str) -> Result<(), TelemetryError> {
+    let filter =
+        EnvFilter::try_new(filter).map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), error })?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(BoxMakeWriter::new(std::io::stderr))
+        .with_ansi(false);
+    let subscriber: tracing::Dispatch = if json {
+        lines.json().flatten_event(true).with_current_span(true).with_span_list(false).finish().into()
+    } else {
+        lines.finish().into()
+    };
+    // It fails only when there is one already.
+    let _ = tracing::dispatcher::set_global_default(subscriber);
+    Ok(())
+}
+
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Seconds, from a call that touches memory alone to an upload of hours.
+const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0];
+
+/// The process's metrics.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Begins to collect. There is one collector in a process; a second call gives the same.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Metrics`] when something else collects already.
+    pub fn install() -> Result<Self, TelemetryError> {
+        static INSTALLING: Mutex<()> = Mutex::new(());
+        let _one = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = RECORDER.get() {
+            return Ok(Self { handle: handle.clone() });
+        }
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix(String::from("_seconds")), SECONDS)
+            .and_then(PrometheusBuilder::install_recorder)
+            .map_err(|error| TelemetryError::Metrics(error.to_string()))?;
+        Ok(Self { handle: RECORDER.get_or_init(|| handle).clone() })
+    }
+
+    /// The metrics as Prometheus reads them.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+}
+
+/// Folds collected samples together. Without it they pile up between two readings of the metrics, or for ever.
+pub fn upkeep() {
+    if let Some(handle) = RECORDER.get() {
+        handle.run_upkeep();
+    }
+}
+
+/// A path for the log: without a query, not longer than is useful, and without a key that somebody put into it, as
+/// one does who means to revoke it.
+#[must_use]
+pub fn redact_path(path: &str) -> String {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let mut end = path.len().min(256);
+    while !path.is_char_boundary(end) {
+        end -= 1;
+    }
+    let shown = |segment| if is_key(segment) { "(key)" } else { segment };
+    path[..end].split('/').map(shown).collect::<Vec<_>>().join("/")
+}
+
+/// Does it look like a key, whole or cut short? The form is that of `credential.rs`.
+fn is_key(segment: &str) -> bool {
+    let mut groups = segment.split('-');
+    let first = groups.next().unwrap_or_default();
+    let word = |group: &str| group.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    first.len() == 10 && first.starts_with("lf") && word(first) && groups.next().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_collector_is_installed_once() {
+        let one = Metrics::install().expect("installed");
+        let two = Metrics::install().expect("the same");
+        metrics::counter!("landfall_test_total").increment(2);
+        metrics::histogram!("landfall_test_seconds").record(0.02);
+        upkeep();
+        for metrics in [one, two] {
+            let text = metrics.render();
+            assert!(text.contains("landfall_test_total 2"), "{text}");
+            assert!(text.contains("landfall_test_seconds_bucket{le=\"0.025\"} 1"), "{text}");
+        }
+    }
+
+    #[test]
+    fn logging_begins_once_and_wants_a_filter() {
+        assert!(init(true, "off").is_ok());
+        assert!(init(false, "off").is_ok());
+        assert!(init(true, "a=b=c").is_err());
+    }
+
+    #[test]
+    fn paths_have_no_query() {
+        assert_eq!(redact_path("/a/b?X-Amz-Signature=1"), "/a/b");
+        assert_eq!(redact_path(&"é".repeat(200)).len(), 256);
+    }
+
+    #[test]
+    fn a_key_in_a_path_is_not_shown() {
+        let key = "lf1vxk1dlj-c4mv-q9jw-uib5-pwx5mc3tcyx1";
+        assert_eq!(redact_path(&format!("/landfall/v1/keys/{key}")), "/landfall/v1/keys/(key)");
+        assert_eq!(redact_path(&format!("/v1/{key}%20/files")), "/v1/(key)/files");
+        assert_eq!(redact_path("/v1/lf/lf-files/lfabcdefgh"), "/v1/lf/lf-files/lfabcdefgh");
+    }
+}

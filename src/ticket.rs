@@ -1,0 +1,167 @@
+//! Tickets: upload locations signed by this server. A ticket is a capability: method, path (wire, tenant and
+//! session), required headers, host and expiry are bound in its signature, and it is never logged.
+
+use std::time::Duration;
+
+use crate::clock::{Timestamp, random_bytes};
+use crate::limits;
+use crate::model::ids::{SessionId, TenantId};
+use crate::model::refusal::TicketRefusal;
+use crate::sigv4::{self, Incoming, PresignRequest, Secret, SigningKey};
+
+/// First segment of every ticket's path.
+pub const PREFIX: &str = "put";
+const DETAIL_CHARS: usize = 1_000;
+const REGION: &str = "us-east-1";
+
+/// Signs tickets and checks them.
+#[derive(Debug, Clone)]
+pub struct Tickets {
+    keys: Vec<SigningKey>,
+}
+
+/// Where a ticket leads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The wire that it was issued on: the name of a dialect.
+    pub wire: String,
+    /// Whose session.
+    pub tenant: TenantId,
+    /// Which session.
+    pub session: SessionId,
+}
+
+/// A ticket that holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Where it leads.
+    pub target: Target,
+    /// A SHA-256 of the body that the client sent along.
+    pub sha256: Option<[u8; 32]>,
+    /// Every `x-amz-*` header, wherever it was sent.
+    pub amz_headers: Vec<(String, String)>,
+}
+
+/// A request as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The host as the client sees it, with its port unless it is the scheme's own.
+    pub host: &'a str,
+    /// The path as it was on the wire.
+    pub path: &'a str,
+    /// The query as it was on the wire.
+    pub query: &'a str,
+    /// The headers.
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+impl Tickets {
+    /// A signer with the installation's secret, which is made once and kept with the data.
+    #[must_use]
+    pub fn new(secret: &[u8]) -> Self {
+        Self { keys: vec![SigningKey::new("LANDFALL", Secret::new(secret.to_vec()), REGION)] }
+    }
+
+    /// A new secret.
+    #[must_use]
+    pub fn new_secret() -> Vec<u8> {
+        random_bytes::<32>().to_vec()
+    }
+
+    /// Signs an upload location under `base` (scheme, host and path prefix, without a slash at its end). The headers
+    /// must come with the PUT exactly as they are given here.
+    #[must_use]
+    pub fn issue(
+        &self,
+        base: &str,
+        target: &Target,
+        headers: &[(&str, &str)],
+        now: Timestamp,
+        life: Duration,
+    ) -> String {
+        let (scheme, rest) = base.split_once("://").unwrap_or(("http", base));
+        let (host, prefix) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
+        let prefix = prefix.trim_end_matches('/');
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        let path = format!("/{prefix}{slash}{PREFIX}/{}/{}/{}", target.wire, target.tenant, target.session.0.simple());
+        let request = PresignRequest {
+            method: "PUT",
+            scheme,
+            host,
+            path: &path,
+            query: &[],
+            signed_headers: headers,
+            date: now,
+            expires_seconds: u32::try_from(life.as_secs()).unwrap_or(sigv4::EXPIRES_MAX_SECONDS),
+        };
+        sigv4::presign(&self.keys[0], &request)
+    }
+
+    /// Does the request carry a ticket that holds now? `public_host` is the configured host, for a proxy that does
+    /// not pass on the client's; `public_prefix` is the path that such a proxy strips.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check(
+        &self,
+        presented: &Presented<'_>,
+        target: &Target,
+        public_host: Option<&str>,
+        public_prefix: &str,
+        now: Timestamp,
+    ) -> Result<Held, TicketRefusal> {
+        let hosts: Vec<&str> = public_host.into_iter().collect();
+        let full;
+        let path = if public_prefix.is_empty() || presented.path.starts_with(public_prefix) {
+            presented.path
+        } else {
+            full = format!("{public_prefix}{}", presented.path);
+            &full
+        };
+        let incoming = Incoming {
+            method: presented.method,
+            host: presented.host,
+            path,
+            query: presented.query,
+            headers: presented.headers,
+        };
+        let verified =
+            sigv4::verify(&self.keys, &incoming, now, limits::CLOCK_SKEW, &hosts).map_err(|error| TicketRefusal {
+                rule: error.rule(),
+                // What a stranger sent is quoted, but not at any length.
+                detail: error.to_string().chars().take(DETAIL_CHARS).collect(),
+            })?;
+        Ok(Held { target: target.clone(), sha256: verified.content_sha256, amz_headers: verified.amz_headers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, ordered_uuid};
+
+    #[test]
+    fn a_ticket_holds_as_it_was_issued_and_under_a_prefix() {
+        let tickets = Tickets::new(&Tickets::new_secret());
+        let now = Clock::system().now();
+        let target = Target { wire: "w".into(), tenant: "acme".into(), session: SessionId(ordered_uuid(now)) };
+        let headers = [("content-type", "application/octet-stream")];
+        for (base, prefix) in [("http://h:8080", ""), ("https://h/a/b", "/a/b")] {
+            let url = tickets.issue(base, &target, &headers, now, Duration::from_secs(60));
+            let (_, rest) = url.split_once("://").unwrap();
+            let (host, path) = rest.split_once('/').unwrap();
+            let (path, query) = path.split_once('?').unwrap();
+            let sent: [(&str, &[u8]); 1] = [("content-type", b"application/octet-stream")];
+            let path = format!("/{path}");
+            for path in [path.as_str(), path.strip_prefix(prefix).unwrap()] {
+                let presented = Presented { method: "PUT", host, path, query, headers: &sent };
+                assert!(tickets.check(&presented, &target, None, prefix, now).is_ok(), "{url}");
+            }
+            let other = Presented { method: "PUT", host: "other", path: &path, query, headers: &sent };
+            assert_eq!(tickets.check(&other, &target, None, prefix, now).unwrap_err().rule, "signature");
+            assert!(tickets.check(&other, &target, Some(host), prefix, now).is_ok());
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Commit: one transaction after which a version exists.
+
+use std::time::Duration;
+
+use super::receive::Receipt;
+use crate::clock::ordered_uuid;
+use crate::engine::Engine;
+use crate::faults;
+use crate::meta::{Committed, NewVersion};
+use crate::model::file::{Digests, Piece, Version};
+use crate::model::ids::VersionId;
+use crate::model::refusal::{Refusal, TicketRefusal};
+use crate::model::session::Session;
+
+/// Commits the one segment of a single PUT. Equal bytes repeat the old answer, other bytes replace them until the
+/// file is used.
+///
+/// # Errors
+/// [`Refusal::Ticket`] when the session ended while the body came, or the file was used with other bytes.
+pub(super) async fn single(
+    engine: &Engine,
+    session: &Session,
+    piece: Piece,
+    receipt: Receipt,
+) -> Result<Receipt, Refusal> {
+    let (segment, backend) = (piece.segment, piece.backend.clone());
+    let digests = receipt.digests;
+    let outcome = engine.meta.commit(version_of(engine, session, piece, digests)).await?;
+    let refusal = match outcome {
+        Committed::New(_) => {
+            faults::point("single.committed");
+            return Ok(receipt);
+        }
+        Committed::Same(_) | Committed::SameAsUsed { .. } => None,
+        Committed::Used => Some(TicketRefusal {
+            rule: "used",
+            detail: "the container was used while the body came; other bytes can't replace what was pushed".into(),
+        }),
+        Committed::Closed => {
+            Some(TicketRefusal { rule: "session", detail: "the session ended while the body came".into() })
+        }
+    };
+    // No row names the segment; should this fail, the sweeper takes it.
+    if let Err(error) = engine.blobs.delete(segment, &backend).await {
+        tracing::warn!(%error, "a segment that is not needed could not be deleted");
+    }
+    refusal.map_or(Ok(receipt), |refusal| Err(Refusal::Ticket(refusal)))
+}
+
+/// Commits bytes that the server stored itself.
+///
+/// # Errors
+/// The keepers' own; [`Refusal::Unavailable`] when the session ended meanwhile.
+pub(super) async fn internal(
+    engine: &Engine,
+    session: &Session,
+    piece: Piece,
+    digests: Digests,
+) -> Result<Version, Refusal> {
+    match engine.meta.commit(version_of(engine, session, piece, digests)).await? {
+        Committed::New(version) | Committed::Same(version) => Ok(version),
+        Committed::SameAsUsed { .. } | Committed::Used | Committed::Closed => Err(Refusal::Unavailable),
+    }
+}
+
+fn version_of(engine: &Engine, session: &Session, piece: Piece, digests: Digests) -> NewVersion {
+    let now = engine.clock.now();
+    NewVersion {
+        session: session.id,
+        epoch: session.epoch,
+        version: VersionId(ordered_uuid(now)),
+        size: piece.length,
+        pieces: vec![piece],
+        digests,
+        now,
+        // A container can't be downloaded before it is used: nobody reads replaced bytes.
+        keep_replaced: Duration::ZERO,
+    }
+}

@@ -1,0 +1,14 @@
+//! The verbs on uploads, one file each: open → receive → commit → register → read, and the sweep behind them. They
+//! know neither HTTP nor SQL. Rights are checked here, not at the doors: every verb wants a [`access::Grant`].
+
+pub mod access;
+pub mod check;
+pub mod commit;
+pub mod open;
+pub mod read;
+pub mod receive;
+pub mod register;
+pub mod sweep;
+
+#[cfg(test)]
+mod tests;

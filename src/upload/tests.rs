@@ -1,0 +1,170 @@
+//! The verbs over keepers that are no local disk: bytes that can't be appended to, and bytes that fail.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::access::Grant;
+use super::receive::{BodyError, Declared};
+use super::{check, open, read, receive, register, sweep};
+use crate::blob::{Faulty, Form, Memory, Operation};
+use crate::clock::Clock;
+use crate::engine::{Engine, Policy, Refusals, Wake};
+use crate::meta::sqlite::SqliteMeta;
+use crate::meta::{MetaStore, TenantInfo};
+use crate::model::ids::TenantId;
+use crate::model::refusal::Refusal;
+use crate::search::SqliteSearch;
+use crate::ticket::Tickets;
+
+struct Place {
+    engine: Engine,
+    memory: Memory,
+    faults: Faulty,
+    grant: Grant,
+    _directory: tempfile::TempDir,
+}
+
+impl Place {
+    async fn new(form: Form) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Clock::system();
+        let memory = Memory::new(form, clock.clone());
+        let faults = Faulty::new(Arc::new(memory.clone()));
+        let meta = SqliteMeta::open(directory.path()).unwrap();
+        let tenant = TenantId::from("acme");
+        let info = TenantInfo { id: tenant.clone(), api: "auto".into(), created: clock.now() };
+        meta.create_tenant(info).await.unwrap();
+        let engine = Engine {
+            meta: Arc::new(meta),
+            blobs: Arc::new(faults.clone()),
+            search: Arc::new(SqliteSearch::open(directory.path()).unwrap()),
+            clock,
+            tickets: Tickets::new(b"secret"),
+            policy: Policy::default(),
+            refusals: Refusals::default(),
+            work: Wake::default(),
+        };
+        Self { engine, memory, faults, grant: Grant::internal(tenant), _directory: directory }
+    }
+
+    async fn open(&self) -> open::Opened {
+        let ask = open::Single {
+            wire: "w",
+            base: "http://h",
+            headers: &[],
+            max_bytes: 64 << 20,
+            life: Duration::from_secs(3600),
+        };
+        open::single(&self.engine, &self.grant, ask).await.unwrap()
+    }
+
+    /// Sends `chunks` as the body of a PUT to an opened location.
+    async fn put(
+        &self,
+        opened: &open::Opened,
+        chunks: Vec<Result<Bytes, BodyError>>,
+        declared: Declared,
+    ) -> Result<receive::Receipt, Refusal> {
+        let session = opened.url.split(['/', '?']).nth(6).unwrap().parse().unwrap();
+        let admitted = receive::admit(&self.engine, self.grant.tenant(), session, None).await?;
+        receive::single(&self.engine, admitted, pin!(futures_util::stream::iter(chunks)), None, declared).await
+    }
+
+    async fn content(&self, opened: &open::Opened) -> Vec<u8> {
+        let name = opened.file.to_string();
+        let container = register::container(&self.engine, &self.grant, "file", &name).await.unwrap();
+        let version = container.version.unwrap();
+        let reader = read::version(&self.engine, self.grant.tenant(), version.id).await.unwrap();
+        let chunks: Vec<_> = reader.stream(0..version.size).collect().await;
+        chunks.into_iter().flat_map(|chunk| chunk.unwrap().to_vec()).collect()
+    }
+
+    async fn sound(&self) {
+        assert_eq!(check::everything(&self.engine, true).await.unwrap().broken, Vec::<String>::new());
+    }
+}
+
+fn chunks(bytes: &[u8]) -> Vec<Result<Bytes, BodyError>> {
+    bytes.chunks(70_001).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect()
+}
+
+#[tokio::test]
+async fn every_verb_works_where_bytes_can_not_be_appended_to() {
+    for form in [Form::Disk, Form::Parts] {
+        let place = Place::new(form).await;
+        let opened = place.open().await;
+        let (first, second) = (vec![1; 12_000_000], vec![2; 300_000]);
+        place.put(&opened, chunks(&first), Declared::default()).await.unwrap();
+        assert!(place.content(&opened).await == first);
+        // The last to commit wins, and what it replaced goes.
+        place.put(&opened, chunks(&second), Declared::default()).await.unwrap();
+        assert!(place.content(&opened).await == second);
+        assert_eq!(sweep::unlink(&place.engine, place.engine.clock.now()).await.unwrap(), 1);
+        assert_eq!(place.memory.count(), 1);
+        // The same bytes again are the same version, and their segment goes at once.
+        place.put(&opened, chunks(&second), Declared::default()).await.unwrap();
+        assert_eq!(place.memory.count(), 1);
+        place.sound().await;
+
+        // Unused, it goes when its time is over and both clocks have agreed for an hour.
+        let mut sweeper = sweep::Sweeper::default();
+        sweeper.sweep(&place.engine).await.unwrap();
+        place.engine.clock.advance(Duration::from_secs(3700));
+        sweeper.sweep(&place.engine).await.unwrap();
+        assert_eq!(place.memory.count(), 0);
+        place.sound().await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_deletes_nothing() {
+    let place = Place::new(Form::Disk).await;
+    let opened = place.open().await;
+    place.put(&opened, chunks(b"kept"), Declared::default()).await.unwrap();
+    let mut sweeper = sweep::Sweeper::default();
+    sweeper.sweep(&place.engine).await.unwrap();
+    place.engine.clock.jump_wall(365 * 24 * 3600 * 1000);
+    for _ in 0..3 {
+        sweeper.sweep(&place.engine).await.unwrap();
+        place.engine.clock.advance(Duration::from_secs(600));
+    }
+    assert_eq!(place.memory.count(), 1, "half an hour after the jump");
+    let refused = place.put(&opened, chunks(b"late"), Declared::default()).await;
+    assert!(matches!(refused, Err(Refusal::Ticket(ticket)) if ticket.rule == "expired"), "expiry itself is at once");
+}
+
+#[tokio::test]
+async fn what_fails_leaves_nothing_and_the_next_try_works() {
+    let place = Place::new(Form::Parts).await;
+    let opened = place.open().await;
+    let body = vec![7; 600_000];
+    for (operation, kind, expected) in [
+        (Operation::Create, io::ErrorKind::StorageFull, Refusal::OutOfSpace),
+        (Operation::Write, io::ErrorKind::StorageFull, Refusal::OutOfSpace),
+        (Operation::Write, io::ErrorKind::Other, Refusal::Unavailable),
+        (Operation::Sync, io::ErrorKind::Other, Refusal::Unavailable),
+    ] {
+        place.faults.fail_next(operation, kind);
+        assert_eq!(place.put(&opened, chunks(&body), Declared::default()).await, Err(expected), "{operation:?}");
+        let name = opened.file.to_string();
+        assert!(register::container(&place.engine, &place.grant, "file", &name).await.is_err(), "nothing is visible");
+    }
+    let mut cut = chunks(&body);
+    cut.push(Err(BodyError::Cut));
+    assert!(matches!(place.put(&opened, cut, Declared::default()).await, Err(Refusal::Incomplete { .. })));
+    let declared = Declared { md5: Some([0; 16]), ..Declared::default() };
+    assert!(matches!(place.put(&opened, chunks(&body), declared).await, Err(Refusal::DigestMismatch { .. })));
+    place.put(&opened, chunks(&body), Declared::default()).await.unwrap();
+    assert!(place.content(&opened).await == body);
+    place.faults.fail_next(Operation::Read, io::ErrorKind::Other);
+    let container = register::container(&place.engine, &place.grant, "file", &opened.file.to_string()).await.unwrap();
+    let reader = read::VersionReader::open(&place.engine, &container.version.unwrap()).await.unwrap();
+    let read: Vec<_> = reader.stream(0..600_000).collect().await;
+    assert!(read.iter().any(Result::is_err), "a read that fails never looks complete");
+    place.sound().await;
+}

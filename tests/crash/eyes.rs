@@ -1,0 +1,149 @@
+//! Looking at what is really there: rows by SQL, bytes by reading the files that the rows name. It shares no code with
+//! the server, so that a fault in the server's own reading can't hide one in its writing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+use crate::Outcome;
+
+/// An item as it can be read.
+#[derive(PartialEq, Eq)]
+pub struct Item {
+    pub state: String,
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Item").field("state", &self.state).field("bytes", &self.bytes.len()).finish()
+    }
+}
+
+fn open(data: &Path, file: &str) -> Outcome<Connection> {
+    let connection = Connection::open_with_flags(data.join(file), OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(said)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(said)?;
+    // One snapshot: the server goes on meanwhile, and an item's row and its pieces belong together.
+    connection.execute_batch("BEGIN").map_err(said)?;
+    Ok(connection)
+}
+
+fn said(error: rusqlite::Error) -> String {
+    format!("the database says: {error}")
+}
+
+/// Every segment file with its path.
+pub fn files(data: &Path) -> BTreeMap<String, PathBuf> {
+    let mut found = BTreeMap::new();
+    let mut directories = vec![data.join("blobs")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                directories.push(entry.path());
+            } else {
+                found.insert(entry.file_name().to_string_lossy().into_owned(), entry.path());
+            }
+        }
+    }
+    found
+}
+
+/// The segments that versions are made of.
+pub fn segments(data: &Path) -> Outcome<Vec<String>> {
+    let connection = open(data, "landfall.db")?;
+    let mut query = connection.prepare("SELECT segment FROM pieces ORDER BY segment").map_err(said)?;
+    query.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(said)
+}
+
+/// How many files the rows name.
+pub fn files_named(data: &Path) -> Outcome<usize> {
+    segments(data).map(|segments| segments.len())
+}
+
+pub fn count(data: &Path, query: &str) -> Outcome<i64> {
+    open(data, "landfall.db")?.query_row(query, [], |row| row.get(0)).map_err(said)
+}
+
+fn version(connection: &Connection, data: &Path, id: &[u8]) -> Outcome<Vec<u8>> {
+    let files = files(data);
+    let mut query =
+        connection.prepare("SELECT segment, length FROM pieces WHERE version = ?1 ORDER BY position").map_err(said)?;
+    let pieces: Vec<(String, u64)> = query
+        .query_map([id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))
+        .and_then(Iterator::collect)
+        .map_err(said)?;
+    let mut bytes = Vec::new();
+    for (segment, length) in pieces {
+        let path = files.get(&segment).ok_or_else(|| format!("segment {segment} is not there"))?;
+        let content = fs::read(path).map_err(|e| format!("segment {segment}: {e}"))?;
+        let piece = content.get(..length as usize);
+        bytes.extend(piece.ok_or_else(|| format!("segment {segment} has {} of {length} bytes", content.len()))?);
+    }
+    Ok(bytes)
+}
+
+/// An item of the source with its content.
+pub fn item(data: &Path, document: &str) -> Outcome<Option<Item>> {
+    let connection = open(data, "landfall.db")?;
+    let found = connection
+        .query_row(
+            "SELECT state, content, content_version FROM items WHERE document_id = ?1 AND deleted IS NULL",
+            [format!("test://{document}")],
+            |row| Ok((row.get(0)?, row.get::<_, Option<Vec<u8>>>(1)?, row.get::<_, Option<Vec<u8>>>(2)?)),
+        )
+        .optional()
+        .map_err(said)?;
+    let Some((state, inline, stored)) = found else { return Ok(None) };
+    let bytes = match stored {
+        Some(id) => version(&connection, data, &id)?,
+        None => inline.unwrap_or_default(),
+    };
+    Ok(Some(Item { state, bytes }))
+}
+
+/// What was put into a container that no push has used yet.
+pub fn container(data: &Path, id: &str) -> Outcome<Option<Vec<u8>>> {
+    let connection = open(data, "landfall.db")?;
+    let id: uuid::Uuid = id.parse().map_err(|e| format!("a container id: {e}"))?;
+    let found: Option<Vec<u8>> = connection
+        .query_row("SELECT version FROM files WHERE id = ?1 AND version IS NOT NULL", [id.as_bytes()], |row| row.get(0))
+        .optional()
+        .map_err(said)?;
+    found.map(|version_id| version(&connection, data, &version_id)).transpose()
+}
+
+/// The documents that a word finds.
+pub fn found(data: &Path, word: &str) -> Outcome<Vec<String>> {
+    let index = open(data, "search.db")?;
+    let facts = open(data, "landfall.db")?;
+    let mut query = index.prepare("SELECT rowid FROM texts WHERE texts MATCH ?1 ORDER BY rowid").map_err(said)?;
+    let rows: Vec<i64> = query.query_map([word], |row| row.get(0)).and_then(Iterator::collect).map_err(said)?;
+    rows.iter()
+        .map(|row| {
+            facts
+                .query_row("SELECT document_id FROM items WHERE row = ?1", params![row], |r| r.get::<_, String>(0))
+                .map(|id| id.trim_start_matches("test://").to_owned())
+                .map_err(said)
+        })
+        .collect()
+}
+
+/// The state of an accepted push; none when it is not there.
+pub fn push(data: &Path, request: &str) -> Outcome<Option<String>> {
+    let request: uuid::Uuid = request.parse().map_err(|e| format!("a request id: {e}"))?;
+    open(data, "landfall.db")?
+        .query_row("SELECT state FROM pushes WHERE request = ?1", [request.as_bytes()], |row| row.get(0))
+        .optional()
+        .map_err(said)
+}
+
+/// Makes the database say that sweeps have run until now, with clocks that agreed for so many seconds.
+pub fn pretend_sweeping(data: &Path, seconds: u64) -> Outcome {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_err(|e| e.to_string())?;
+    let state = format!("{} {}", now.as_millis(), seconds * 1000).into_bytes();
+    let connection = Connection::open(data.join("landfall.db")).map_err(said)?;
+    let changed = connection.execute("UPDATE settings SET value = ?1 WHERE name = 'sweep'", [state]).map_err(said)?;
+    if changed == 1 { Ok(()) } else { Err("no sweep has ever run".into()) }
+}

@@ -1,0 +1,10 @@
+//! The acceptance checks of the Coveo dialect, in the order of their numbers.
+
+mod batches;
+mod clients;
+mod containers;
+mod errors;
+mod items;
+mod operation;
+mod platform;
+mod streams;

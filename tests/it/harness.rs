@@ -1,0 +1,808 @@
+//! Starts servers and talks to them: in this process with a clock that can be moved, or the built binary as a child
+//! whose memory can be read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child as Process, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use landfall::app::App;
+use landfall::clock::Clock;
+use landfall::config::Config;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The built binary.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_landfall");
+/// How often something is asked before it counts as never happening, and the pause between.
+const TRIES: usize = 3_000;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The pair of headers that every PUT to an upload URL carries.
+pub(crate) const PAIR: [(&str, &str); 2] =
+    [("x-amz-server-side-encryption", "AES256"), ("Content-Type", "application/octet-stream")];
+
+/// A client that goes straight to the server, whatever the environment says about proxies.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .pool_idle_timeout(Duration::from_millis(500))
+        .timeout(Duration::from_secs(240))
+        .build()
+        .unwrap()
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    async fn read(response: reqwest::Response) -> Self {
+        let status = response.status().as_u16();
+        let text = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
+        let headers = response.headers().iter().map(|(n, v)| (n.as_str().to_owned(), text(v))).collect();
+        let body = response.bytes().await.expect("the whole answer").to_vec();
+        Self { status, headers, body }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body, which must be JSON and say so.
+    pub(crate) fn json(&self) -> Value {
+        let kind = self.header("content-type").unwrap_or_default();
+        assert!(kind.starts_with("application/json") || kind.starts_with("application/problem+json"), "{self:?}");
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("no JSON ({e}): {}", self.text()))
+    }
+
+    /// Itself, with this status.
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text());
+        self
+    }
+
+    /// Itself, being an error of the vendor's API: JSON with a code, a message and the request's id.
+    #[track_caller]
+    pub(crate) fn error(self, status: u16, code: &str) -> Self {
+        let body = self.text();
+        assert_eq!(self.status, status, "wanted {status} {code}: {body}");
+        assert_eq!(self.header("content-type"), Some("application/json"), "{body}");
+        let json = self.json();
+        assert_eq!(json["errorCode"], code, "{body}");
+        assert!(json["message"].as_str().is_some_and(|m| !m.is_empty()), "{body}");
+        let id = self.header("x-request-id").expect("x-request-id");
+        assert!(!id.is_empty());
+        assert_eq!(json["requestID"], id, "{body}");
+        self
+    }
+
+    /// Itself, being an error of our own API.
+    #[track_caller]
+    pub(crate) fn problem_with(self, status: u16) -> Self {
+        let body = self.text();
+        assert_eq!(self.status, status, "{body}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{body}");
+        let json = self.json();
+        for field in ["type", "title", "detail"] {
+            assert!(json[field].as_str().is_some_and(|m| !m.is_empty()), "`{field}` in {body}");
+        }
+        assert!(json["type"].as_str().is_some_and(|t| t.starts_with("/problems/")), "{body}");
+        assert_eq!(json["status"], status, "{body}");
+        let id = self.header("request-id").expect("request-id");
+        assert!(!id.is_empty());
+        assert_eq!(json["request_id"], id, "{body}");
+        self
+    }
+
+    /// Itself, being the generic refusal of an upload URL.
+    #[track_caller]
+    pub(crate) fn access_denied(self) -> Self {
+        let body = self.text();
+        assert_eq!(self.status, 403, "{body}");
+        assert_eq!(self.header("content-type"), Some("application/xml"), "{body}");
+        assert!(body.contains("<Error><Code>AccessDenied</Code><Message>Access Denied</Message>"), "{body}");
+        self
+    }
+}
+
+/// Something to ask of a server.
+#[derive(Clone)]
+pub(crate) struct Call<'s> {
+    server: &'s Server,
+    method: &'static str,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Option<Vec<u8>>,
+}
+
+impl<'s> Call<'s> {
+    /// Without any credential.
+    pub(crate) fn anonymous(mut self) -> Self {
+        self.headers.retain(|(n, _)| n != "Authorization");
+        self
+    }
+
+    /// With another key.
+    pub(crate) fn bearer(self, key: &str) -> Self {
+        self.anonymous().header("Authorization", &format!("Bearer {key}"))
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A JSON body, given as text so that it may be wrong.
+    pub(crate) fn json(self, body: impl std::fmt::Display) -> Self {
+        self.header("Content-Type", "application/json").body(body.to_string())
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+
+    /// The answer.
+    pub(crate) async fn send(self) -> Reply {
+        let url = if self.path.starts_with('/') { self.server.url(&self.path) } else { self.path };
+        let method = self.method.parse().unwrap();
+        let mut request = self.server.http.request(method, url);
+        for (name, value) in self.headers {
+            request = request.header(name, value);
+        }
+        if let Some(body) = self.body {
+            request = request.body(body);
+        }
+        Reply::read(request.send().await.expect("an answer")).await
+    }
+
+    /// The answer, which must be this error and must have changed nothing.
+    pub(crate) async fn refused(self, status: u16, code: &str) -> Reply {
+        let server = self.server;
+        let before = server.state().await;
+        let reply = self.send().await.error(status, code);
+        server.unchanged(&before).await;
+        reply
+    }
+
+    /// The answer, which must be this problem and must have changed nothing.
+    pub(crate) async fn problem(self, status: u16) -> Reply {
+        let server = self.server;
+        let before = server.state().await;
+        let reply = self.send().await.problem_with(status);
+        server.unchanged(&before).await;
+        reply
+    }
+
+    /// The generic refusal of an upload URL, which must have changed nothing.
+    pub(crate) async fn denied(self) -> Reply {
+        let server = self.server;
+        let before = server.state().await;
+        let reply = self.send().await.access_denied();
+        server.unchanged(&before).await;
+        reply
+    }
+
+    /// Sends a push, which must be accepted, and waits until it is done; its record.
+    pub(crate) async fn pushed(self) -> Value {
+        let server = self.server;
+        let id = accepted(&self.send().await.expect(202));
+        server.done(&id).await
+    }
+}
+
+/// The request id of an accepted push.
+#[track_caller]
+pub(crate) fn accepted(reply: &Reply) -> String {
+    let body = reply.json();
+    let ordering = body["orderingId"].as_str().expect("orderingId");
+    assert!(ordering.parse::<u128>().is_ok(), "{body}");
+    let id = body["requestId"].as_str().expect("requestId");
+    assert!(is_uuid(id), "{body}");
+    id.to_owned()
+}
+
+pub(crate) fn is_uuid(text: &str) -> bool {
+    let parts: Vec<usize> = text.split('-').map(str::len).collect();
+    parts == [8, 4, 4, 4, 12] && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+}
+
+/// A container as its creator was told about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Container {
+    pub(crate) upload_uri: String,
+    pub(crate) file_id: String,
+}
+
+/// A server in this process.
+pub(crate) struct Server {
+    app: Option<App>,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) http: reqwest::Client,
+    pub(crate) address: SocketAddr,
+    pub(crate) tenant: String,
+    pub(crate) key: String,
+    pub(crate) source: String,
+    pub(crate) catalog: String,
+    dir: Arc<TempDir>,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = Arc::new(TempDir::new().unwrap());
+        let mut config = Config {
+            data: dir.path().join("data"),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            program: Some(PathBuf::from(PROGRAM)),
+            ..Config::default()
+        };
+        change(&mut config);
+        let clock = Clock::system();
+        let app = App::start(config.clone(), clock.clone()).await.expect("a start");
+        let first = app.first_start().expect("a first start");
+        let (tenant, key) = (first.tenant.clone(), first.key.clone());
+        let (source, catalog) = (first.source.clone(), first.catalog.clone());
+        let address = app.address();
+        // A restart keeps the port, as a real one would: upload URLs name it.
+        config.listen = address;
+        Self { app: Some(app), config, clock, http: client(), address, tenant, key, source, catalog, dir }
+    }
+
+    /// Stops and starts again on the same data and port.
+    pub(crate) async fn restart(&mut self) {
+        self.app.take().expect("a running server").stop().await;
+        let app = App::start(self.config.clone(), self.clock.clone()).await.expect("a second start");
+        assert!(app.first_start().is_none(), "the second start must not make a second key");
+        assert_eq!(app.address(), self.address);
+        self.app = Some(app);
+        self.http = client();
+    }
+
+    /// Stops for good; then `landfall doctor` finds nothing broken in what is left on disk.
+    pub(crate) async fn leaves_everything_whole(mut self) {
+        self.app.take().expect("a running server").stop().await;
+        let data = self.data();
+        let run = move || Command::new(PROGRAM).arg("doctor").arg("--data").arg(data).stdin(Stdio::null()).output();
+        let output = tokio::task::spawn_blocking(run).await.unwrap().expect("the built binary");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "landfall doctor: {out}{err}");
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// A path of the organization.
+    pub(crate) fn org(&self, rest: &str) -> String {
+        format!("/push/v1/organizations/{}/{rest}", self.tenant)
+    }
+
+    /// A path of the push source.
+    pub(crate) fn src(&self, rest: &str) -> String {
+        self.org(&format!("sources/{}/{rest}", self.source))
+    }
+
+    /// A path of the stream-enabled source.
+    pub(crate) fn cat(&self, rest: &str) -> String {
+        self.org(&format!("sources/{}/{rest}", self.catalog))
+    }
+
+    /// A path of the vendor's platform.
+    pub(crate) fn rest(&self, rest: &str) -> String {
+        format!("/rest/organizations/{}/{rest}", self.tenant)
+    }
+
+    /// A request with the key of the first start.
+    pub(crate) fn call(&self, method: &'static str, path: impl Into<String>) -> Call<'_> {
+        let headers = vec![(String::from("Authorization"), format!("Bearer {}", self.key))];
+        Call { server: self, method, path: path.into(), headers, body: None }
+    }
+
+    /// A request of our own API.
+    pub(crate) fn native(&self, method: &'static str, path: &str) -> Call<'_> {
+        self.call(method, format!("/landfall/v1{path}"))
+    }
+
+    /// The body of a native GET.
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        self.native("GET", path).send().await.expect(200).json()
+    }
+
+    /// A PUT to an upload URL with the pair of headers.
+    pub(crate) fn upload(&self, uri: &str, body: impl Into<Vec<u8>>) -> Call<'_> {
+        let call = self.bare("PUT", uri).body(body);
+        PAIR.iter().fold(call, |call, (name, value)| call.header(name, value))
+    }
+
+    /// A request to a whole URL without any header.
+    pub(crate) fn bare(&self, method: &'static str, uri: &str) -> Call<'_> {
+        Call { server: self, method, path: uri.to_owned(), headers: Vec::new(), body: None }
+    }
+
+    /// A new container.
+    pub(crate) async fn container(&self) -> Container {
+        let body = self.call("POST", self.org("files")).send().await.expect(201).json();
+        let text = |name: &str| body[name].as_str().expect(name).to_owned();
+        Container { upload_uri: text("uploadUri"), file_id: text("fileId") }
+    }
+
+    /// A new container with this content; its id.
+    pub(crate) async fn filled(&self, content: impl Into<Vec<u8>>) -> String {
+        let container = self.container().await;
+        self.upload(&container.upload_uri, content).send().await.expect(200);
+        container.file_id
+    }
+
+    /// Adds an item to the push source and waits.
+    pub(crate) async fn item(&self, document_id: &str, body: Value) -> Value {
+        let path = self.src(&format!("documents?documentId={}", encode(document_id)));
+        self.call("PUT", path).json(body).pushed().await
+    }
+
+    /// Pushes a batch to the push source and waits.
+    pub(crate) async fn batch(&self, content: impl Into<Vec<u8>>) -> Value {
+        let file = self.filled(content).await;
+        self.call("PUT", self.src(&format!("documents/batch?fileId={file}"))).json("{}").pushed().await
+    }
+
+    /// Waits until a push is done; its record.
+    pub(crate) async fn done(&self, request_id: &str) -> Value {
+        for _ in 0..TRIES {
+            let push = self.get(&format!("/pushes/{request_id}")).await;
+            match push["state"].as_str().expect("a state") {
+                "done" | "failed" => return push,
+                "queued" | "working" => tokio::time::sleep(PAUSE).await,
+                other => panic!("no state of a push: {other}"),
+            }
+        }
+        panic!("the push {request_id} does not end");
+    }
+
+    /// Ids of the items of a source, sorted.
+    pub(crate) async fn ids(&self, source: &str) -> Vec<String> {
+        let mut ids = Vec::new();
+        let mut cursor = String::new();
+        for _ in 0..1_000 {
+            let page = self.get(&format!("/sources/{source}/items?limit=1000{cursor}")).await;
+            let items = page["items"].as_array().expect("items");
+            ids.extend(items.iter().map(|item| item["document_id"].as_str().expect("document_id").to_owned()));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={}", encode(next)),
+                None => break,
+            }
+        }
+        ids.sort();
+        ids
+    }
+
+    /// An item of the push source.
+    pub(crate) async fn read(&self, document_id: &str) -> Value {
+        self.read_in(&self.source, document_id).await
+    }
+
+    /// An item of a source.
+    pub(crate) async fn read_in(&self, source: &str, document_id: &str) -> Value {
+        self.get(&format!("/sources/{source}/item?document_id={}", encode(document_id))).await
+    }
+
+    /// Its content, as stored or decoded.
+    pub(crate) async fn content(&self, document_id: &str, decoded: bool) -> Vec<u8> {
+        let decoded = if decoded { "&decoded=true" } else { "" };
+        let path = format!("/sources/{}/item/content?document_id={}{decoded}", self.source, encode(document_id));
+        self.native("GET", &path).send().await.expect(200).body
+    }
+
+    /// What the tenant holds: usage, items, pushes. What must not change when a request is refused.
+    pub(crate) async fn state(&self) -> Value {
+        let mut state = json!({ "usage": self.get("/usage").await });
+        for source in [&self.source, &self.catalog] {
+            let items = self.get(&format!("/sources/{source}/items?limit=1000")).await;
+            let pushes = self.get(&format!("/sources/{source}/pushes?limit=1000")).await;
+            let ids: Vec<_> = pushes["items"].as_array().unwrap().iter().map(|p| p["request_id"].clone()).collect();
+            state[source.as_str()] = json!({ "items": items["items"], "pushes": ids });
+        }
+        state["sources"] = self.get("/sources").await;
+        state
+    }
+
+    /// Is everything as it was?
+    pub(crate) async fn unchanged(&self, before: &Value) {
+        let now = self.state().await;
+        for (part, value) in before.as_object().unwrap() {
+            assert_eq!(&now[part], value, "a refused request changed `{part}`");
+        }
+    }
+
+    /// Runs `landfall admin …` on the data of the running server; the line of JSON it prints.
+    pub(crate) async fn admin(&self, arguments: &[&str]) -> Value {
+        let data = self.data();
+        let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        tokio::task::spawn_blocking(move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            admin(&data, &arguments)
+        })
+        .await
+        .unwrap()
+    }
+
+    /// A key of a tenant with some rights.
+    pub(crate) async fn key_with(&self, tenant: &str, rights: &str) -> String {
+        let made = self.admin(&["key", "create", "--tenant", tenant, "--rights", rights]).await;
+        made["key"].as_str().expect("a key").to_owned()
+    }
+
+    /// A second tenant with a key of every right and a push source.
+    pub(crate) async fn neighbour(&self) -> Neighbour {
+        let tenant = self.admin(&["tenant", "create", "neighbour"]).await["id"].as_str().unwrap().to_owned();
+        let key = self.key_with(&tenant, "all").await;
+        let made = self.admin(&["source", "create", "--tenant", &tenant, "theirs"]).await;
+        Neighbour { tenant, key, source: made["id"].as_str().unwrap().to_owned() }
+    }
+
+    /// Sends bytes as they are and reads what comes back until the server closes.
+    pub(crate) async fn raw(&self, request: &[u8]) -> Reply {
+        raw(self.address, request).await
+    }
+
+    /// A request with exactly these header lines; `Connection: close` is the caller's to say.
+    pub(crate) async fn wire(&self, head: &str, body: &[u8]) -> Reply {
+        let mut request = head.trim_start().replace("{host}", &self.address.to_string());
+        request = request.replace("{o}", &self.tenant).replace("{s}", &self.source).replace("{c}", &self.catalog);
+        request = request.replace("{key}", &self.key).replace("{length}", &body.len().to_string());
+        let request: String = request.lines().map(str::trim).fold(String::new(), |mut all, line| {
+            let _ = write!(all, "{line}\r\n");
+            all
+        });
+        let mut bytes = format!("{}\r\n\r\n", request.trim_end()).into_bytes();
+        bytes.extend_from_slice(body);
+        self.raw(&bytes).await
+    }
+
+    /// An answer as text for a snapshot: what differs from run to run is named instead.
+    pub(crate) fn shown(&self, reply: &Reply) -> String {
+        let mut text = format!("{}\n", reply.status);
+        let headers: BTreeMap<_, _> = reply.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        for (name, value) in headers.into_iter().filter(|(name, _)| *name != "date") {
+            let value = if name == "etag" { "[etag]" } else { value };
+            let _ = writeln!(text, "{name}: {value}");
+        }
+        let body = match serde_json::from_slice::<Value>(&reply.body) {
+            Ok(json) => serde_json::to_string_pretty(&json).unwrap(),
+            Err(_) => reply.text(),
+        };
+        let _ = write!(text, "\n{body}");
+        for (value, name) in [
+            (self.address.to_string(), "[host]"),
+            (self.key.clone(), "[key]"),
+            (self.source.clone(), "[source]"),
+            (self.catalog.clone(), "[catalog]"),
+            (format!("/{}/", self.tenant), "/[tenant]/"),
+        ] {
+            text = text.replace(&value, name);
+        }
+        text
+    }
+}
+
+/// A second tenant.
+pub(crate) struct Neighbour {
+    pub(crate) tenant: String,
+    pub(crate) key: String,
+    pub(crate) source: String,
+}
+
+/// Takes a snapshot of a whole answer.
+macro_rules! snapshot {
+    ($name:expr, $server:expr, $reply:expr) => {
+        insta::with_settings!({
+            filters => vec![
+                (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "[uuid]"),
+                (r"/[0-9a-f]{32}\b", "/[session]"),
+                (r"X-Amz-Signature=[0-9a-f]{64}", "X-Amz-Signature=[signature]"),
+                (r"[0-9]{8}T[0-9]{6}Z", "[time]"),
+                (r"LANDFALL(%2F|/)[0-9]{8}", "LANDFALL$1[day]"),
+                (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z", "[time]"),
+                (r#""orderingId": "[0-9]{13}""#, r#""orderingId": "[millis]""#),
+                (r"content-length: [0-9]+", "content-length: [length]"),
+            ],
+            prepend_module_to_snapshot => false,
+            snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/snapshots"),
+            omit_expression => true,
+        }, {
+            insta::assert_snapshot!($name, $server.shown(&$reply));
+        });
+    };
+}
+pub(crate) use snapshot;
+
+/// Percent-encodes for a query.
+pub(crate) fn encode(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// Runs `landfall admin …`; the line of JSON it prints.
+pub(crate) fn admin(data: &Path, arguments: &[&str]) -> Value {
+    let output = Command::new(PROGRAM)
+        .arg("admin")
+        .args(arguments)
+        .arg("--data")
+        .arg(data)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the built binary");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "landfall admin {arguments:?}: {out}{err}");
+    assert_eq!(out.trim().lines().count(), 1, "one line: {out}");
+    serde_json::from_str(out.trim()).unwrap_or_else(|e| panic!("{e}: {out}"))
+}
+
+/// Sends bytes as they are and reads the answer; the server closes, or says how long the answer is.
+pub(crate) async fn raw(address: SocketAddr, request: &[u8]) -> Reply {
+    let work = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // A refusal may come before everything is written.
+        let _ = stream.write_all(request).await;
+        read_reply(&mut stream).await
+    };
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("an answer within a minute")
+}
+
+/// Reads one final answer, skipping `100 Continue`.
+pub(crate) async fn read_reply(stream: &mut TcpStream) -> Reply {
+    let mut seen = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        if let Some(reply) = parse_reply(&seen, false) {
+            return reply;
+        }
+        match stream.read(&mut buffer).await {
+            Ok(0) => break,
+            Ok(n) => seen.extend_from_slice(&buffer[..n]),
+            Err(error) => panic!("the connection broke: {error}; so far {}", String::from_utf8_lossy(&seen)),
+        }
+    }
+    parse_reply(&seen, true).unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&seen)))
+}
+
+fn parse_reply(bytes: &[u8], ended: bool) -> Option<Reply> {
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let rest = &bytes[end + 4..];
+    let mut lines = head.split("\r\n");
+    let first = lines.next()?;
+    assert!(first.starts_with("HTTP/1.1 "), "{first}");
+    let status: u16 = first.split(' ').nth(1)?.parse().ok()?;
+    if status == 100 {
+        return parse_reply(rest, ended);
+    }
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(n, v)| (n.trim().to_ascii_lowercase(), v.trim().to_owned()))
+        .collect();
+    let reply = |body: Vec<u8>| Reply { status, headers: headers.clone(), body };
+    let of = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+    if let Some(length) = of("content-length").and_then(|l| l.parse::<usize>().ok()) {
+        return (rest.len() >= length).then(|| reply(rest[..length].to_vec()));
+    }
+    if of("transfer-encoding").is_some_and(|t| t.eq_ignore_ascii_case("chunked")) {
+        let mut body = Vec::new();
+        let mut at = rest;
+        loop {
+            let line = at.windows(2).position(|w| w == b"\r\n")?;
+            let size = usize::from_str_radix(std::str::from_utf8(&at[..line]).ok()?.trim(), 16).ok()?;
+            at = at.get(line + 2..)?;
+            if size == 0 {
+                return Some(reply(body));
+            }
+            body.extend_from_slice(at.get(..size)?);
+            at = at.get(size + 2..)?;
+        }
+    }
+    (ended || status == 204).then(|| reply(rest.to_vec()))
+}
+
+/// The built binary, serving.
+pub(crate) struct Binary {
+    process: Process,
+    pub(crate) address: SocketAddr,
+    pub(crate) http: reqwest::Client,
+    pub(crate) tenant: String,
+    pub(crate) key: String,
+    pub(crate) source: String,
+    log: PathBuf,
+    dir: TempDir,
+}
+
+impl Binary {
+    /// Starts it with these lines of configuration beside the data directory and the address.
+    pub(crate) async fn start(settings: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("data");
+        // A port that was free a moment ago.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let file = dir.path().join("landfall.toml");
+        let text = format!("data = {:?}\nlisten = \"{address}\"\n{settings}\n", data.display().to_string());
+        std::fs::write(&file, text).unwrap();
+        let log = dir.path().join("log");
+        let out = std::fs::File::create(&log).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg("--config").arg(&file).env("LANDFALL_LOG_FILTER", "trace");
+        let process =
+            command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().expect("the binary");
+        let mut binary = Self {
+            process,
+            address,
+            http: client(),
+            tenant: String::from("measured"),
+            key: String::new(),
+            source: String::new(),
+            log,
+            dir,
+        };
+        binary.ready().await;
+        let data = binary.dir.path().join("data");
+        assert_eq!(admin(&data, &["tenant", "create", "measured"])["id"], "measured");
+        let made = admin(&data, &["key", "create", "--tenant", "measured"]);
+        binary.key = made["key"].as_str().expect("a key").to_owned();
+        let made = admin(&data, &["source", "create", "--tenant", "measured", "many"]);
+        binary.source = made["id"].as_str().expect("a source").to_owned();
+        binary
+    }
+
+    async fn ready(&mut self) {
+        for _ in 0..500 {
+            if let Ok(reply) = self.http.get(self.url("/readyz")).send().await
+                && reply.status().is_success()
+            {
+                return;
+            }
+            if let Some(status) = self.process.try_wait().unwrap() {
+                panic!("the server ended with {status}: {}", self.log());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        panic!("the server is not ready: {}", self.log());
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Everything that it printed and logged.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    pub(crate) async fn container(&self) -> Container {
+        let path = format!("/push/v1/organizations/{}/files", self.tenant);
+        let request = self.http.post(self.url(&path)).bearer_auth(&self.key);
+        let body = Reply::read(request.send().await.unwrap()).await.expect(201).json();
+        let text = |name: &str| body[name].as_str().expect(name).to_owned();
+        Container { upload_uri: text("uploadUri"), file_id: text("fileId") }
+    }
+
+    /// A PUT of a body made while it is sent; with its length, or in chunks without.
+    pub(crate) async fn put<S>(&self, uri: &str, length: Option<u64>, body: S) -> Reply
+    where
+        S: Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync + 'static,
+    {
+        let mut request = self.http.put(uri).body(reqwest::Body::wrap_stream(body));
+        for (name, value) in PAIR {
+            request = request.header(name, value);
+        }
+        if let Some(length) = length {
+            request = request.header("Content-Length", length);
+        }
+        Reply::read(request.send().await.expect("an answer")).await
+    }
+
+    pub(crate) async fn send(&self, method: &'static str, path: &str, body: Option<Value>) -> Reply {
+        let mut request = self.http.request(method.parse().unwrap(), self.url(path)).bearer_auth(&self.key);
+        if let Some(body) = body {
+            request = request.header("Content-Type", "application/json").body(body.to_string());
+        }
+        Reply::read(request.send().await.expect("an answer")).await
+    }
+
+    /// The most memory that it ever had, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmHWM:")).expect("VmHWM");
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
+    }
+
+    /// Is it still the process that was started, and never had more than 200 MiB?
+    #[track_caller]
+    pub(crate) fn stays_small(&mut self) {
+        if let Some(status) = self.process.try_wait().unwrap() {
+            panic!("the server ended with {status}: {}", self.log());
+        }
+        let peak = self.peak();
+        let _ = writeln!(std::io::stderr(), "peak memory: {} MiB", peak >> 20);
+        assert!(peak < 200 << 20, "the server had {} MiB of memory", peak >> 20);
+    }
+}
+
+impl Drop for Binary {
+    fn drop(&mut self) {
+        // Only the process that this value started.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// `length` bytes in pieces of 256 KiB, made while they are sent.
+pub(crate) fn bytes_of(length: u64) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync + 'static {
+    const PIECE: u64 = 256 * 1024;
+    let piece = Bytes::from((0..PIECE).map(|n| (n * 31 % 251) as u8).collect::<Vec<u8>>());
+    futures_util::stream::unfold(0, move |sent| {
+        let piece = piece.clone();
+        async move {
+            let left = length - sent;
+            let now = left.min(PIECE);
+            (now > 0).then(|| (Ok(piece.slice(..now as usize)), sent + now))
+        }
+    })
+}
+
+/// zlib of some bytes.
+pub(crate) fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// gzip of some bytes.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Standard Base64.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Text that hardly compresses: the same every time.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut out = Vec::with_capacity(length + 16);
+    while out.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(format!("{state:016x}").as_bytes());
+    }
+    out.truncate(length);
+    out
+}

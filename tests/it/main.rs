@@ -1,0 +1,16 @@
+//! A real server on a random port, asked over the wire. One module per subject; the names `check_01_…` to
+//! `check_50_…` are the numbered acceptance checks of the API they stand in.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::as_conversions,
+    reason = "a test that can't go on has failed; the bans are the server's"
+)]
+
+mod coveo;
+mod harness;
+mod hostile;
+mod limits;
+mod native;
+mod seed_pages;
