@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::credential;
 use crate::dialect::{coveo, native};
-use crate::engine::{Engine, Policy, Refusals, Wake};
+use crate::engine::{Engine, Policy};
 use crate::faults;
 use crate::http::auth::RateLimiter;
 use crate::http::body::BodyTiming;
@@ -31,7 +31,7 @@ use crate::http::doors::Doors;
 use crate::http::server::{self, Listener, ServerOptions, TlsFiles};
 use crate::ingress::put::{self, Envelope, PutDoor};
 use crate::meta::sqlite::SqliteMeta;
-use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, TenantInfo};
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, Quota, TenantInfo};
 use crate::model::access::Rights;
 use crate::model::ids::{KeyId, SourceId, TenantId};
 use crate::process::extract::{ExtractLimits, Pool};
@@ -293,20 +293,13 @@ pub async fn engine(
         Some(secret) => secret,
         None => meta.set_setting(TICKET_SECRET, Tickets::new_secret(), true).await?,
     };
-    Ok(Engine {
-        meta,
-        blobs,
-        search,
-        clock,
-        tickets: Tickets::new(&secret),
-        policy: Policy {
-            container_max: config.container_max,
-            free_space_min: config.free_space_min,
-            create_providers: config.create_providers,
-        },
-        refusals: Refusals::default(),
-        work: Wake::default(),
-    })
+    let policy = Policy {
+        container_max: config.container_max,
+        free_space_min: config.free_space_min,
+        create_providers: config.create_providers,
+        keep_md5: config.digests.iter().any(|digest| digest == "md5"),
+    };
+    Ok(Engine::new(meta, blobs, search, clock, Tickets::new(&secret), policy))
 }
 
 async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> {
@@ -321,7 +314,10 @@ async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> 
         return Ok(None);
     }
     let now = engine.clock.now();
-    engine.meta.create_tenant(TenantInfo { id: tenant.clone(), api: "auto".into(), created: now }).await?;
+    engine
+        .meta
+        .create_tenant(TenantInfo { id: tenant.clone(), api: "auto".into(), created: now, quota: Quota::default() })
+        .await?;
     faults::point("start.tenant");
     for (id, name, stream_enabled) in [(SOURCE, "Files", false), (CATALOG, "Catalog", true)] {
         let new = NewSource {

@@ -73,6 +73,8 @@ pub struct Config {
     pub free_space_min: u64,
     /// Are unknown identity providers made on first use?
     pub create_providers: bool,
+    /// Digests beyond the checksums that every resumable upload gets: `md5`, or nothing.
+    pub digests: Vec<String>,
     /// PEM file with the certificate chain.
     pub tls_certificate: Option<PathBuf>,
     /// PEM file with its key.
@@ -120,6 +122,7 @@ impl Default for Config {
             container_max: limits::CONTAINER_DEFAULT_BYTES,
             free_space_min: 256 * 1024 * 1024,
             create_providers: false,
+            digests: vec![String::from("md5")],
             tls_certificate: None,
             tls_key: None,
             rate_limit: None,
@@ -150,6 +153,7 @@ const FIELDS: &[&str] = &[
     "container_max",
     "free_space_min",
     "create_providers",
+    "digests",
     "tls_certificate",
     "tls_key",
     "rate_limit",
@@ -225,6 +229,7 @@ impl Config {
             "container_max" => self.container_max = bytes(field, value)?,
             "free_space_min" => self.free_space_min = bytes(field, value)?,
             "create_providers" => self.create_providers = boolean(field, value)?,
+            "digests" => self.digests = list(field, value)?,
             "tls_certificate" => self.tls_certificate = Some(PathBuf::from(text(field, value)?)),
             "tls_key" => self.tls_key = Some(PathBuf::from(text(field, value)?)),
             "rate_limit" => self.rate_limit = Some(number(field, value)?),
@@ -298,6 +303,9 @@ impl Config {
         }
         if let Some(admin) = self.admin_listen.filter(|admin| *admin == self.listen && admin.port() != 0) {
             return Err(invalid("admin_listen", admin, "it is `listen` as well; choose another port, or leave it out"));
+        }
+        if let Some(digest) = self.digests.iter().find(|digest| *digest != "md5") {
+            return Err(invalid("digests", digest, "the list holds `md5`, or nothing"));
         }
         for origin in &self.cors_origins {
             if origin.is_empty() || origin.matches('*').count() > 1 || !origin.bytes().all(|b| b.is_ascii_graphic()) {

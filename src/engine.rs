@@ -1,6 +1,9 @@
 //! What one server works with: its keepers, its clock, its limits. The verbs are functions over it.
 
+mod seats;
+
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -8,11 +11,13 @@ use tokio::sync::watch;
 use crate::blob::{BlobError, BlobStore};
 use crate::clock::{Clock, Timestamp};
 use crate::limits;
-use crate::meta::{MetaError, MetaStore};
-use crate::model::ids::TenantId;
+use crate::meta::{MetaError, MetaStore, OverQuota};
+use crate::model::ids::{SessionId, TenantId};
 use crate::model::refusal::Refusal;
 use crate::search::{SearchError, SearchIndex};
 use crate::ticket::Tickets;
+
+pub use seats::{Called, Parked, Seats, Superseded, Turn};
 
 /// The limits that are configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +28,8 @@ pub struct Policy {
     pub free_space_min: u64,
     /// Are unknown identity providers made on first use?
     pub create_providers: bool,
+    /// Is the MD5 of resumable uploads computed, although no client asked for it?
+    pub keep_md5: bool,
 }
 
 impl Default for Policy {
@@ -31,6 +38,7 @@ impl Default for Policy {
             container_max: limits::CONTAINER_DEFAULT_BYTES,
             free_space_min: 256 * 1024 * 1024,
             create_providers: false,
+            keep_md5: true,
         }
     }
 }
@@ -54,6 +62,76 @@ pub struct Engine {
     pub refusals: Refusals,
     /// Wakes the processor.
     pub work: Wake,
+    /// Who writes to which resumable session.
+    pub seats: Arc<Seats>,
+    /// The last trouble of uploads in progress.
+    pub troubles: Troubles,
+    /// Bodies that are being received.
+    pub receiving: AtomicUsize,
+}
+
+impl Engine {
+    /// An engine that has just been put together.
+    #[must_use]
+    pub fn new(
+        meta: Arc<dyn MetaStore>,
+        blobs: Arc<dyn BlobStore>,
+        search: Arc<dyn SearchIndex>,
+        clock: Clock,
+        tickets: Tickets,
+        policy: Policy,
+    ) -> Self {
+        Self {
+            meta,
+            blobs,
+            search,
+            clock,
+            tickets,
+            policy,
+            refusals: Refusals::default(),
+            work: Wake::default(),
+            seats: Arc::default(),
+            troubles: Troubles::default(),
+            receiving: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// The last trouble of each upload in progress, in memory: a bounded number, the oldest go first.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    noted: Mutex<(VecDeque<SessionId>, HashMap<SessionId, Trouble>)>,
+}
+
+/// What went wrong with an upload, and when.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trouble {
+    /// One sentence.
+    pub what: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Troubles {
+    /// Remembers the last trouble of a session.
+    pub fn note(&self, session: SessionId, what: String, at: Timestamp) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (order, troubles) = &mut *noted;
+        if troubles.insert(session, Trouble { what, at }).is_none() {
+            order.push_back(session);
+            if order.len() > limits::TROUBLES_KEPT
+                && let Some(oldest) = order.pop_front()
+            {
+                troubles.remove(&oldest);
+            }
+        }
+    }
+
+    /// The last trouble of a session, if it is remembered.
+    #[must_use]
+    pub fn of(&self, session: SessionId) -> Option<Trouble> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).1.get(&session).cloned()
+    }
 }
 
 /// Says that something is due. Whoever looks after it was said sees it, however late.
@@ -141,6 +219,18 @@ impl From<MetaError> for Refusal {
                 Self::Unavailable
             }
         }
+    }
+}
+
+impl From<OverQuota> for Refusal {
+    fn from(over: OverQuota) -> Self {
+        Self::Quota { what: over.what, limit: over.limit, used: over.used, wanted: over.wanted }
+    }
+}
+
+impl From<Superseded> for Refusal {
+    fn from(_: Superseded) -> Self {
+        Self::Superseded
     }
 }
 

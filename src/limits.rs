@@ -4,6 +4,18 @@ use std::time::Duration;
 
 /// Bytes written, hashed and handed on at a time by the data path.
 pub const WRITE_BYTES: usize = 256 * 1024;
+/// Resumable uploads are recorded at multiples of this many bytes, but for their end (the protocol's granularity).
+pub const GRANULE_BYTES: u64 = 256 * 1024;
+/// Bytes gathered for one write when more bodies than `MANY_BODIES` come at once.
+pub const SMALL_WRITE_BYTES: usize = 32 * 1024;
+/// From so many bodies on, memory counts more than the size of writes.
+pub const MANY_BODIES: usize = 64;
+/// Life of a resumable session, from its creation; progress does not extend it.
+pub const SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Largest file of the resumable APIs: 5 GiB.
+pub const FILE_MAX_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+/// Uploads whose last trouble is remembered.
+pub const TROUBLES_KEPT: usize = 10_000;
 /// Chunks gathered for one write at most, however small.
 pub const WRITE_CHUNKS: usize = 512;
 /// From this many bytes on, a segment's writing out starts while bytes still arrive.

@@ -3,9 +3,15 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
 use crate::clock::{Timestamp, random_bytes};
 use crate::limits;
-use crate::model::ids::{SessionId, TenantId};
+use crate::model::ids::{FileId, SessionId, TenantId};
 use crate::model::refusal::TicketRefusal;
 use crate::sigv4::{self, Incoming, PresignRequest, Secret, SigningKey};
 
@@ -14,10 +20,24 @@ pub const PREFIX: &str = "put";
 const DETAIL_CHARS: usize = 1_000;
 const REGION: &str = "us-east-1";
 
+/// First segments of the path of every resumable session's URL.
+pub const SESSION_PATH: &str = "upload/storage/v1/b";
+/// The bucket that session URLs name: it has a place in them and no meaning here.
+pub const BUCKET: &str = "landfall";
+/// Bytes of the proof in a session URL.
+const PROOF_BYTES: usize = 16;
+
 /// Signs tickets and checks them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tickets {
     keys: Vec<SigningKey>,
+    secret: Vec<u8>,
+}
+
+impl std::fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tickets")
+    }
 }
 
 /// Where a ticket leads.
@@ -61,13 +81,71 @@ impl Tickets {
     /// A signer with the installation's secret, which is made once and kept with the data.
     #[must_use]
     pub fn new(secret: &[u8]) -> Self {
-        Self { keys: vec![SigningKey::new("LANDFALL", Secret::new(secret.to_vec()), REGION)] }
+        Self { keys: vec![SigningKey::new("LANDFALL", Secret::new(secret.to_vec()), REGION)], secret: secret.to_vec() }
     }
 
     /// A new secret.
     #[must_use]
     pub fn new_secret() -> Vec<u8> {
         random_bytes::<32>().to_vec()
+    }
+
+    fn proof(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
+        #[allow(clippy::expect_used, reason = "HMAC takes keys of any length")]
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).expect("a key of any length");
+        mac.update(purpose.as_bytes());
+        for part in parts {
+            mac.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+
+    /// The URL of a resumable session under `base`: a secret of 128 bits, bound to the session, which names tenant and
+    /// file. It holds as long as the session does.
+    #[must_use]
+    pub fn session_url(&self, base: &str, session: SessionId) -> String {
+        format!("{base}/{SESSION_PATH}/{BUCKET}/o?uploadType=resumable&upload_id={}", self.upload_id(session))
+    }
+
+    /// The secret of a resumable session's URL.
+    #[must_use]
+    pub fn upload_id(&self, session: SessionId) -> String {
+        let proof = self.proof("session", &[session.0.as_bytes()]);
+        let bytes = [session.0.as_bytes().as_slice(), &proof[..PROOF_BYTES]].concat();
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The session of such a secret, if it is one of ours.
+    #[must_use]
+    pub fn session_of(&self, upload_id: &str) -> Option<SessionId> {
+        // A secret has one spelling: what does not encode to itself is none.
+        let bytes = URL_SAFE_NO_PAD.decode(upload_id).ok()?;
+        let (id, proof) = bytes.split_first_chunk::<16>()?;
+        let session = SessionId(uuid::Uuid::from_bytes(*id));
+        let expected = self.proof("session", &[id]);
+        bool::from(proof.ct_eq(&expected[..PROOF_BYTES])).then_some(session)
+    }
+
+    /// The token of a download link: bound to the tenant, the file and the second in which it ends.
+    #[must_use]
+    pub fn download_token(&self, tenant: &TenantId, file: FileId, expires_seconds: i64) -> String {
+        let expires = expires_seconds.to_be_bytes();
+        URL_SAFE_NO_PAD.encode(self.proof("download", &[tenant.0.as_bytes(), file.0.as_bytes(), &expires]))
+    }
+
+    /// Does a download link hold now?
+    #[must_use]
+    pub fn holds_download(
+        &self,
+        tenant: &TenantId,
+        file: FileId,
+        expires_seconds: i64,
+        token: &str,
+        now: Timestamp,
+    ) -> bool {
+        let expected = self.download_token(tenant, file, expires_seconds);
+        bool::from(token.as_bytes().ct_eq(expected.as_bytes())) && now.seconds() < expires_seconds
     }
 
     /// Signs an upload location under `base` (scheme, host and path prefix, without a slash at its end). The headers
@@ -141,6 +219,36 @@ impl Tickets {
 mod tests {
     use super::*;
     use crate::clock::{Clock, ordered_uuid};
+
+    #[test]
+    fn a_session_url_holds_for_its_session_only() {
+        let tickets = Tickets::new(&Tickets::new_secret());
+        let session = SessionId(ordered_uuid(Clock::system().now()));
+        let secret = tickets.upload_id(session);
+        assert_eq!(tickets.session_of(&secret), Some(session));
+        for at in 0..secret.len() {
+            let mut other = secret.clone().into_bytes();
+            other[at] = if other[at] == b'A' { b'B' } else { b'A' };
+            assert_eq!(tickets.session_of(std::str::from_utf8(&other).unwrap()), None, "character {at}");
+        }
+        for bad in ["", "AAAA", &secret[1..], &format!("{secret}A"), &format!("{secret}=")] {
+            assert_eq!(tickets.session_of(bad), None, "{bad}");
+        }
+        assert_eq!(Tickets::new(&Tickets::new_secret()).session_of(&secret), None, "another installation's");
+    }
+
+    #[test]
+    fn a_download_link_holds_for_its_file_and_time() {
+        let tickets = Tickets::new(&Tickets::new_secret());
+        let now = Timestamp(1_700_000_000_000);
+        let (file, other) = (FileId(ordered_uuid(now)), FileId(ordered_uuid(now)));
+        let ends = now.seconds() + 60;
+        let token = tickets.download_token(&"t".into(), file, ends);
+        let holds = |tenant: &str, file, ends, now| tickets.holds_download(&tenant.into(), file, ends, &token, now);
+        assert!(holds("t", file, ends, now));
+        assert!(!holds("t", file, ends, now.plus(Duration::from_secs(60))));
+        assert!(!holds("t", file, ends + 1, now) && !holds("t", other, ends, now) && !holds("u", file, ends, now));
+    }
 
     #[test]
     fn a_ticket_holds_as_it_was_issued_and_under_a_prefix() {

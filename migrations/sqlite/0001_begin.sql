@@ -3,9 +3,23 @@
 CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 
 CREATE TABLE tenants (
-    id      TEXT PRIMARY KEY,
-    api     TEXT NOT NULL,
-    created INTEGER NOT NULL
+    id             TEXT PRIMARY KEY,
+    api            TEXT NOT NULL,
+    created        INTEGER NOT NULL,
+    -- Most bytes, committed and reserved, and most open sessions; null for no limit.
+    quota_bytes    INTEGER,
+    quota_sessions INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- What a tenant holds, changed in the transaction that changes what it counts: exact after every crash.
+CREATE TABLE usage (
+    tenant        TEXT PRIMARY KEY,
+    -- Of committed versions.
+    bytes         INTEGER NOT NULL,
+    versions      INTEGER NOT NULL,
+    -- Promised to open sessions.
+    reserved      INTEGER NOT NULL,
+    open_sessions INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE keys (
@@ -56,10 +70,47 @@ CREATE TABLE sessions (
     max_bytes        INTEGER NOT NULL,
     versions_allowed INTEGER NOT NULL,
     created          INTEGER NOT NULL,
-    expires          INTEGER NOT NULL
+    expires          INTEGER NOT NULL,
+    -- Bytes of the tenant's quota that it holds while it is open.
+    reserved         INTEGER NOT NULL,
+    -- Is the file registered by its commit?
+    registers        INTEGER NOT NULL,
+    -- The key that opened it, and what it said about the file; null for what is no file of its own.
+    key              BLOB,
+    name             TEXT,
+    declaration      TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_open ON sessions (expires) WHERE state = 'open';
 CREATE INDEX sessions_over ON sessions (expires) WHERE state <> 'open';
+CREATE INDEX sessions_named ON sessions (tenant, id) WHERE name IS NOT NULL;
+
+-- How far a resumable session has come. Absent until a chunk is recorded.
+CREATE TABLE session_progress (
+    session        BLOB PRIMARY KEY REFERENCES sessions ON DELETE CASCADE,
+    received       INTEGER NOT NULL,
+    crc32c         INTEGER NOT NULL,
+    crc64nvme      INTEGER NOT NULL,
+    -- An offset told before, and the digests of what came since: a chunk sent again is compared by them.
+    told           INTEGER NOT NULL,
+    told_crc32c    INTEGER NOT NULL,
+    told_crc64nvme INTEGER NOT NULL,
+    -- States of hashes in progress, as of `received`.
+    md5_state      BLOB,
+    sha256_state   BLOB
+) STRICT, WITHOUT ROWID;
+
+-- Its durable extents, one for each segment: a chunk extends its segment's row. They become the version's pieces.
+CREATE TABLE session_pieces (
+    session   BLOB NOT NULL REFERENCES sessions ON DELETE CASCADE,
+    position  INTEGER NOT NULL,
+    segment   TEXT NOT NULL,
+    length    INTEGER NOT NULL,
+    crc32c    INTEGER NOT NULL,
+    crc64nvme INTEGER NOT NULL,
+    backend   TEXT NOT NULL,
+    PRIMARY KEY (session, position)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX session_pieces_segment ON session_pieces (segment);
 
 -- A file exists from its first commit on.
 CREATE TABLE files (
@@ -75,9 +126,18 @@ CREATE TABLE files (
     -- When an unused file goes; null when something holds it.
     expires      INTEGER,
     used_by      INTEGER,
-    used_as      BLOB
+    used_as      BLOB,
+    -- The key that uploaded it, and what was said about it; null for what is no file of its own.
+    key          BLOB,
+    name         TEXT,
+    mime_type    TEXT,
+    path         TEXT,
+    metadata     TEXT,
+    -- Since when it is one of the tenant's files; registration holds the current version.
+    registered   INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX files_expiry ON files (expires) WHERE expires IS NOT NULL;
+CREATE INDEX files_registered ON files (tenant, registered, id) WHERE registered IS NOT NULL;
 
 CREATE TABLE versions (
     id        BLOB PRIMARY KEY,
@@ -89,9 +149,10 @@ CREATE TABLE versions (
     md5       BLOB,
     sha256    BLOB,
     committed INTEGER NOT NULL,
-    -- How many pushes and items hold it.
+    -- How many pushes, items and registrations hold it.
     pins      INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX versions_file ON versions (file);
 
 CREATE TABLE pieces (
     version   BLOB NOT NULL REFERENCES versions ON DELETE CASCADE,

@@ -65,6 +65,10 @@ impl BlobStore for Faulty {
         Ok(Box::new(FaultyReader { faults: self.clone(), inner }))
     }
 
+    fn reads_unfinished(&self) -> bool {
+        self.inner.reads_unfinished()
+    }
+
     async fn length(&self, segment: SegmentId, backend: &str) -> Result<Option<u64>, BlobError> {
         self.inner.length(segment, backend).await
     }

@@ -154,6 +154,10 @@ impl BlobStore for Local {
         }
     }
 
+    fn reads_unfinished(&self) -> bool {
+        true
+    }
+
     async fn length(&self, segment: SegmentId, _backend: &str) -> Result<Option<u64>, BlobError> {
         let path = self.path(segment);
         match blocking(move || std::fs::symlink_metadata(path)).await {

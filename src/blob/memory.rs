@@ -91,6 +91,10 @@ impl BlobStore for Memory {
         }
     }
 
+    fn reads_unfinished(&self) -> bool {
+        self.form == Form::Disk
+    }
+
     async fn length(&self, segment: SegmentId, _backend: &str) -> Result<Option<u64>, BlobError> {
         Ok(self.state().get(&segment).map(Stored::length))
     }

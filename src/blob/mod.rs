@@ -144,6 +144,9 @@ pub trait BlobStore: Send + Sync + fmt::Debug {
     /// [`BlobError::NotFound`] or [`BlobError::Io`].
     async fn open(&self, segment: SegmentId, backend: &str) -> Result<Box<dyn SegmentReader>, BlobError>;
 
+    /// Can what [`SegmentWriter::persist`] made durable be read before the segment is finished?
+    fn reads_unfinished(&self) -> bool;
+
     /// The length of a segment as it is stored, or `None` when it is not there.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::{Place, failed};
 use crate::app::{self, StartError};
 use crate::clock::{Clock, Timestamp, ordered_uuid, random_bytes};
 use crate::credential;
-use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, TenantInfo};
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, Quota, TenantInfo};
 use crate::model::access::Rights;
 use crate::model::ids::{KeyId, SourceId, TenantId};
 
@@ -176,7 +176,8 @@ async fn tenant(meta: &dyn MetaStore, command: &TenantCommand, now: Timestamp) -
                     "`{id}` can't be a tenant's id: use 1 to 64 lower-case letters, digits, `-` and `_`, first a letter or digit"
                 )));
             }
-            let tenant = TenantInfo { id: TenantId::from(id.as_str()), api: api.clone(), created: now };
+            let tenant =
+                TenantInfo { id: TenantId::from(id.as_str()), api: api.clone(), created: now, quota: Quota::default() };
             if !meta.create_tenant(tenant).await? {
                 return Err(refused(format!("the tenant `{id}` exists already")));
             }

@@ -118,10 +118,10 @@ mod tests {
     use crate::blob::{Form, Memory};
     use crate::clock::random_uuid;
     use crate::credential::new_key;
-    use crate::engine::{Policy, Refusals, Wake};
+    use crate::engine::Policy;
     use crate::meta::KeyInfo;
     use crate::meta::sqlite::SqliteMeta;
-    use crate::meta::{MetaStore, TenantInfo};
+    use crate::meta::{MetaStore, Quota, TenantInfo};
     use crate::model::access::Rights;
     use crate::search::SqliteSearch;
     use crate::ticket::Tickets;
@@ -130,7 +130,7 @@ mod tests {
         let meta = SqliteMeta::open(directory).expect("a database");
         let clock = Clock::system();
         let created = clock.now();
-        let tenant = TenantInfo { id: "t".into(), api: "auto".into(), created };
+        let tenant = TenantInfo { id: "t".into(), api: "auto".into(), created, quota: Quota::default() };
         assert!(meta.create_tenant(tenant).await.expect("a tenant"));
         let info = KeyInfo {
             id: KeyId(random_uuid()),
@@ -142,16 +142,14 @@ mod tests {
             revoked: None,
         };
         meta.create_key(info, hash_key(key), None).await.expect("a key");
-        Engine {
-            meta: Arc::new(meta),
-            blobs: Arc::new(Memory::new(Form::Disk, clock.clone())),
-            search: Arc::new(SqliteSearch::open(directory).expect("an index")),
+        Engine::new(
+            Arc::new(meta),
+            Arc::new(Memory::new(Form::Disk, clock.clone())),
+            Arc::new(SqliteSearch::open(directory).expect("an index")),
             clock,
-            tickets: Tickets::new(b"secret"),
-            policy: Policy::default(),
-            refusals: Refusals::default(),
-            work: Wake::default(),
-        }
+            Tickets::new(b"secret"),
+            Policy::default(),
+        )
     }
 
     fn headers(lines: &[(&'static str, String)]) -> HeaderMap {

@@ -16,10 +16,11 @@ use crate::faults;
 use crate::http::body;
 use crate::http::doors::{self, Doors};
 use crate::http::server::{self, ConnectionInfo};
+use crate::model::file::Declared;
 use crate::model::ids::{SessionId, TenantId};
 use crate::model::refusal::{Refusal, TicketRefusal};
 use crate::ticket::{self, Held, Presented, Target};
-use crate::upload::receive::{self, Declared, Receipt};
+use crate::upload::receive::{self, Receipt};
 
 /// Shapes a refusal for a wire: the refusal, the request's id, and the size that the client announced.
 pub type Envelope = fn(&Refusal, &str, Option<u64>) -> Response;
@@ -183,6 +184,8 @@ fn told(refused: &Refusal) -> (String, String) {
             return ("digest_mismatch".to_owned(), detail);
         }
         Refusal::Incomplete { .. } => "incomplete",
+        Refusal::Quota { .. } => "quota",
+        Refusal::Superseded => "superseded",
         Refusal::OutOfSpace => "out_of_space",
         Refusal::Unavailable => "unavailable",
         Refusal::Internal => "internal",
@@ -195,6 +198,8 @@ fn told(refused: &Refusal) -> (String, String) {
         | Refusal::NotFound { .. }
         | Refusal::MediaType { .. }
         | Refusal::Conflict { .. }
+        | Refusal::UploadIncomplete { .. }
+        | Refusal::Gone { .. }
         | Refusal::RateLimited { .. } => "refused",
     };
     (word.to_owned(), refused.to_string())

@@ -31,7 +31,7 @@ impl Case {
         let directory = tempfile::tempdir().unwrap();
         let store: Box<dyn MetaStore> = Box::new(SqliteMeta::open(directory.path()).unwrap());
         let now = Clock::system().now();
-        let info = TenantInfo { id: tenant(), api: "auto".into(), created: now };
+        let info = TenantInfo { id: tenant(), api: "auto".into(), created: now, quota: Quota::default() };
         assert!(store.create_tenant(info.clone()).await.unwrap());
         assert!(!store.create_tenant(info).await.unwrap(), "a tenant is created once");
         let source = store
@@ -67,8 +67,12 @@ impl Case {
             versions_allowed: true,
             created: self.now,
             expires: self.later(3600),
+            reserved: 0,
+            registers: false,
+            key: None,
+            declaration: None,
         };
-        self.store.open_session(session.clone()).await.unwrap();
+        assert_eq!(self.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
         session
     }
 
@@ -79,6 +83,7 @@ impl Case {
         NewVersion {
             session: session.id,
             epoch: session.epoch,
+            from: 0,
             version: VersionId(ordered_uuid(self.now)),
             pieces: vec![Piece { segment, length: 10, digests, backend: String::new() }],
             size: 10,
@@ -263,7 +268,7 @@ async fn a_commit_is_fenced_by_epoch_expiry_and_use() {
     assert_eq!(case.store.session(&tenant(), session.id).await.unwrap().unwrap().epoch, 2);
     assert_eq!(case.store.commit(case.version(&session, 1)).await.unwrap(), Committed::Closed);
     let aborted = case.session().await;
-    case.store.abort_session(aborted.id).await.unwrap();
+    case.store.end_session(aborted.id, SessionState::Aborted, case.now).await.unwrap();
     let state = case.store.session(&tenant(), aborted.id).await.unwrap().unwrap().state;
     assert_eq!(state, SessionState::Aborted);
     assert_eq!(case.store.commit(case.version(&aborted, 1)).await.unwrap(), Committed::Closed);

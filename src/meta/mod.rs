@@ -15,12 +15,12 @@ use serde_json::{Map, Value};
 use crate::clock::Timestamp;
 use crate::model::access::{Caller, Rights};
 use crate::model::change::{Change, IdentityChange, Ordering};
-use crate::model::file::{Digests, Piece, Version};
+use crate::model::file::{Digests, FileRecord, Piece, Version};
 use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StreamId, TenantId, VersionId,
 };
 use crate::model::job::JobKind;
-use crate::model::session::Session;
+use crate::model::session::{Progress, Session, SessionState};
 use crate::model::source::{Activity, Item, ItemState, Push, PushKind, PushState, Source};
 
 /// Why the database could not do it. Nothing may be assumed about what was asked.
@@ -90,6 +90,30 @@ pub struct TenantInfo {
     pub api: String,
     /// When it was made.
     pub created: Timestamp,
+    /// What it may hold.
+    pub quota: Quota,
+}
+
+/// What a tenant may hold; `None` for no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Quota {
+    /// Bytes, committed and reserved by open sessions.
+    pub bytes: Option<u64>,
+    /// Open sessions.
+    pub sessions: Option<u64>,
+}
+
+/// A quota that does not allow something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OverQuota {
+    /// `bytes` or `open uploads`.
+    pub what: &'static str,
+    /// The quota.
+    pub limit: u64,
+    /// How much of it is in use or reserved.
+    pub used: u64,
+    /// How much more was asked for.
+    pub wanted: u64,
 }
 
 /// A source to create.
@@ -116,6 +140,8 @@ pub struct NewVersion {
     pub session: SessionId,
     /// The epoch that the writer held.
     pub epoch: u32,
+    /// For a resumable session, the offset at which its last request began: the row must still show it.
+    pub from: u64,
     /// The version's id.
     pub version: VersionId,
     /// Its bytes.
@@ -148,6 +174,105 @@ pub enum Committed {
     Used,
     /// The session is no longer open: expired, aborted, or its epoch has risen.
     Closed,
+    /// The tenant's quota does not allow it. Nothing changed.
+    OverQuota(OverQuota),
+}
+
+/// What a resumable session's writer has made durable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Advance {
+    /// The session.
+    pub session: SessionId,
+    /// The epoch that the writer holds.
+    pub epoch: u32,
+    /// The offset that the row must still show.
+    pub from: u64,
+    /// How far the session has come now; its last piece is the one that grew or is new, the others are as recorded.
+    pub progress: Progress,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A session that was found by its id alone, with how far it has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upload {
+    /// Its row.
+    pub session: Session,
+    /// Its progress; empty for what is not resumable.
+    pub progress: Progress,
+}
+
+/// Which of a tenant's uploads to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UploadFilter {
+    /// In this state.
+    pub state: Option<SessionState>,
+    /// Of this name.
+    pub name: Option<String>,
+    /// Of this declared size.
+    pub size: Option<u64>,
+    /// With this declared SHA-256.
+    pub sha256: Option<[u8; 32]>,
+    /// Older than this one.
+    pub before: Option<SessionId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A file to register.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RegisterFile {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Which one.
+    pub file: FileId,
+    /// What to call it from now on.
+    pub name: String,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What became of a registration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Registered {
+    /// It is one of the tenant's files now.
+    New(FileRecord),
+    /// It was before, and nothing changed.
+    Before(FileRecord),
+    /// There is no such committed file.
+    Gone,
+}
+
+/// Which of a tenant's registered files to list, newest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FileFilter {
+    /// In this folder, or below it.
+    pub path: Option<String>,
+    /// Of this name.
+    pub name: Option<String>,
+    /// Of this media type.
+    pub mime_type: Option<String>,
+    /// Of at least so many bytes.
+    pub min_size: Option<u64>,
+    /// Committed after this.
+    pub committed_after: Option<Timestamp>,
+    /// Registered before this file, which is named by its time and id.
+    pub before: Option<(Timestamp, FileId)>,
+    /// Leave out so many.
+    pub offset: u64,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// What became of a file's deletion.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FileDeleted {
+    /// It is gone, and has left every store.
+    Done,
+    /// There was none.
+    Missing,
+    /// So many registrations hold it.
+    Held(u64),
 }
 
 /// A container as the verbs see it.
@@ -390,8 +515,12 @@ pub struct Usage {
     pub bytes: u64,
     /// Committed versions.
     pub files: u64,
+    /// Bytes that open sessions may still bring.
+    pub reserved: u64,
     /// Open sessions.
     pub open_sessions: u64,
+    /// What it may hold.
+    pub quota: Quota,
     /// By source: id, items, bytes of their content.
     pub sources: Vec<(SourceId, u64, u64)>,
 }
@@ -409,6 +538,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn create_tenant(&self, tenant: TenantInfo) -> Result<bool>;
     /// The tenant, if it exists.
     async fn tenant(&self, tenant: &TenantId) -> Result<Option<TenantInfo>>;
+    /// Changes what a tenant may hold; false when it does not exist.
+    async fn set_quota(&self, tenant: &TenantId, quota: Quota) -> Result<bool>;
     /// Every tenant.
     async fn tenants(&self) -> Result<Vec<TenantInfo>>;
     /// Stores a key by its hash; with a repetition mark, only if no call with that mark did so before.
@@ -445,18 +576,49 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
 
     // --- uploads
 
-    /// Opens a session: the first fact of an upload.
-    async fn open_session(&self, session: Session) -> Result<()>;
+    /// Opens sessions, all or none: the first fact of an upload. Their declared sizes are reserved. `Some` is the quota
+    /// that does not allow it.
+    async fn open_sessions(&self, sessions: Vec<Session>) -> Result<Option<OverQuota>>;
     /// The session, if it is remembered.
     async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>>;
-    /// Ends an open session without a version; its epoch rises, so that its writer is fenced.
-    async fn abort_session(&self, id: SessionId) -> Result<()>;
+    /// The session with how far it has come, whoever's it is: for whoever holds its secret URL.
+    async fn upload(&self, id: SessionId) -> Result<Option<Upload>>;
+    /// The tenant's uploads of files of their own, newest first.
+    async fn uploads(&self, tenant: &TenantId, filter: UploadFilter) -> Result<Vec<Upload>>;
+    /// Raises the epoch of an open session, so that whoever writes to it is fenced and its last extent is frozen. `None`
+    /// when it is not open any more.
+    async fn take_over(&self, id: SessionId, now: Timestamp) -> Result<Option<Upload>>;
+    /// Records what a resumable session's writer has made durable; false when the writer is fenced.
+    async fn advance(&self, advance: Advance) -> Result<bool>;
+    /// Ends an open session without a version, as `Aborted` or `Failed`; its epoch rises, so that its writer is fenced,
+    /// and its bytes are due for deletion. Says how the session stands then, if it is remembered.
+    async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>>;
     /// Makes a version exist, whole, in one step.
     async fn commit(&self, version: NewVersion) -> Result<Committed>;
     /// The tenant's file, if it has been committed.
     async fn file(&self, tenant: &TenantId, id: FileId) -> Result<Option<FileInfo>>;
     /// A version with its pieces.
     async fn version(&self, tenant: &TenantId, id: VersionId) -> Result<Option<Version>>;
+
+    // --- files
+
+    /// Makes a committed file one of the tenant's files; its version is held from then on.
+    async fn register_file(&self, register: RegisterFile) -> Result<Registered>;
+    /// A committed file, registered or not.
+    async fn file_record(&self, tenant: &TenantId, id: FileId) -> Result<Option<FileRecord>>;
+    /// Registered files.
+    async fn files(&self, tenant: &TenantId, filter: FileFilter) -> Result<Vec<FileRecord>>;
+    /// How many files are registered.
+    async fn count_files(&self, tenant: &TenantId) -> Result<u64>;
+    /// Deletes a registered file with all its registrations; without `force` only one that no other registration holds.
+    async fn delete_file(
+        &self,
+        tenant: &TenantId,
+        id: FileId,
+        force: bool,
+        now: Timestamp,
+        keep_replaced: Duration,
+    ) -> Result<FileDeleted>;
 
     // --- streams
 

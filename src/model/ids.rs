@@ -88,9 +88,36 @@ uuid_id! {
     StreamId
 }
 uuid_id! {
+    /// A store of a tenant: files whose text is searched together.
+    StoreId
+}
+uuid_id! {
     /// An API key's public name, which may be listed and logged.
     KeyId
 }
+
+macro_rules! prefixed_id {
+    ($name:ident, $prefix:literal) => {
+        impl $name {
+            #[doc = concat!("The id as clients see it: `", $prefix, "` and 32 hexadecimal digits.")]
+            #[must_use]
+            pub fn public(self) -> String {
+                format!(concat!($prefix, "{}"), self.0.simple())
+            }
+
+            /// Reads [`Self::public`], and nothing else.
+            #[must_use]
+            pub fn from_public(text: &str) -> Option<Self> {
+                let digits = text.strip_prefix($prefix).filter(|digits| digits.len() == 32)?;
+                let canonical = digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+                canonical.then(|| Uuid::try_parse(digits).ok().map(Self)).flatten()
+            }
+        }
+    };
+}
+
+prefixed_id!(FileId, "file_");
+prefixed_id!(StoreId, "vs_");
 
 impl TenantId {
     /// May a new tenant have this id? Lower-case letters, digits, `-` and `_`, 1 to 64 characters, first a letter or digit.
@@ -150,6 +177,15 @@ impl std::str::FromStr for SegmentId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_public_id_reads_back_in_one_spelling_only() {
+        let id = FileId(Uuid::from_u128(0xabc));
+        assert_eq!(FileId::from_public(&id.public()), Some(id));
+        for bad in ["", "file_", &id.to_string(), &id.public().to_uppercase(), &format!("{}0", id.public()), "vs_1"] {
+            assert_eq!(FileId::from_public(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_segment_name_reads_back() {

@@ -102,6 +102,39 @@ pub enum Refusal {
         /// When to come again.
         retry_after: Duration,
     },
+    /// The tenant's quota does not allow it.
+    #[error(
+        "the tenant's quota of {limit} {what} does not allow it: {used} are in use and {wanted} more are asked for"
+    )]
+    Quota {
+        /// What is limited: `bytes` or `open uploads`.
+        what: &'static str,
+        /// The quota.
+        limit: u64,
+        /// How much of it is in use or reserved.
+        used: u64,
+        /// How much more was asked for.
+        wanted: u64,
+    },
+    /// A newer request on the same session took over; what this one sent is kept as far as it was recorded.
+    #[error("a newer request on this upload took over")]
+    Superseded,
+    /// The upload is not complete.
+    #[error("the upload is not complete: {received} of {} bytes have arrived", .expected.map_or_else(|| "an unknown number of".to_owned(), |n| n.to_string()))]
+    UploadIncomplete {
+        /// Bytes that are stored.
+        received: u64,
+        /// Bytes that were declared.
+        expected: Option<u64>,
+    },
+    /// It existed and is over for good.
+    #[error("{what} is over: {reason}")]
+    Gone {
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// No space left, or nearly so.
     #[error("there is not enough free space")]
     OutOfSpace,

@@ -2,13 +2,14 @@
 
 use crate::engine::Engine;
 use crate::model::access::{Caller, Right};
-use crate::model::ids::TenantId;
+use crate::model::ids::{KeyId, TenantId};
 use crate::model::refusal::Refusal;
 
 /// Proof that a caller may do something in a tenant. Only [`grant`] makes one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grant {
     tenant: TenantId,
+    key: Option<KeyId>,
 }
 
 impl Grant {
@@ -18,10 +19,16 @@ impl Grant {
         &self.tenant
     }
 
+    /// The caller's key; `None` for the server itself.
+    #[must_use]
+    pub const fn key(&self) -> Option<KeyId> {
+        self.key
+    }
+
     /// The server's own grant, for bytes that it stores itself on a tenant's behalf.
     #[must_use]
     pub const fn internal(tenant: TenantId) -> Self {
-        Self { tenant }
+        Self { tenant, key: None }
     }
 }
 
@@ -39,5 +46,5 @@ pub async fn grant(engine: &Engine, caller: &Caller, tenant: &TenantId, right: R
     if !caller.rights.has(right) {
         return Err(Refusal::Forbidden { right: right.name() });
     }
-    Ok(Grant { tenant: tenant.clone() })
+    Ok(Grant { tenant: tenant.clone(), key: Some(caller.key) })
 }

@@ -6,11 +6,12 @@ use super::receive::Receipt;
 use crate::clock::ordered_uuid;
 use crate::engine::Engine;
 use crate::faults;
+use crate::limits;
 use crate::meta::{Committed, NewVersion};
 use crate::model::file::{Digests, Piece, Version};
 use crate::model::ids::VersionId;
 use crate::model::refusal::{Refusal, TicketRefusal};
-use crate::model::session::Session;
+use crate::model::session::{Session, SessionState};
 
 /// Commits the one segment of a single PUT. Equal bytes repeat the old answer, other bytes replace them until the
 /// file is used.
@@ -26,25 +27,28 @@ pub(super) async fn single(
     let (segment, backend) = (piece.segment, piece.backend.clone());
     let digests = receipt.digests;
     let outcome = engine.meta.commit(version_of(engine, session, piece, digests)).await?;
+    let ticket = |rule, detail: &str| Some(Refusal::Ticket(TicketRefusal { rule, detail: detail.into() }));
     let refusal = match outcome {
         Committed::New(_) => {
             faults::point("single.committed");
+            engine.work.wake();
             return Ok(receipt);
         }
         Committed::Same(_) | Committed::SameAsUsed { .. } => None,
-        Committed::Used => Some(TicketRefusal {
-            rule: "used",
-            detail: "the container was used while the body came; other bytes can't replace what was pushed".into(),
-        }),
-        Committed::Closed => {
-            Some(TicketRefusal { rule: "session", detail: "the session ended while the body came".into() })
+        Committed::Used => {
+            ticket("used", "the container was used while the body came; other bytes can't replace what was pushed")
         }
+        Committed::Closed if session.state == SessionState::Committed => {
+            ticket("used", "the upload is complete; other bytes can't replace its content")
+        }
+        Committed::Closed => ticket("session", "the session ended while the body came"),
+        Committed::OverQuota(over) => Some(over.into()),
     };
     // No row names the segment; should this fail, the sweeper takes it.
     if let Err(error) = engine.blobs.delete(segment, &backend).await {
         tracing::warn!(%error, "a segment that is not needed could not be deleted");
     }
-    refusal.map_or(Ok(receipt), |refusal| Err(Refusal::Ticket(refusal)))
+    refusal.map_or(Ok(receipt), Err)
 }
 
 /// Commits bytes that the server stored itself.
@@ -59,7 +63,44 @@ pub(super) async fn internal(
 ) -> Result<Version, Refusal> {
     match engine.meta.commit(version_of(engine, session, piece, digests)).await? {
         Committed::New(version) | Committed::Same(version) => Ok(version),
+        Committed::OverQuota(over) => Err(over.into()),
         Committed::SameAsUsed { .. } | Committed::Used | Committed::Closed => Err(Refusal::Unavailable),
+    }
+}
+
+/// Commits a resumable session whose last byte is durable. `from` is the offset that its row still shows. `None` when
+/// the session ended, or somebody else writes to it.
+///
+/// # Errors
+/// [`Refusal::Quota`], and the keepers' own.
+pub(super) async fn resumable(
+    engine: &Engine,
+    session: &Session,
+    from: u64,
+    pieces: Vec<Piece>,
+    digests: Digests,
+) -> Result<Option<Version>, Refusal> {
+    let now = engine.clock.now();
+    let new = NewVersion {
+        session: session.id,
+        epoch: session.epoch,
+        from,
+        version: VersionId(ordered_uuid(now)),
+        size: pieces.iter().map(|piece| piece.length).sum(),
+        pieces,
+        digests,
+        now,
+        keep_replaced: limits::DOWNLOAD_MAX,
+    };
+    match engine.meta.commit(new).await? {
+        Committed::New(version) => {
+            faults::point("resumable.committed");
+            engine.work.wake();
+            Ok(Some(version))
+        }
+        Committed::Same(version) => Ok(Some(version)),
+        Committed::OverQuota(over) => Err(over.into()),
+        Committed::SameAsUsed { .. } | Committed::Used | Committed::Closed => Ok(None),
     }
 }
 
@@ -68,12 +109,13 @@ fn version_of(engine: &Engine, session: &Session, piece: Piece, digests: Digests
     NewVersion {
         session: session.id,
         epoch: session.epoch,
+        from: 0,
         version: VersionId(ordered_uuid(now)),
         size: piece.length,
         pieces: vec![piece],
         digests,
         now,
         // A container can't be downloaded before it is used: nobody reads replaced bytes.
-        keep_replaced: Duration::ZERO,
+        keep_replaced: if session.declaration.is_some() { limits::DOWNLOAD_MAX } else { Duration::ZERO },
     }
 }

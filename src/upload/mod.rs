@@ -5,9 +5,11 @@ pub mod access;
 pub mod check;
 pub mod commit;
 pub mod open;
+mod pour;
 pub mod read;
 pub mod receive;
 pub mod register;
+pub mod resume;
 pub mod sweep;
 
 #[cfg(test)]

@@ -4,23 +4,20 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crc_fast::CrcAlgorithm;
 use futures_util::{Stream, StreamExt};
-use md5::Md5;
-use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
 
 use super::access::Grant;
+use super::pour::{Hashers, Pour, verify};
 use super::{commit, open};
-use crate::blob::SegmentWriter;
+use crate::blob::{Extent, SegmentWriter};
 use crate::clock::random_bytes;
 use crate::engine::Engine;
 use crate::limits;
 use crate::meta::FileInfo;
-use crate::model::file::{Digests, Piece, Version};
+use crate::model::file::{Declared, Digests, Piece, Version};
 use crate::model::ids::{FileId, SegmentId, SessionId, TenantId, VersionId};
 use crate::model::refusal::{Refusal, TicketRefusal};
-use crate::model::session::{Session, SessionState};
+use crate::model::session::{Hashes, Session, SessionState};
 
 /// The wire of bytes that the server stores itself.
 pub const INTERNAL: &str = "internal";
@@ -44,19 +41,6 @@ pub enum BodyError {
 
 /// A body: chunks, then its end, or what went wrong.
 pub type Body<'a> = Pin<&'a mut (dyn Stream<Item = Result<Bytes, BodyError>> + Send)>;
-
-/// Digests that the client declared for the body.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Declared {
-    /// MD5.
-    pub md5: Option<[u8; 16]>,
-    /// SHA-256.
-    pub sha256: Option<[u8; 32]>,
-    /// CRC-32C.
-    pub crc32c: Option<u32>,
-    /// CRC-64/NVME.
-    pub crc64nvme: Option<u64>,
-}
 
 /// A session that may take a body now.
 #[derive(Clone, Debug)]
@@ -107,13 +91,30 @@ pub async fn admit(
     if length.is_some_and(|length| length > session.max_bytes) {
         return Err(too_large(session.max_bytes));
     }
-    if let Some(space) = engine.blobs.space().await?
-        && space.free < engine.policy.free_space_min.saturating_add(length.unwrap_or(0))
+    if let (Some(length), Some(size)) = (length, session.size)
+        && length != size
     {
-        tracing::warn!(free = space.free, needed = length, "refusing an upload: not enough free space");
+        return Err(Refusal::invalid(
+            "Content-Length",
+            format!("is {length}, the upload was declared with {size} bytes"),
+        ));
+    }
+    require_space(engine, length.unwrap_or(0)).await?;
+    Ok(Admitted { session, used })
+}
+
+/// Is there room for so many bytes more on the backend?
+///
+/// # Errors
+/// [`Refusal::OutOfSpace`] before the disk is full.
+pub(super) async fn require_space(engine: &Engine, bytes: u64) -> Result<(), Refusal> {
+    if let Some(space) = engine.blobs.space().await?
+        && space.free < engine.policy.free_space_min.saturating_add(bytes)
+    {
+        tracing::warn!(free = space.free, needed = bytes, "refusing an upload: not enough free space");
         return Err(Refusal::OutOfSpace);
     }
-    Ok(Admitted { session, used })
+    Ok(())
 }
 
 fn too_large(limit: u64) -> Refusal {
@@ -133,35 +134,56 @@ pub async fn single(
     declared: Declared,
 ) -> Result<Receipt, Refusal> {
     let Admitted { session, used } = admitted;
-    let limit = session.max_bytes;
+    let mut expected = Expected {
+        limit: session.max_bytes,
+        length: length.or(session.size),
+        hashes: Hashes::for_checking(&declared),
+        declared,
+    };
     if let Some(used) = used {
-        let received = pour(None, body, limit, length, declared).await?;
-        return if received.size == used.size
-            && received.digests.crc32c == used.digests.crc32c
-            && received.digests.crc64nvme == used.digests.crc64nvme
-        {
-            Ok(Receipt { size: received.size, digests: received.digests })
+        let (_, received) = pour(engine, None, body, &expected).await?;
+        return if received.size == used.size && received.digests.crcs() == used.digests.crcs() {
+            Ok(received)
         } else {
             Err(refused("used", "the container has been used; other bytes can't replace what was pushed".into()))
         };
     }
+    if let Some(declaration) = &session.declaration {
+        let both = [declared, declaration.digests];
+        expected.hashes = expected.hashes.and(declaration.hashes).and(Hashes::for_checking(&declaration.digests));
+        expected.declared = both.into_iter().rfold(Declared::default(), |all, one| Declared {
+            md5: one.md5.or(all.md5),
+            sha256: one.sha256.or(all.sha256),
+            crc32c: one.crc32c.or(all.crc32c),
+            crc64nvme: one.crc64nvme.or(all.crc64nvme),
+        });
+    }
     let segment = new_segment(&session);
-    let mut writer = engine.blobs.create(segment, length).await?;
-    let received = match pour(Some(writer.as_mut()), body, limit, length, declared).await {
-        Ok(received) => received,
-        Err(refusal) => {
+    let writer = engine.blobs.create(segment, length).await?;
+    let (writer, receipt) = pour(engine, Some(writer), body, &expected).await?;
+    if let Some(declaration) = &session.declaration
+        && let Err(refusal) = verify(&declaration.digests, &receipt.digests)
+    {
+        if let Some(writer) = writer {
             writer.discard().await;
-            return Err(refusal);
         }
-    };
-    let extent = writer.finish().await?;
-    let digests = Digests { md5: None, sha256: None, ..received.digests };
-    let piece = Piece { segment, length: extent.length, digests, backend: extent.backend };
-    let receipt = Receipt { size: received.size, digests: received.digests };
+        return Err(refusal);
+    }
+    let extent = finish(writer).await?;
+    let piece =
+        Piece { segment, length: extent.length, digests: receipt.digests.crcs().into(), backend: extent.backend };
     commit::single(engine, &session, piece, receipt).await
 }
 
-fn new_segment(session: &Session) -> SegmentId {
+async fn finish(writer: Option<Box<dyn SegmentWriter>>) -> Result<Extent, Refusal> {
+    match writer {
+        Some(writer) => Ok(writer.finish().await?),
+        None => Err(Refusal::Internal),
+    }
+}
+
+/// A name for the next segment of a session.
+pub(super) fn new_segment(session: &Session) -> SegmentId {
     SegmentId { session: session.id, epoch: session.epoch, attempt: u64::from_be_bytes(random_bytes()) }
 }
 
@@ -183,12 +205,12 @@ pub struct Stored {
 pub async fn store(engine: &Engine, tenant: &TenantId, body: Body<'_>, life: Duration) -> Result<Stored, Refusal> {
     let grant = Grant::internal(tenant.clone());
     let session = open::session(engine, &grant, INTERNAL, limits::CONTAINER_MAX_BYTES, life);
-    engine.meta.open_session(session.clone()).await?;
+    open::record(engine, vec![session.clone()]).await?;
     match store_in(engine, &session, body).await {
         Ok(version) => Ok(Stored { file: session.file, version: version.id, size: version.size }),
         Err(refusal) => {
             // Nobody will send these bytes again: what was refused leaves nothing open.
-            engine.meta.abort_session(session.id).await?;
+            engine.meta.end_session(session.id, SessionState::Aborted, engine.clock.now()).await?;
             Err(refusal)
         }
     }
@@ -196,146 +218,68 @@ pub async fn store(engine: &Engine, tenant: &TenantId, body: Body<'_>, life: Dur
 
 async fn store_in(engine: &Engine, session: &Session, body: Body<'_>) -> Result<Version, Refusal> {
     let segment = new_segment(session);
-    let mut writer = engine.blobs.create(segment, None).await?;
-    let received = match pour(Some(writer.as_mut()), body, session.max_bytes, None, Declared::default()).await {
-        Ok(received) => received,
-        Err(refusal) => {
-            writer.discard().await;
-            return Err(refusal);
-        }
-    };
-    let extent = writer.finish().await?;
+    let writer = engine.blobs.create(segment, None).await?;
+    let expected =
+        Expected { limit: session.max_bytes, length: None, declared: Declared::default(), hashes: Hashes::default() };
+    let (writer, received) = pour(engine, Some(writer), body, &expected).await?;
+    let extent = finish(writer).await?;
     let piece = Piece { segment, length: extent.length, digests: received.digests, backend: extent.backend };
     commit::internal(engine, session, piece, received.digests).await
 }
 
-struct Received {
-    size: u64,
-    digests: Digests,
+/// Moves a body into a segment (or nowhere). Nothing is left of one that is refused.
+async fn pour(
+    engine: &Engine,
+    writer: Option<Box<dyn SegmentWriter>>,
+    body: Body<'_>,
+    expected: &Expected,
+) -> Result<(Option<Box<dyn SegmentWriter>>, Receipt), Refusal> {
+    let mut pour = Pour::new(writer, Hashers::start(expected.hashes), &engine.receiving);
+    let received = pour_all(&mut pour, body, expected).await;
+    let writer = pour.take_writer();
+    match received {
+        Ok(receipt) => Ok((writer, receipt)),
+        Err(refusal) => {
+            if let Some(writer) = writer {
+                writer.discard().await;
+            }
+            Err(refusal)
+        }
+    }
 }
 
-/// Moves a body into a segment (or nowhere), [`limits::WRITE_BYTES`] at a time.
-async fn pour(
-    mut writer: Option<&mut dyn SegmentWriter>,
-    mut body: Body<'_>,
+/// What a body must be.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
     limit: u64,
     length: Option<u64>,
     declared: Declared,
-) -> Result<Received, Refusal> {
-    let mut crc32c = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
-    let mut crc64nvme = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
-    let mut slow = SlowHashes::start(declared);
-    let mut gathered: Vec<Bytes> = Vec::new();
-    let mut gathered_bytes = 0;
-    let mut size = 0u64;
-    loop {
-        let next = body.next().await;
-        match &next {
-            Some(Ok(chunk)) => {
-                size = size.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-                if size > limit {
-                    return Err(too_large(limit));
-                }
-                crc32c.update(chunk);
-                crc64nvme.update(chunk);
-                slow.update(chunk).await;
-                gathered_bytes += chunk.len();
-                gathered.push(chunk.clone());
+    hashes: Hashes,
+}
+
+async fn pour_all(pour: &mut Pour<'_>, mut body: Body<'_>, expected: &Expected) -> Result<Receipt, Refusal> {
+    while let Some(chunk) = body.next().await {
+        let size = pour.taken();
+        match chunk {
+            Ok(chunk) if size.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX)) > expected.limit => {
+                return Err(too_large(expected.limit));
             }
-            Some(Err(BodyError::TooLong)) => return Err(too_large(limit)),
-            Some(Err(BodyError::Stopping)) => return Err(Refusal::Unavailable),
-            Some(Err(error @ (BodyError::Cut | BodyError::TooSlow))) => {
+            Ok(chunk) => pour.take(chunk).await?,
+            Err(BodyError::TooLong) => return Err(too_large(expected.limit)),
+            Err(BodyError::Stopping) => return Err(Refusal::Unavailable),
+            Err(error @ (BodyError::Cut | BodyError::TooSlow)) => {
                 return Err(Refusal::Incomplete { reason: format!("{error} after {size} bytes") });
             }
-            None => {}
-        }
-        // Also many small chunks: each costs more memory than its bytes.
-        let full = gathered_bytes >= limits::WRITE_BYTES || gathered.len() >= limits::WRITE_CHUNKS;
-        if full || (next.is_none() && gathered_bytes > 0) {
-            match writer.as_deref_mut() {
-                Some(writer) => writer.write(&mut gathered).await?,
-                None => gathered.clear(),
-            }
-            gathered_bytes = 0;
-        }
-        if next.is_none() {
-            break;
         }
     }
-    if length.is_some_and(|length| length != size) {
-        return Err(Refusal::Incomplete {
-            reason: format!("{size} bytes came, {} were announced", length.unwrap_or(0)),
-        });
+    pour.flush().await?;
+    let size = pour.taken();
+    if let Some(length) = expected.length.filter(|length| *length != size) {
+        return Err(Refusal::Incomplete { reason: format!("{size} bytes came, {length} were announced") });
     }
-    let (md5, sha256) = slow.finish().await?;
-    let digests =
-        Digests { crc32c: u32::try_from(crc32c.finalize()).unwrap_or(0), crc64nvme: crc64nvme.finalize(), md5, sha256 };
+    let slow = pour.finish_hashes().await?;
+    let digests = Digests { md5: slow.md5, sha256: slow.sha256, ..pour.crcs().into() };
     metrics::counter!("landfall_received_bytes_total").increment(size);
-    verify(declared, &digests)?;
-    Ok(Received { size, digests })
-}
-
-fn verify(declared: Declared, found: &Digests) -> Result<(), Refusal> {
-    fn check<T: AsRef<[u8]>>(algorithm: &'static str, declared: Option<T>, found: Option<T>) -> Result<(), Refusal> {
-        match (declared, found) {
-            (Some(declared), Some(found)) if declared.as_ref() != found.as_ref() => Err(Refusal::DigestMismatch {
-                algorithm,
-                declared: hex::encode(declared),
-                received: hex::encode(found),
-            }),
-            _ => Ok(()),
-        }
-    }
-    check("crc32c", declared.crc32c.map(u32::to_be_bytes), Some(found.crc32c.to_be_bytes()))?;
-    check("crc64nvme", declared.crc64nvme.map(u64::to_be_bytes), Some(found.crc64nvme.to_be_bytes()))?;
-    check("md5", declared.md5, found.md5)?;
-    check("sha256", declared.sha256, found.sha256)
-}
-
-/// MD5 and SHA-256, off the task that receives, and only where the client declared one.
-struct SlowHashes {
-    feed: Option<mpsc::Sender<Bytes>>,
-    result: Option<tokio::task::JoinHandle<SlowDigests>>,
-}
-
-/// MD5 and SHA-256.
-type SlowDigests = (Option<[u8; 16]>, Option<[u8; 32]>);
-
-impl SlowHashes {
-    fn start(declared: Declared) -> Self {
-        if declared.md5.is_none() && declared.sha256.is_none() {
-            return Self { feed: None, result: None };
-        }
-        let (feed, mut chunks) = mpsc::channel::<Bytes>(16);
-        let (md5, sha256) = (declared.md5.is_some(), declared.sha256.is_some());
-        let result = tokio::task::spawn_blocking(move || {
-            let mut md5 = md5.then(Md5::new);
-            let mut sha256 = sha256.then(Sha256::new);
-            while let Some(chunk) = chunks.blocking_recv() {
-                if let Some(md5) = &mut md5 {
-                    md5.update(&chunk);
-                }
-                if let Some(sha256) = &mut sha256 {
-                    sha256.update(&chunk);
-                }
-            }
-            (md5.map(|h| h.finalize().into()), sha256.map(|h| h.finalize().into()))
-        });
-        Self { feed: Some(feed), result: Some(result) }
-    }
-
-    async fn update(&mut self, chunk: &Bytes) {
-        if let Some(feed) = &self.feed {
-            // The hashing task ends only with the feed.
-            let _ = feed.send(chunk.clone()).await;
-        }
-    }
-
-    async fn finish(self) -> Result<SlowDigests, Refusal> {
-        drop(self.feed);
-        match self.result {
-            None => Ok((None, None)),
-            Some(result) => result.await.map_err(|_| Refusal::Internal),
-        }
-    }
+    verify(&expected.declared, &digests)?;
+    Ok(Receipt { size, digests })
 }

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::access::Grant;
-use super::receive::{BodyError, Declared};
+use super::receive::BodyError;
 use super::{check, open, read, receive, register, sweep};
 use crate::blob::{Faulty, Form, Memory, Operation};
 use crate::clock::Clock;
-use crate::engine::{Engine, Policy, Refusals, Wake};
+use crate::engine::{Engine, Policy};
 use crate::meta::sqlite::SqliteMeta;
-use crate::meta::{MetaStore, TenantInfo};
+use crate::meta::{MetaStore, Quota, TenantInfo};
+use crate::model::file::Declared;
 use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
 use crate::search::SqliteSearch;
@@ -37,18 +38,16 @@ impl Place {
         let faults = Faulty::new(Arc::new(memory.clone()));
         let meta = SqliteMeta::open(directory.path()).unwrap();
         let tenant = TenantId::from("acme");
-        let info = TenantInfo { id: tenant.clone(), api: "auto".into(), created: clock.now() };
+        let info = TenantInfo { id: tenant.clone(), api: "auto".into(), created: clock.now(), quota: Quota::default() };
         meta.create_tenant(info).await.unwrap();
-        let engine = Engine {
-            meta: Arc::new(meta),
-            blobs: Arc::new(faults.clone()),
-            search: Arc::new(SqliteSearch::open(directory.path()).unwrap()),
+        let engine = Engine::new(
+            Arc::new(meta),
+            Arc::new(faults.clone()),
+            Arc::new(SqliteSearch::open(directory.path()).unwrap()),
             clock,
-            tickets: Tickets::new(b"secret"),
-            policy: Policy::default(),
-            refusals: Refusals::default(),
-            work: Wake::default(),
-        };
+            Tickets::new(b"secret"),
+            Policy::default(),
+        );
         Self { engine, memory, faults, grant: Grant::internal(tenant), _directory: directory }
     }
 
@@ -59,6 +58,7 @@ impl Place {
             headers: &[],
             max_bytes: 64 << 20,
             life: Duration::from_secs(3600),
+            file: None,
         };
         open::single(&self.engine, &self.grant, ask).await.unwrap()
     }

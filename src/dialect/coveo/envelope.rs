@@ -49,8 +49,9 @@ pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
         Refusal::DigestMismatch { .. } => (400, "INVALID_DIGEST", said),
         Refusal::Incomplete { .. } => (400, "INVALID_JSON", said),
         Refusal::RateLimited { .. } => (429, "TOO_MANY_REQUESTS", said),
-        Refusal::OutOfSpace => (507, "INSUFFICIENT_STORAGE", said),
-        Refusal::Unavailable => (503, "SERVICE_UNAVAILABLE", said),
+        Refusal::UploadIncomplete { .. } | Refusal::Gone { .. } => (412, "INVALID_PARAMETER", said),
+        Refusal::Quota { .. } | Refusal::OutOfSpace => (507, "INSUFFICIENT_STORAGE", said),
+        Refusal::Superseded | Refusal::Unavailable => (503, "SERVICE_UNAVAILABLE", said),
         Refusal::Internal => (500, "INTERNAL_SERVER_ERROR", said),
     }
 }
@@ -80,7 +81,7 @@ pub fn retry_after(refused: &Refusal) -> Option<u64> {
         Refusal::RateLimited { retry_after } => {
             Some(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0)).max(1))
         }
-        Refusal::Unavailable => Some(1),
+        Refusal::Unavailable | Refusal::Superseded => Some(1),
         Refusal::NoCredential
         | Refusal::BadCredential
         | Refusal::Forbidden { .. }
@@ -96,6 +97,9 @@ pub fn retry_after(refused: &Refusal) -> Option<u64> {
         | Refusal::Conflict { .. }
         | Refusal::DigestMismatch { .. }
         | Refusal::Incomplete { .. }
+        | Refusal::Quota { .. }
+        | Refusal::UploadIncomplete { .. }
+        | Refusal::Gone { .. }
         | Refusal::OutOfSpace
         | Refusal::Internal => None,
     }
@@ -119,6 +123,8 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         | Refusal::NotFound { .. }
         | Refusal::MediaType { .. }
         | Refusal::Ticket(_)
+        | Refusal::UploadIncomplete { .. }
+        | Refusal::Gone { .. }
         | Refusal::Conflict { .. } => (403, "AccessDenied", String::from("Access Denied")),
         Refusal::Missing { .. } | Refusal::Invalid { .. } => (400, "InvalidArgument", refused.to_string()),
         Refusal::Malformed { .. } => (400, "InvalidRequest", refused.to_string()),
@@ -126,8 +132,8 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         Refusal::DigestMismatch { .. } => (400, "BadDigest", refused.to_string()),
         Refusal::Incomplete { .. } => (400, "IncompleteBody", refused.to_string()),
         Refusal::RateLimited { .. } => (429, "SlowDown", String::from("Please reduce your request rate.")),
-        Refusal::OutOfSpace => (507, "InsufficientStorage", refused.to_string()),
-        Refusal::Unavailable => (503, "ServiceUnavailable", refused.to_string()),
+        Refusal::Quota { .. } | Refusal::OutOfSpace => (507, "InsufficientStorage", refused.to_string()),
+        Refusal::Superseded | Refusal::Unavailable => (503, "ServiceUnavailable", refused.to_string()),
         Refusal::Internal => (500, "InternalError", refused.to_string()),
     };
     let mut body = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>");

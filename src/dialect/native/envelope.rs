@@ -50,6 +50,16 @@ fn problem(refused: &Refusal) -> Problem {
         },
         Refusal::Incomplete { .. } => plain(StatusCode::BAD_REQUEST, "incomplete", "The body is incomplete"),
         Refusal::RateLimited { .. } => plain(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+        Refusal::Quota { limit, used, wanted, .. } => Problem {
+            more: vec![("limit", json!(limit)), ("used", json!(used)), ("wanted", json!(wanted))],
+            ..plain(StatusCode::INSUFFICIENT_STORAGE, "quota", "The quota does not allow it")
+        },
+        Refusal::UploadIncomplete { received, expected } => Problem {
+            more: vec![("received", json!(received)), ("expected", json!(expected))],
+            ..plain(StatusCode::CONFLICT, "upload-incomplete", "The upload is not complete")
+        },
+        Refusal::Superseded => plain(StatusCode::SERVICE_UNAVAILABLE, "superseded", "A newer request took over"),
+        Refusal::Gone { .. } => plain(StatusCode::GONE, "gone", "It is over"),
         Refusal::OutOfSpace => plain(StatusCode::INSUFFICIENT_STORAGE, "out-of-space", "Not enough space"),
         Refusal::Unavailable => plain(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Try again"),
         Refusal::Internal => plain(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -77,7 +87,7 @@ pub(super) fn refuse(refused: &Refusal, request_id: &str) -> Response {
     let mut response = (status, json, Value::Object(body).to_string()).into_response();
     let retry = match refused {
         Refusal::RateLimited { retry_after } => Some(retry_after.as_secs().max(1)),
-        Refusal::Unavailable => Some(1),
+        Refusal::Unavailable | Refusal::Superseded => Some(1),
         _ => None,
     };
     if let Some(seconds) = retry {

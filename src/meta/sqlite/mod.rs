@@ -1,8 +1,11 @@
 //! Facts in SQLite.
 
+mod files;
 mod items;
 mod jobs;
 mod pushes;
+mod quota;
+mod resume;
 mod rows;
 mod sweep;
 mod tenants;
@@ -16,17 +19,18 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
-    Accepted, Applied, Committed, Extraction, FileInfo, ItemFilter, KeyCreated, KeyInfo, Lease, LeasedJob, MetaError,
-    MetaStore, NewPush, NewSource, NewVersion, Once, Resolved, Result, Swept, TenantInfo, Tombstone, Usage,
+    Accepted, Advance, Applied, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter, KeyCreated,
+    KeyInfo, Lease, LeasedJob, MetaError, MetaStore, NewPush, NewSource, NewVersion, Once, OverQuota, Quota,
+    RegisterFile, Registered, Resolved, Result, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
 use crate::model::change::{IdentityChange, Ordering};
-use crate::model::file::Version;
+use crate::model::file::{FileRecord, Version};
 use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StreamId, TenantId, VersionId,
 };
-use crate::model::session::Session;
+use crate::model::session::{Session, SessionState};
 use crate::model::source::{Activity, Item, Push, PushState, Source};
 use crate::sqlite::{Database, SqliteError};
 
@@ -95,6 +99,11 @@ impl MetaStore for SqliteMeta {
     async fn tenant(&self, tenant: &TenantId) -> Result<Option<TenantInfo>> {
         let tenant = tenant.clone();
         self.read(move |c| tenants::tenant(c, &tenant)).await
+    }
+
+    async fn set_quota(&self, tenant: &TenantId, quota: Quota) -> Result<bool> {
+        let tenant = tenant.clone();
+        self.write(move |c| quota::set_quota(c, &tenant, quota)).await
     }
 
     async fn tenants(&self) -> Result<Vec<TenantInfo>> {
@@ -166,8 +175,8 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| tenants::create_fields(c, &tenant, &fields)).await
     }
 
-    async fn open_session(&self, session: Session) -> Result<()> {
-        self.write(move |c| uploads::open_session(c, &session)).await
+    async fn open_sessions(&self, sessions: Vec<Session>) -> Result<Option<OverQuota>> {
+        self.write(move |c| uploads::open_sessions(c, &sessions)).await
     }
 
     async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>> {
@@ -175,8 +184,56 @@ impl MetaStore for SqliteMeta {
         self.read(move |c| uploads::session(c, &tenant, id)).await
     }
 
-    async fn abort_session(&self, id: SessionId) -> Result<()> {
-        self.write(move |c| uploads::abort_session(c, id)).await
+    async fn upload(&self, id: SessionId) -> Result<Option<Upload>> {
+        self.read(move |c| resume::upload(c, id)).await
+    }
+
+    async fn uploads(&self, tenant: &TenantId, filter: UploadFilter) -> Result<Vec<Upload>> {
+        let tenant = tenant.clone();
+        self.read(move |c| resume::uploads(c, &tenant, &filter)).await
+    }
+
+    async fn take_over(&self, id: SessionId, now: Timestamp) -> Result<Option<Upload>> {
+        self.write(move |c| resume::take_over(c, id, now)).await
+    }
+
+    async fn advance(&self, advance: Advance) -> Result<bool> {
+        self.write(move |c| resume::advance(c, &advance)).await
+    }
+
+    async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>> {
+        self.write(move |c| resume::end_session(c, id, state, now)).await
+    }
+
+    async fn register_file(&self, register: RegisterFile) -> Result<Registered> {
+        self.write(move |c| files::register(c, &register)).await
+    }
+
+    async fn file_record(&self, tenant: &TenantId, id: FileId) -> Result<Option<FileRecord>> {
+        let tenant = tenant.clone();
+        self.read(move |c| files::record(c, &tenant, id)).await
+    }
+
+    async fn files(&self, tenant: &TenantId, filter: FileFilter) -> Result<Vec<FileRecord>> {
+        let tenant = tenant.clone();
+        self.read(move |c| files::list(c, &tenant, &filter)).await
+    }
+
+    async fn count_files(&self, tenant: &TenantId) -> Result<u64> {
+        let tenant = tenant.clone();
+        self.read(move |c| files::count(c, &tenant)).await
+    }
+
+    async fn delete_file(
+        &self,
+        tenant: &TenantId,
+        id: FileId,
+        force: bool,
+        now: Timestamp,
+        keep_replaced: Duration,
+    ) -> Result<FileDeleted> {
+        let tenant = tenant.clone();
+        self.write(move |c| files::delete(c, &tenant, id, force, now, keep_replaced)).await
     }
 
     async fn commit(&self, version: NewVersion) -> Result<Committed> {

@@ -3,23 +3,32 @@
 use rusqlite::{Connection, params};
 
 use super::rows::{all, one, optional_uuid, run, size, uuid, word};
-use super::uploads;
+use super::uploads::{self, SESSION};
+use super::{quota, resume};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::meta::{Swept, Tombstone, Usage};
-use crate::model::ids::{FileId, SegmentId, SourceId, TenantId, VersionId};
+use crate::model::ids::{FileId, SegmentId, SessionId, SourceId, TenantId, VersionId};
 
 type R<T> = rusqlite::Result<T>;
 
 pub(super) fn expire_sessions(c: &Connection, now: Timestamp, limit: u32) -> R<u64> {
-    // The epoch rises with it: a writer that began before is fenced.
-    let expired = run(
+    let over = all(
         c,
-        "UPDATE sessions SET state = 'expired', epoch = epoch + 1 WHERE id IN
-         (SELECT id FROM sessions WHERE state = 'open' AND expires <= ?1 LIMIT ?2)",
+        &format!("{SESSION} WHERE state = 'open' AND expires <= ?1 LIMIT ?2"),
         params![now.0, limit],
+        uploads::read_session,
     )?;
-    Ok(u64::try_from(expired).unwrap_or(0))
+    for session in &over {
+        // The epoch rises with it: a writer that began before is fenced.
+        run(
+            c,
+            "UPDATE sessions SET state = 'expired', epoch = epoch + 1, reserved = 0 WHERE id = ?1",
+            [session.id.0.as_bytes()],
+        )?;
+        quota::session_ended(c, session)?;
+    }
+    Ok(u64::try_from(over.len()).unwrap_or(0))
 }
 
 pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swept> {
@@ -55,30 +64,44 @@ pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swep
         }
         run(c, "DELETE FROM files WHERE id = ?1", [file.0.as_bytes()])?;
     }
+    let abandoned = all(
+        c,
+        "SELECT DISTINCT p.session FROM sessions s JOIN session_progress p ON p.session = s.id
+         WHERE s.state <> 'open' AND s.expires <= ?1 LIMIT ?2",
+        params![now.0, limit],
+        |row| Ok(SessionId(uuid(row, 0)?)),
+    )?;
+    for session in &abandoned {
+        resume::bury(c, *session, now)?;
+    }
     swept.sessions = rows(run(
         c,
         "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE state <> 'open' AND expires <= ?1 LIMIT ?2)",
         params![now.minus(limits::ORPHAN_GRACE).0, limit],
     )?);
-    swept.rows = rows(run(
-        c,
-        "DELETE FROM pushes WHERE row IN (SELECT row FROM pushes WHERE finished <= ?1 LIMIT ?2)",
-        params![now.minus(limits::PUSH_KEPT).0, limit],
-    )?) + rows(run(
-        c,
-        "DELETE FROM items WHERE row IN (SELECT row FROM items WHERE deleted <= ?1 LIMIT ?2)
+    swept.rows = rows(abandoned.len())
+        + rows(run(
+            c,
+            "DELETE FROM pushes WHERE row IN (SELECT row FROM pushes WHERE finished <= ?1 LIMIT ?2)",
+            params![now.minus(limits::PUSH_KEPT).0, limit],
+        )?)
+        + rows(run(
+            c,
+            "DELETE FROM items WHERE row IN (SELECT row FROM items WHERE deleted <= ?1 LIMIT ?2)
          AND NOT EXISTS (SELECT 1 FROM jobs WHERE subject = items.row)",
-        params![now.minus(limits::TOMBSTONE_KEPT).0, limit],
-    )?) + rows(run(
-        c,
-        "DELETE FROM identities WHERE (tenant, provider, kind, name, relation) IN
+            params![now.minus(limits::TOMBSTONE_KEPT).0, limit],
+        )?)
+        + rows(run(
+            c,
+            "DELETE FROM identities WHERE (tenant, provider, kind, name, relation) IN
              (SELECT tenant, provider, kind, name, relation FROM identities WHERE deleted <= ?1 LIMIT ?2)",
-        params![now.minus(limits::TOMBSTONE_KEPT).0, limit],
-    )?) + rows(run(
-        c,
-        "DELETE FROM streams WHERE id IN (SELECT id FROM streams WHERE opened <= ?1 LIMIT ?2)",
-        params![now.minus(limits::PUSH_KEPT).0, limit],
-    )?);
+            params![now.minus(limits::TOMBSTONE_KEPT).0, limit],
+        )?)
+        + rows(run(
+            c,
+            "DELETE FROM streams WHERE id IN (SELECT id FROM streams WHERE opened <= ?1 LIMIT ?2)",
+            params![now.minus(limits::PUSH_KEPT).0, limit],
+        )?);
     Ok(swept)
 }
 
@@ -137,7 +160,8 @@ pub(super) fn known_segments(c: &Connection, segments: &[SegmentId]) -> R<Vec<bo
         .map(|segment| {
             let known = one(
                 c,
-                "SELECT EXISTS (SELECT 1 FROM pieces WHERE segment = ?1) OR EXISTS (SELECT 1 FROM tombstones WHERE segment = ?1)",
+                "SELECT EXISTS (SELECT 1 FROM pieces WHERE segment = ?1) OR EXISTS (SELECT 1 FROM tombstones WHERE segment = ?1)
+                 OR EXISTS (SELECT 1 FROM session_pieces WHERE segment = ?1)",
                 [segment.to_string()],
                 |row| row.get(0),
             )?;
@@ -147,13 +171,7 @@ pub(super) fn known_segments(c: &Connection, segments: &[SegmentId]) -> R<Vec<bo
 }
 
 pub(super) fn usage(c: &Connection, tenant: &TenantId) -> R<Usage> {
-    let totals =
-        one(c, "SELECT coalesce(sum(size), 0), count(*) FROM versions WHERE tenant = ?1", [&tenant.0], |row| {
-            Ok((size(row, 0)?, size(row, 1)?))
-        })?;
-    let (bytes, files) = totals.unwrap_or_default();
-    let open =
-        one(c, "SELECT count(*) FROM sessions WHERE tenant = ?1 AND state = 'open'", [&tenant.0], |row| size(row, 0))?;
+    let held = quota::held(c, tenant)?;
     let sources = all(
         c,
         "SELECT s.id, count(i.row), coalesce(sum(i.content_size), 0) FROM sources s
@@ -161,14 +179,23 @@ pub(super) fn usage(c: &Connection, tenant: &TenantId) -> R<Usage> {
         [&tenant.0],
         |row| Ok((SourceId(row.get(0)?), size(row, 1)?, size(row, 2)?)),
     )?;
-    Ok(Usage { bytes, files, open_sessions: open.unwrap_or(0), sources })
+    Ok(Usage {
+        bytes: held.bytes,
+        files: held.versions,
+        reserved: held.reserved,
+        open_sessions: held.open_sessions,
+        quota: quota::quota(c, tenant)?,
+        sources,
+    })
 }
 
 /// Each query finds rows that must not be, as a sentence.
 const INVARIANTS: &[&str] = &[
     "SELECT 'version ' || hex(v.id) || ' is held ' || v.pins || ' times, but ' || held.n || ' rows name it' FROM versions v
      JOIN (SELECT id, (SELECT count(*) FROM items i WHERE i.content_version = versions.id)
-                    + (SELECT count(*) FROM push_contents p WHERE p.version = versions.id) AS n FROM versions) held
+                    + (SELECT count(*) FROM push_contents p WHERE p.version = versions.id)
+                    + (SELECT count(*) FROM files f WHERE f.version = versions.id AND f.registered IS NOT NULL)
+               AS n FROM versions) held
      ON held.id = v.id WHERE v.pins <> held.n",
     "SELECT 'item ' || i.document_id || ' names a version that does not exist' FROM items i
      WHERE i.content_version IS NOT NULL AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.id = i.content_version)",
@@ -176,6 +203,24 @@ const INVARIANTS: &[&str] = &[
      WHERE f.version IS NOT NULL AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.id = f.version)",
     "SELECT 'version ' || hex(v.id) || ' has ' || v.size || ' bytes, its pieces ' || coalesce(sum(p.length), 0)
      FROM versions v LEFT JOIN pieces p ON p.version = v.id GROUP BY v.id HAVING v.size <> coalesce(sum(p.length), 0)",
+    "SELECT 'session ' || hex(s.session) || ' has ' || s.received || ' bytes, its pieces ' || coalesce(sum(p.length), 0)
+     FROM session_progress s LEFT JOIN session_pieces p ON p.session = s.session
+     GROUP BY s.session HAVING s.received <> coalesce(sum(p.length), 0)",
+    "SELECT 'segment ' || p.segment || ' belongs to a session and is to be deleted, or to a version as well'
+     FROM session_pieces p WHERE EXISTS (SELECT 1 FROM tombstones t WHERE t.segment = p.segment)
+     OR EXISTS (SELECT 1 FROM pieces v WHERE v.segment = p.segment)",
+    "SELECT 'tenant ' || u.tenant || ' holds ' || u.bytes || ' bytes in ' || u.versions || ' versions by its numbers, '
+         || held.bytes || ' in ' || held.n || ' by its rows'
+     FROM usage u JOIN (SELECT u2.tenant AS tenant,
+         (SELECT coalesce(sum(size), 0) FROM versions v WHERE v.tenant = u2.tenant) AS bytes,
+         (SELECT count(*) FROM versions v WHERE v.tenant = u2.tenant) AS n FROM usage u2) held ON held.tenant = u.tenant
+     WHERE u.bytes <> held.bytes OR u.versions <> held.n",
+    "SELECT 'tenant ' || u.tenant || ' has ' || u.open_sessions || ' open sessions with ' || u.reserved
+         || ' bytes by its numbers, ' || held.n || ' with ' || held.bytes || ' by its rows'
+     FROM usage u JOIN (SELECT u2.tenant AS tenant,
+         (SELECT coalesce(sum(reserved), 0) FROM sessions s WHERE s.tenant = u2.tenant AND s.state = 'open') AS bytes,
+         (SELECT count(*) FROM sessions s WHERE s.tenant = u2.tenant AND s.state = 'open') AS n FROM usage u2) held
+     ON held.tenant = u.tenant WHERE u.open_sessions <> held.n OR u.reserved <> held.bytes",
     "SELECT 'segment ' || p.segment || ' is both in use and to be deleted' FROM pieces p JOIN tombstones t ON t.segment = p.segment",
     "SELECT 'push ' || p.row || ' waits for ' || p.pending || ' items, but ' || count(j.subject) || ' jobs are due'
      FROM pushes p LEFT JOIN jobs j ON j.push = p.row AND j.kind = 'extract' GROUP BY p.row HAVING p.pending > count(j.subject)",

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row, params};
 use serde_json::Value;
 
-use super::rows::{all, json, json_map, one, optional_time, run, time, unreadable, uuid, word};
+use super::rows::{all, json, json_map, one, optional_size, optional_time, run, sql, time, unreadable, uuid, word};
 use crate::clock::Timestamp;
-use crate::meta::{KeyCreated, KeyInfo, NewSource, Once, TenantInfo};
+use crate::meta::{KeyCreated, KeyInfo, NewSource, Once, Quota, TenantInfo};
 use crate::model::access::{Caller, Rights};
 use crate::model::change::Ordering;
 use crate::model::ids::{KeyId, ProviderId, SourceId, TenantId};
@@ -34,22 +34,23 @@ pub(super) fn set_setting(c: &Connection, name: &str, value: Vec<u8>, only_new: 
 pub(super) fn create_tenant(c: &Connection, tenant: &TenantInfo) -> R<bool> {
     let made = run(
         c,
-        "INSERT INTO tenants (id, api, created) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-        params![tenant.id.0, tenant.api, tenant.created.0],
+        "INSERT INTO tenants (id, api, created, quota_bytes, quota_sessions) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+        params![tenant.id.0, tenant.api, tenant.created.0, tenant.quota.bytes.map(sql), tenant.quota.sessions.map(sql)],
     )?;
     Ok(made == 1)
 }
 
 fn read_tenant(row: &Row<'_>) -> R<TenantInfo> {
-    Ok(TenantInfo { id: TenantId(row.get(0)?), api: row.get(1)?, created: time(row, 2)? })
+    let quota = Quota { bytes: optional_size(row, 3)?, sessions: optional_size(row, 4)? };
+    Ok(TenantInfo { id: TenantId(row.get(0)?), api: row.get(1)?, created: time(row, 2)?, quota })
 }
 
 pub(super) fn tenant(c: &Connection, tenant: &TenantId) -> R<Option<TenantInfo>> {
-    one(c, "SELECT id, api, created FROM tenants WHERE id = ?1", [&tenant.0], read_tenant)
+    one(c, "SELECT id, api, created, quota_bytes, quota_sessions FROM tenants WHERE id = ?1", [&tenant.0], read_tenant)
 }
 
 pub(super) fn tenants(c: &Connection) -> R<Vec<TenantInfo>> {
-    all(c, "SELECT id, api, created FROM tenants ORDER BY id", [], read_tenant)
+    all(c, "SELECT id, api, created, quota_bytes, quota_sessions FROM tenants ORDER BY id", [], read_tenant)
 }
 
 pub(super) fn create_key(c: &Connection, key: &KeyInfo, hash: [u8; 32], once: Option<&Once>) -> R<KeyCreated> {

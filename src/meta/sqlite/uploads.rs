@@ -3,21 +3,41 @@
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
-use super::rows::{all, crcs, digests, one, optional_time, optional_uuid, ordering, run, size, sql, time, uuid, word};
+use super::rows::{
+    all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, run, size, sql, time,
+    unreadable, uuid, word,
+};
+use super::{files, quota, resume};
 use crate::clock::Timestamp;
-use crate::meta::{Committed, FileInfo, NewVersion};
+use crate::meta::{Committed, FileInfo, NewVersion, OverQuota};
 use crate::model::change::Ordering;
 use crate::model::file::{Piece, Version};
-use crate::model::ids::{FileId, RequestId, SessionId, StreamId, TenantId, VersionId};
-use crate::model::session::{Session, SessionState, Strategy};
+use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StreamId, TenantId, VersionId};
+use crate::model::session::{Declaration, Session, SessionState, Strategy};
 
 type R<T> = rusqlite::Result<T>;
 
-pub(super) fn open_session(c: &Connection, s: &Session) -> R<()> {
+pub(super) fn open_sessions(c: &Connection, sessions: &[Session]) -> R<Option<OverQuota>> {
+    let Some(first) = sessions.first() else { return Ok(None) };
+    let bytes = sessions.iter().map(|s| s.reserved).fold(0, u64::saturating_add);
+    let over = quota::room(c, &first.tenant, bytes, u64::try_from(sessions.len()).unwrap_or(u64::MAX))?;
+    if over.is_some() {
+        return Ok(over);
+    }
+    for session in sessions {
+        open_session(c, session)?;
+    }
+    Ok(None)
+}
+
+fn open_session(c: &Connection, s: &Session) -> R<()> {
+    let declaration = s.declaration.as_ref().map(serde_json::to_string).transpose();
+    let declaration = declaration.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
     run(
         c,
-        "INSERT INTO sessions (id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        "INSERT INTO sessions (id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires,
+         reserved, registers, key, name, declaration)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         params![
             s.id.0.as_bytes(),
             s.tenant.0,
@@ -30,17 +50,31 @@ pub(super) fn open_session(c: &Connection, s: &Session) -> R<()> {
             sql(s.max_bytes),
             s.versions_allowed,
             s.created.0,
-            s.expires.0
+            s.expires.0,
+            sql(s.reserved),
+            s.registers,
+            s.key.map(|key| key.0.into_bytes()),
+            s.declaration.as_ref().map(|d| d.name.as_str()),
+            declaration
         ],
     )?;
-    Ok(())
+    quota::session_opened(c, &s.tenant, s.reserved)
 }
 
-const SESSION: &str =
-    "SELECT id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires
-                       FROM sessions";
+pub(super) const SESSION: &str =
+    "SELECT id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires,
+     reserved, registers, key, name, declaration FROM sessions";
 
-fn read_session(row: &Row<'_>) -> R<Session> {
+pub(super) fn read_session(row: &Row<'_>) -> R<Session> {
+    let name: Option<String> = row.get(15)?;
+    let declaration = match name {
+        None => None,
+        Some(name) => {
+            let stored: Declaration =
+                serde_json::from_value(json(row, 16)?).map_err(|e| unreadable(16, e.to_string()))?;
+            Some(Declaration { name, ..stored })
+        }
+    };
     Ok(Session {
         id: SessionId(uuid(row, 0)?),
         tenant: TenantId(row.get(1)?),
@@ -49,30 +83,28 @@ fn read_session(row: &Row<'_>) -> R<Session> {
         strategy: word(row, 4, Strategy::from_name)?,
         state: word(row, 5, SessionState::from_name)?,
         epoch: row.get(6)?,
-        size: row.get::<_, Option<i64>>(7)?.map(|n| u64::try_from(n).unwrap_or(0)),
+        size: optional_size(row, 7)?,
         max_bytes: size(row, 8)?,
         versions_allowed: row.get(9)?,
         created: time(row, 10)?,
         expires: time(row, 11)?,
+        reserved: size(row, 12)?,
+        registers: row.get(13)?,
+        key: optional_uuid(row, 14)?.map(KeyId),
+        declaration,
     })
+}
+
+pub(super) fn session_by_id(c: &Connection, id: SessionId) -> R<Option<Session>> {
+    one(c, &format!("{SESSION} WHERE id = ?1"), [id.0.as_bytes()], read_session)
 }
 
 pub(super) fn session(c: &Connection, tenant: &TenantId, id: SessionId) -> R<Option<Session>> {
     one(c, &format!("{SESSION} WHERE id = ?1 AND tenant = ?2"), params![id.0.as_bytes(), tenant.0], read_session)
 }
 
-pub(super) fn abort_session(c: &Connection, id: SessionId) -> R<()> {
-    run(
-        c,
-        "UPDATE sessions SET state = 'aborted', epoch = epoch + 1 WHERE id = ?1 AND state = 'open'",
-        [id.0.as_bytes()],
-    )
-    .map(drop)
-}
-
 pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
-    let found = one(c, &format!("{SESSION} WHERE id = ?1"), [new.session.0.as_bytes()], read_session)?;
-    let Some(session) = found else { return Ok(Committed::Closed) };
+    let Some(session) = session_by_id(c, new.session)? else { return Ok(Committed::Closed) };
     let live = match session.state {
         SessionState::Open | SessionState::Committed => true,
         SessionState::Aborted | SessionState::Expired | SessionState::Failed => false,
@@ -81,10 +113,10 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
         return Ok(Committed::Closed);
     }
     let present = file(c, &session.tenant, session.file)?;
-    if let Some(present) = &present {
-        let same = present.size == new.size
-            && present.digests.crc32c == new.digests.crc32c
-            && present.digests.crc64nvme == new.digests.crc64nvme;
+    if let Some(present) = &present
+        && session.state == SessionState::Committed
+    {
+        let same = present.size == new.size && present.digests.crcs() == new.digests.crcs();
         match (&present.version, present.used.is_some(), same) {
             (_, true, true) => {
                 return Ok(Committed::SameAsUsed { size: present.size, digests: present.digests });
@@ -94,6 +126,21 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
             (_, false, _) if !session.versions_allowed => return Ok(Committed::Closed),
             (_, false, _) => {}
         }
+    }
+    if session.strategy == Strategy::Resumable {
+        if session.state != SessionState::Open || resume::received(c, session.id)? != new.from {
+            return Ok(Committed::Closed);
+        }
+    }
+    // What the session reserved is its own; only what goes beyond must fit.
+    let beyond = new.size.saturating_sub(session.reserved);
+    if session.key.is_some()
+        && let Some(over) = quota::room(c, &session.tenant, beyond, 0)?
+    {
+        return Ok(Committed::OverQuota(over));
+    }
+    if session.strategy == Strategy::Resumable {
+        resume::forget_progress(c, session.id)?;
     }
     let version = Version {
         id: new.version,
@@ -105,11 +152,40 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
         pieces: new.pieces.clone(),
     };
     insert_version(c, &version)?;
+    if session.state == SessionState::Open {
+        quota::session_ended(c, &session)?;
+        run(c, "UPDATE sessions SET state = 'committed', reserved = 0 WHERE id = ?1", [session.id.0.as_bytes()])?;
+    }
+    put_file(c, &session, &version)?;
+    let replaced = present.and_then(|p| p.version);
+    let due = new.now.plus(new.keep_replaced);
+    if registered(c, session.file)? {
+        pin(c, version.id)?;
+        if let Some(replaced) = replaced {
+            unpin(c, replaced.id, due)?;
+        }
+    } else {
+        if session.registers {
+            files::hold(c, session.file, version.id, new.now)?;
+        }
+        if let Some(replaced) = replaced {
+            drop_version_unless_held(c, replaced.id, due)?;
+        }
+    }
+    Ok(Committed::New(version))
+}
+
+fn put_file(c: &Connection, session: &Session, version: &Version) -> R<()> {
+    let declared = session.declaration.as_ref();
+    let metadata = declared.filter(|d| !d.metadata.is_empty()).map(|d| serde_json::to_string(&d.metadata)).transpose();
+    let metadata = metadata.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
     run(
         c,
-        "INSERT INTO files (id, tenant, session, version, size, crc32c, crc64nvme, created, expires)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (id) DO UPDATE SET version = ?4, size = ?5, crc32c = ?6, crc64nvme = ?7",
+        "INSERT INTO files (id, tenant, session, version, size, crc32c, crc64nvme, created, expires,
+         key, name, mime_type, path, metadata)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         ON CONFLICT (id) DO UPDATE SET version = ?4, size = ?5, crc32c = ?6, crc64nvme = ?7, session = ?3,
+         key = ?10, name = ?11, mime_type = ?12, path = ?13, metadata = ?14",
         params![
             session.file.0.as_bytes(),
             session.tenant.0,
@@ -118,15 +194,22 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
             sql(version.size),
             version.digests.crc32c,
             version.digests.crc64nvme.cast_signed(),
-            new.now.0,
-            session.expires.0
+            version.committed.0,
+            session.expires.0,
+            session.key.map(|key| key.0.into_bytes()),
+            declared.map(|d| d.name.as_str()),
+            declared.map(|d| d.mime_type.as_str()),
+            declared.and_then(|d| d.path.as_deref()),
+            metadata
         ],
-    )?;
-    run(c, "UPDATE sessions SET state = 'committed' WHERE id = ?1", [session.id.0.as_bytes()])?;
-    if let Some(replaced) = present.and_then(|p| p.version) {
-        drop_version_unless_held(c, replaced.id, new.now.plus(new.keep_replaced))?;
-    }
-    Ok(Committed::New(version))
+    )
+    .map(drop)
+}
+
+fn registered(c: &Connection, file: FileId) -> R<bool> {
+    let found =
+        one(c, "SELECT registered IS NOT NULL FROM files WHERE id = ?1", [file.0.as_bytes()], |row| row.get(0))?;
+    Ok(found == Some(true))
 }
 
 fn insert_version(c: &Connection, version: &Version) -> R<()> {
@@ -147,6 +230,7 @@ fn insert_version(c: &Connection, version: &Version) -> R<()> {
             version.committed.0
         ],
     )?;
+    quota::version_made(c, &version.tenant, version.size)?;
     for (position, piece) in version.pieces.iter().enumerate() {
         run(
             c,
@@ -179,10 +263,11 @@ pub(super) fn unpin(c: &Connection, version: VersionId, due: Timestamp) -> R<()>
 
 /// Rows before bytes: the version goes and its segments become tombstones, in one step.
 pub(super) fn drop_version_unless_held(c: &Connection, version: VersionId, due: Timestamp) -> R<()> {
-    let held = one(c, "SELECT pins > 0 FROM versions WHERE id = ?1", [version.0.as_bytes()], |row| row.get(0))?;
-    if held != Some(false) {
-        return Ok(());
-    }
+    let found = one(c, "SELECT pins > 0, tenant, size FROM versions WHERE id = ?1", [version.0.as_bytes()], |row| {
+        Ok((row.get::<_, bool>(0)?, TenantId(row.get(1)?), size(row, 2)?))
+    })?;
+    let Some((false, tenant, bytes)) = found else { return Ok(()) };
+    quota::version_dropped(c, &tenant, bytes)?;
     run(
         c,
         "INSERT INTO tombstones (segment, backend, due) SELECT segment, backend, ?2 FROM pieces WHERE version = ?1

@@ -39,6 +39,7 @@ pub(super) async fn open_container(doors: &Doors, call: &Call, grant: &Grant) ->
             headers: &RequiredHeaders::PAIR,
             max_bytes: doors.engine.policy.container_max,
             life: limits::CONTAINER_LIFE,
+            file: None,
         },
     )
     .await?;

@@ -1,0 +1,199 @@
+//! Resumable sessions: how far they have come, and who may go on.
+
+use rusqlite::{Connection, params};
+
+use super::quota;
+use super::rows::{all, crcs, one, run, size, sql, word};
+use super::uploads::{self, SESSION, read_session};
+use crate::clock::Timestamp;
+use crate::meta::{Advance, Upload, UploadFilter};
+use crate::model::file::{Crcs, Piece};
+use crate::model::ids::{SessionId, TenantId};
+use crate::model::session::{Progress, Session, SessionState};
+
+type R<T> = rusqlite::Result<T>;
+
+pub(super) fn upload(c: &Connection, id: SessionId) -> R<Option<Upload>> {
+    let found = one(c, &format!("{SESSION} WHERE id = ?1"), [id.0.as_bytes()], read_session)?;
+    found.map(|session| with_progress(c, session)).transpose()
+}
+
+fn with_progress(c: &Connection, session: Session) -> R<Upload> {
+    let progress = progress(c, session.id)?;
+    Ok(Upload { session, progress })
+}
+
+fn progress(c: &Connection, id: SessionId) -> R<Progress> {
+    let crcs_at = |row: &rusqlite::Row<'_>, index| crcs(row, index).map(|digests| digests.crcs());
+    let found = one(
+        c,
+        "SELECT received, crc32c, crc64nvme, told, told_crc32c, told_crc64nvme, md5_state, sha256_state
+         FROM session_progress WHERE session = ?1",
+        [id.0.as_bytes()],
+        |row| {
+            Ok(Progress {
+                received: size(row, 0)?,
+                crcs: crcs_at(row, 1)?,
+                told: size(row, 3)?,
+                told_crcs: crcs_at(row, 4)?,
+                md5_state: row.get(6)?,
+                sha256_state: row.get(7)?,
+                pieces: Vec::new(),
+            })
+        },
+    )?;
+    let Some(mut progress) = found else { return Ok(Progress::default()) };
+    progress.pieces = all(
+        c,
+        "SELECT segment, length, crc32c, crc64nvme, backend FROM session_pieces WHERE session = ?1 ORDER BY position",
+        [id.0.as_bytes()],
+        |row| {
+            Ok(Piece {
+                segment: word(row, 0, |name| name.parse().ok())?,
+                length: size(row, 1)?,
+                digests: crcs(row, 2)?,
+                backend: row.get(4)?,
+            })
+        },
+    )?;
+    Ok(progress)
+}
+
+pub(super) fn uploads(c: &Connection, tenant: &TenantId, filter: &UploadFilter) -> R<Vec<Upload>> {
+    let sha256 = filter.sha256.and_then(|digest| serde_json::to_string(&digest).ok());
+    let sessions = all(
+        c,
+        &format!(
+            "{SESSION} WHERE tenant = ?1 AND name IS NOT NULL AND id < ?2
+             AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR size = ?5)
+             AND (?6 IS NULL OR json_extract(declaration, '$.digests.sha256') = json(?6))
+             ORDER BY id DESC LIMIT ?7"
+        ),
+        params![
+            tenant.0,
+            filter.before.map_or([0xff; 16], |id| id.0.into_bytes()),
+            filter.state.map(SessionState::name),
+            filter.name,
+            filter.size.map(sql),
+            sha256,
+            filter.limit
+        ],
+        read_session,
+    )?;
+    sessions.into_iter().map(|session| with_progress(c, session)).collect()
+}
+
+fn open_session(c: &Connection, id: SessionId, now: Timestamp) -> R<Option<Session>> {
+    one(
+        c,
+        &format!("{SESSION} WHERE id = ?1 AND state = 'open' AND expires > ?2"),
+        params![id.0.as_bytes(), now.0],
+        read_session,
+    )
+}
+
+pub(super) fn take_over(c: &Connection, id: SessionId, now: Timestamp) -> R<Option<Upload>> {
+    let Some(mut session) = open_session(c, id, now)? else { return Ok(None) };
+    run(c, "UPDATE sessions SET epoch = epoch + 1 WHERE id = ?1", [id.0.as_bytes()])?;
+    session.epoch += 1;
+    with_progress(c, session).map(Some)
+}
+
+/// How far a session's row says it has come.
+pub(super) fn received(c: &Connection, id: SessionId) -> R<u64> {
+    let found =
+        one(c, "SELECT received FROM session_progress WHERE session = ?1", [id.0.as_bytes()], |row| size(row, 0))?;
+    Ok(found.unwrap_or(0))
+}
+
+pub(super) fn advance(c: &Connection, advance: &Advance) -> R<bool> {
+    let Some(session) = open_session(c, advance.session, advance.now)? else { return Ok(false) };
+    if session.epoch != advance.epoch || received(c, session.id)? != advance.from {
+        return Ok(false);
+    }
+    let progress = &advance.progress;
+    let Crcs { crc32c, crc64nvme } = progress.crcs;
+    run(
+        c,
+        "INSERT INTO session_progress
+             (session, received, crc32c, crc64nvme, told, told_crc32c, told_crc64nvme, md5_state, sha256_state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (session) DO UPDATE SET received = ?2, crc32c = ?3, crc64nvme = ?4, told = ?5, told_crc32c = ?6,
+         told_crc64nvme = ?7, md5_state = ?8, sha256_state = ?9",
+        params![
+            session.id.0.as_bytes(),
+            sql(progress.received),
+            crc32c,
+            crc64nvme.cast_signed(),
+            sql(progress.told),
+            progress.told_crcs.crc32c,
+            progress.told_crcs.crc64nvme.cast_signed(),
+            progress.md5_state,
+            progress.sha256_state
+        ],
+    )?;
+    if let Some(piece) = progress.pieces.last() {
+        run(
+            c,
+            "INSERT INTO session_pieces (session, position, segment, length, crc32c, crc64nvme, backend)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (segment) DO UPDATE SET length = ?4, crc32c = ?5, crc64nvme = ?6, backend = ?7",
+            params![
+                session.id.0.as_bytes(),
+                i64::try_from(progress.pieces.len() - 1).unwrap_or(i64::MAX),
+                piece.segment.to_string(),
+                sql(piece.length),
+                piece.digests.crc32c,
+                piece.digests.crc64nvme.cast_signed(),
+                piece.backend
+            ],
+        )?;
+    }
+    // What was declared is reserved already.
+    if let Some(more) = progress.received.checked_sub(session.reserved).filter(|more| *more > 0) {
+        run(
+            c,
+            "UPDATE sessions SET reserved = ?2 WHERE id = ?1",
+            params![session.id.0.as_bytes(), sql(progress.received)],
+        )?;
+        quota::reserve_more(c, &session.tenant, more)?;
+    }
+    Ok(true)
+}
+
+/// The session's extents are pieces of a version now, or due for deletion: they are nobody's own any more.
+pub(super) fn forget_progress(c: &Connection, id: SessionId) -> R<()> {
+    run(c, "DELETE FROM session_pieces WHERE session = ?1", [id.0.as_bytes()])?;
+    run(c, "DELETE FROM session_progress WHERE session = ?1", [id.0.as_bytes()]).map(drop)
+}
+
+/// Rows before bytes: the session's extents become tombstones.
+pub(super) fn bury(c: &Connection, id: SessionId, due: Timestamp) -> R<()> {
+    run(
+        c,
+        "INSERT INTO tombstones (segment, backend, due) SELECT segment, backend, ?2 FROM session_pieces WHERE session = ?1
+         ON CONFLICT DO NOTHING",
+        params![id.0.as_bytes(), due.0],
+    )?;
+    forget_progress(c, id)
+}
+
+pub(super) fn end_session(
+    c: &Connection,
+    id: SessionId,
+    state: SessionState,
+    now: Timestamp,
+) -> R<Option<SessionState>> {
+    let Some(session) = uploads::session_by_id(c, id)? else { return Ok(None) };
+    if session.state != SessionState::Open {
+        return Ok(Some(session.state));
+    }
+    run(
+        c,
+        "UPDATE sessions SET state = ?2, epoch = epoch + 1, reserved = 0 WHERE id = ?1",
+        params![id.0.as_bytes(), state.name()],
+    )?;
+    quota::session_ended(c, &session)?;
+    bury(c, id, now)?;
+    Ok(Some(state))
+}
