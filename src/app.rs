@@ -30,6 +30,7 @@ use crate::http::body::BodyTiming;
 use crate::http::doors::Doors;
 use crate::http::server::{self, Listener, ServerOptions, TlsFiles};
 use crate::ingress::put::{self, Envelope, PutDoor};
+use crate::ingress::resumable;
 use crate::meta::sqlite::SqliteMeta;
 use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, Quota, TenantInfo};
 use crate::model::access::Rights;
@@ -372,7 +373,7 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .fallback(coveo::api::unknown)
         .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
-    put::routes().with_state(put_door).merge(apis)
+    put::routes().with_state(put_door).merge(resumable::routes().with_state(Arc::clone(doors))).merge(apis)
 }
 
 /// Probes for whoever runs the server.

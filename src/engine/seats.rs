@@ -205,12 +205,14 @@ impl Turn {
     /// Waits until somebody wants something of whoever has the seat.
     pub async fn called(&mut self) -> Called {
         let (number, answered) = (self.number, *self.seat.answered.borrow());
+        let (newest, asked) = (&mut self.newest, &mut self.asked);
+        let superseded = async { newest.wait_for(|newest| *newest > number).await.is_ok() };
+        let question = async { asked.wait_for(|asked| *asked > answered).await.map_or(0, |asked| *asked) };
+        // The senders live as long as the seat, so neither wait ends without its reason.
         tokio::select! {
             biased;
-            Ok(_) = self.newest.wait_for(|newest| *newest > number) => Called::Superseded,
-            Ok(asked) = self.asked.wait_for(|asked| *asked > answered) => Called::Asked(*asked),
-            // Not reached: the senders live as long as the seat.
-            else => std::future::pending().await,
+            _ = superseded => Called::Superseded,
+            asked = question => Called::Asked(asked),
         }
     }
 

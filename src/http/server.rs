@@ -573,11 +573,11 @@ fn protect(headers: &mut HeaderMap, tls: bool) {
 // ------------------------------------------------------------------------------------------------------ other origins
 
 /// Methods that scripts of other origins may use.
-const CORS_METHODS: &str = "GET, HEAD, PUT, POST, PATCH, DELETE";
+const CORS_METHODS: &str = "GET, HEAD, PUT, POST, PATCH, DELETE, OPTIONS";
 /// Headers of answers that they may read.
 const CORS_EXPOSED: &str = "ETag, Location, Range, Content-Range, Content-Disposition, Retry-After, X-Request-Id, \
                             x-amz-request-id, x-amz-checksum-crc32c, x-amz-checksum-crc64nvme, x-amz-checksum-sha256, \
-                            X-GUploader-UploadID";
+                            X-GUploader-UploadID, X-HTTP-Status-Code-Override";
 /// Seconds for which a browser may remember a preflight.
 const CORS_MAX_AGE: &str = "3600";
 

@@ -1,3 +1,4 @@
 //! The doors for bytes sent to a ticket. A ticket names the wire that it came from; `app` gives each wire's answers.
 
 pub mod put;
+pub mod resumable;
