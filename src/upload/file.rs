@@ -1,0 +1,172 @@
+//! Files of a tenant: registered after their upload, found, listed, deleted.
+
+use futures_util::StreamExt;
+
+use super::access::Grant;
+use super::pour::{Hashers, Pour, verify};
+use super::read::{self, VersionReader};
+use crate::engine::Engine;
+use crate::faults;
+use crate::limits;
+use crate::meta::{FileDeleted, FileFilter, RegisterFile, Registered};
+use crate::model::file::{Declared, Digests, FileRecord};
+use crate::model::ids::{FileId, SessionId};
+use crate::model::refusal::Refusal;
+use crate::model::session::{Hashes, SessionState};
+
+/// A file to register, as its uploader describes it.
+#[derive(Clone, Debug)]
+pub struct Register<'a> {
+    /// Which one.
+    pub file: FileId,
+    /// What to call it: 1 to 255 characters. `None` keeps the name that its upload was opened with.
+    pub name: Option<&'a str>,
+    /// Its size in bytes, which must be that of the stored bytes: what the client calls it, and the value.
+    pub size: Option<(&'static str, u64)>,
+    /// Its media type, which must be the one declared when the upload was opened; parameters do not count.
+    pub mime_type: Option<(&'static str, &'a str)>,
+    /// What the stored bytes must have.
+    pub digests: Declared,
+}
+
+/// Makes an uploaded file one of the tenant's files. True when it was not before: a repetition has no effect.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::UploadIncomplete`], [`Refusal::Invalid`] for what differs from the stored file,
+/// [`Refusal::DigestMismatch`], and the keepers' own. The upload stays as it is with each of them.
+pub async fn register(engine: &Engine, grant: &Grant, ask: Register<'_>) -> Result<(FileRecord, bool), Refusal> {
+    let found = uploaded(engine, grant, ask.file).await?;
+    if let Some((field, size)) = ask.size
+        && size != found.size
+    {
+        return Err(Refusal::invalid(field, format!("is {size}, the stored file has {} bytes", found.size)));
+    }
+    if let Some((field, mime_type)) = ask.mime_type
+        && !essence(mime_type).eq_ignore_ascii_case(essence(&found.mime_type))
+    {
+        let declared = essence(&found.mime_type);
+        return Err(Refusal::invalid(field, format!("is not {declared}, which the upload was opened with")));
+    }
+    compare(engine, grant, &found, &ask.digests).await?;
+    faults::point("file.checked");
+    let register = RegisterFile {
+        tenant: grant.tenant().clone(),
+        file: ask.file,
+        name: ask.name.map_or_else(|| found.name.clone(), str::to_owned),
+        now: engine.clock.now(),
+    };
+    match engine.meta.register_file(register).await? {
+        Registered::New(file) => {
+            faults::point("file.registered");
+            engine.work.wake();
+            metrics::counter!("landfall_files_registered_total").increment(1);
+            Ok((file, true))
+        }
+        Registered::Before(file) => Ok((file, false)),
+        Registered::Gone => Err(Refusal::NotFound { what: "the file" }),
+    }
+}
+
+/// A file whose upload is complete, registered or not.
+///
+/// # Errors
+/// [`Refusal::UploadIncomplete`] while its bytes still come, [`Refusal::NotFound`].
+pub async fn uploaded(engine: &Engine, grant: &Grant, id: FileId) -> Result<FileRecord, Refusal> {
+    let unknown = Refusal::NotFound { what: "the file" };
+    if let Some(found) = engine.meta.file_record(grant.tenant(), id).await? {
+        let over = found.registered.is_none()
+            && engine
+                .meta
+                .session(grant.tenant(), SessionId(id.0))
+                .await?
+                .is_none_or(|session| session.expires <= engine.clock.now());
+        return if over { Err(unknown) } else { Ok(found) };
+    }
+    match engine.meta.upload(SessionId(id.0)).await? {
+        Some(upload)
+            if upload.session.tenant == *grant.tenant()
+                && upload.session.state == SessionState::Open
+                && upload.session.declaration.is_some()
+                && upload.session.expires > engine.clock.now() =>
+        {
+            Err(Refusal::UploadIncomplete { received: upload.progress.received, expected: upload.session.size })
+        }
+        _ => Err(unknown),
+    }
+}
+
+fn essence(mime_type: &str) -> &str {
+    mime_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// Compares digests that are named late: from the rows where they are known, else by one read of the bytes.
+async fn compare(engine: &Engine, grant: &Grant, file: &FileRecord, declared: &Declared) -> Result<(), Refusal> {
+    let known = file.digests;
+    let wanted = Hashes {
+        md5: declared.md5.is_some() && known.md5.is_none(),
+        sha256: declared.sha256.is_some() && known.sha256.is_none(),
+    };
+    if wanted == Hashes::default() {
+        return verify(declared, &known);
+    }
+    let reader = read::version(engine, grant.tenant(), file.version).await?;
+    let mut bytes = reader.stream(0..file.size);
+    let mut pour = Pour::new(None, Hashers::start(wanted), &engine.receiving);
+    while let Some(chunk) = bytes.next().await {
+        pour.take(chunk.map_err(|_| Refusal::Internal)?).await?;
+    }
+    let read = pour.finish_hashes().await?;
+    verify(declared, &Digests { md5: read.md5.or(known.md5), sha256: read.sha256.or(known.sha256), ..known })
+}
+
+/// A registered file of the tenant.
+///
+/// # Errors
+/// [`Refusal::NotFound`].
+pub async fn find(engine: &Engine, grant: &Grant, id: FileId) -> Result<FileRecord, Refusal> {
+    let found = engine.meta.file_record(grant.tenant(), id).await?.filter(|file| file.registered.is_some());
+    found.ok_or(Refusal::NotFound { what: "the file" })
+}
+
+/// The tenant's registered files, newest first.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn list(engine: &Engine, grant: &Grant, filter: FileFilter) -> Result<Vec<FileRecord>, Refusal> {
+    Ok(engine.meta.files(grant.tenant(), filter).await?)
+}
+
+/// How many files of the tenant are registered.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn count(engine: &Engine, grant: &Grant) -> Result<u64, Refusal> {
+    Ok(engine.meta.count_files(grant.tenant()).await?)
+}
+
+/// Opens a file's bytes; what is open is read to its end also when the file is deleted meanwhile.
+///
+/// # Errors
+/// [`Refusal::NotFound`], and the keepers' own.
+pub async fn open(engine: &Engine, file: &FileRecord) -> Result<VersionReader, Refusal> {
+    read::version(engine, &file.tenant, file.version).await
+}
+
+/// Deletes a file; it leaves every store, and its bytes are given back. Without `force` only one that no registration
+/// but its own holds.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::Conflict`].
+pub async fn delete(engine: &Engine, grant: &Grant, id: FileId, force: bool) -> Result<(), Refusal> {
+    let now = engine.clock.now();
+    match engine.meta.delete_file(grant.tenant(), id, force, now, limits::DOWNLOAD_MAX).await? {
+        FileDeleted::Done => {
+            engine.work.wake();
+            Ok(())
+        }
+        FileDeleted::Missing => Err(Refusal::NotFound { what: "the file" }),
+        FileDeleted::Held(count) => Err(Refusal::Conflict {
+            reason: format!("{count} registrations hold the file: remove it from its stores, or delete it with force"),
+        }),
+    }
+}
