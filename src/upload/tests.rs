@@ -1,5 +1,7 @@
 //! The verbs over keepers that are no local disk: bytes that can't be appended to, and bytes that fail.
 
+mod resumable;
+
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;

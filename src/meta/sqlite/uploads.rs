@@ -134,7 +134,7 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
     }
     // What the session reserved is its own; only what goes beyond must fit.
     let beyond = new.size.saturating_sub(session.reserved);
-    if session.key.is_some()
+    if (session.key.is_some() || session.declaration.is_some())
         && let Some(over) = quota::room(c, &session.tenant, beyond, 0)?
     {
         return Ok(Committed::OverQuota(over));
