@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use landfall::faults;
 
 use crate::client::{Client, Failed, Upload};
+use crate::resumable::{self, Session};
 use crate::server::{Server, Start, doctor};
 use crate::world::{LATER, PATIENCE, World, interrupted, text};
 use crate::{Outcome, all, disk, ensure, eyes, strict, wait_until};
@@ -26,6 +27,8 @@ enum During {
 /// Which test a point has.
 enum Tested {
     Crash(During),
+    /// In a resumable upload.
+    InSession(Session),
     /// In the first start of a data directory.
     FirstStart,
     /// Each time that it is passed, the first to the last.
@@ -34,7 +37,7 @@ enum Tested {
     Elsewhere,
 }
 
-use Tested::{Crash, Elsewhere, EveryTime, FirstStart};
+use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InSession};
 
 const CASES: &[(&str, Tested)] = &[
     ("start.tenant", FirstStart),
@@ -50,6 +53,24 @@ const CASES: &[(&str, Tested)] = &[
     ("single.committed", Crash(During::Swap)),
     ("single.reply", Crash(During::Upload)),
     ("single.reply", Crash(During::Swap)),
+    ("resumable.session_row", InSession(Session::Fresh)),
+    ("segment.created", InSession(Session::GoingOn)),
+    ("segment.half_written", InSession(Session::Fresh)),
+    ("segment.half_written", InSession(Session::GoingOn)),
+    ("segment.unsynced", InSession(Session::Fresh)),
+    ("segment.synced", InSession(Session::Fresh)),
+    ("segment.named", InSession(Session::Fresh)),
+    ("segment.named", InSession(Session::GoingOn)),
+    ("resumable.taken_over", InSession(Session::GoingOn)),
+    ("resumable.recorded", InSession(Session::Fresh)),
+    ("resumable.recorded", InSession(Session::GoingOn)),
+    ("resumable.last_written", InSession(Session::Fresh)),
+    ("resumable.last_written", InSession(Session::GoingOn)),
+    ("resumable.committed", InSession(Session::Fresh)),
+    ("resumable.reply", InSession(Session::Fresh)),
+    ("resumable.reply", InSession(Session::GoingOn)),
+    ("file.checked", InSession(Session::Fresh)),
+    ("file.registered", InSession(Session::Fresh)),
     ("register.checked", Crash(During::Upload)),
     ("register.committed", Crash(During::Upload)),
     ("register.reply", Crash(During::Upload)),
@@ -75,8 +96,15 @@ const CASES: &[(&str, Tested)] = &[
 fn crash_cases() -> impl Iterator<Item = (&'static str, During)> {
     CASES.iter().filter_map(|(point, tested)| match tested {
         Crash(during) => Some((*point, *during)),
-        FirstStart | EveryTime | Elsewhere => None,
+        InSession(_) | FirstStart | EveryTime | Elsewhere => None,
     })
+}
+
+fn in_sessions(kind: &str, case: fn(&str, Session) -> Outcome) {
+    all(CASES.iter().filter_map(|(point, tested)| match tested {
+        InSession(session) => Some((format!("{kind} at {point} ({session:?})"), case(point, *session))),
+        Crash(_) | FirstStart | EveryTime | Elsewhere => None,
+    }));
 }
 
 fn others(which: fn(&Tested) -> bool) -> Vec<&'static str> {
@@ -357,6 +385,21 @@ fn power_cut_at_every_transaction() {
 #[test]
 fn killed_in_an_upload() {
     each("kill -9", in_uploads, killed);
+}
+
+#[test]
+fn killed_in_a_resumable_upload() {
+    in_sessions("kill -9", resumable::killed);
+}
+
+#[test]
+fn power_cut_in_a_resumable_upload() {
+    in_sessions("power cut", resumable::cut_off);
+}
+
+#[test]
+fn strict_power_cut_in_a_resumable_upload() {
+    in_sessions("strict power cut", resumable::cut_off_strictly);
 }
 
 #[test]
