@@ -321,7 +321,7 @@ async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> 
         return Ok(None);
     }
     let now = engine.clock.now();
-    engine.meta.create_tenant(TenantInfo { id: tenant.clone(), api: "auto".into(), created: now }).await?;
+    engine.meta.create_tenant(TenantInfo::new(tenant.clone(), "auto", now)).await?;
     faults::point("start.tenant");
     for (id, name, stream_enabled) in [(SOURCE, "Files", false), (CATALOG, "Catalog", true)] {
         let new = NewSource {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
 /// A wall-clock instant in milliseconds since the Unix epoch (UTC).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(pub i64);
@@ -20,6 +22,18 @@ impl Timestamp {
     #[must_use]
     pub const fn seconds(self) -> i64 {
         self.0.div_euclid(1000)
+    }
+
+    /// Days since the Unix epoch, in UTC.
+    #[must_use]
+    pub const fn day(self) -> i64 {
+        self.0.div_euclid(DAY_MS)
+    }
+
+    /// How long its day still lasts, in UTC: more than nothing, and at most a day.
+    #[must_use]
+    pub fn rest_of_day(self) -> Duration {
+        Duration::from_millis(u64::try_from(DAY_MS - self.0.rem_euclid(DAY_MS)).unwrap_or(0))
     }
 
     /// This instant moved forward by `by`; saturates at the end of time.
@@ -136,4 +150,17 @@ pub fn random_uuid() -> uuid::Uuid {
 #[must_use]
 pub fn ordered_uuid(now: Timestamp) -> uuid::Uuid {
     uuid::Builder::from_unix_timestamp_millis(u64::try_from(now.0).unwrap_or(0), &random_bytes()).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_ends_at_midnight_in_utc() {
+        let noon = Timestamp(3 * DAY_MS + DAY_MS / 2);
+        assert_eq!((noon.day(), noon.rest_of_day()), (3, Duration::from_secs(12 * 3600)));
+        assert_eq!((Timestamp(DAY_MS).day(), Timestamp(DAY_MS).rest_of_day()), (1, Duration::from_secs(24 * 3600)));
+        assert_eq!((Timestamp(-1).day(), Timestamp(-1).rest_of_day()), (-1, Duration::from_millis(1)));
+    }
 }

@@ -5,7 +5,20 @@ CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHO
 CREATE TABLE tenants (
     id      TEXT PRIMARY KEY,
     api     TEXT NOT NULL,
-    created INTEGER NOT NULL
+    created INTEGER NOT NULL,
+    -- Since when nothing is taken or changed; null while it is not paused.
+    paused  INTEGER,
+    -- Most items of one source, and most items added or changed in one day; null without a limit.
+    items_per_source INTEGER,
+    items_per_day    INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- How many items pushes were accepted for, by day (UTC, in days since the Unix epoch).
+CREATE TABLE item_days (
+    tenant TEXT NOT NULL REFERENCES tenants,
+    day    INTEGER NOT NULL,
+    items  INTEGER NOT NULL,
+    PRIMARY KEY (tenant, day)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE keys (
@@ -40,6 +53,8 @@ CREATE TABLE sources (
     activity       TEXT NOT NULL,
     -- Changes with a lower ordering id are refused: the highest "delete what is older than" so far.
     floor          BLOB NOT NULL,
+    -- Items that it holds: a limit must not cost a count of them with every push.
+    items          INTEGER NOT NULL DEFAULT 0,
     created        INTEGER NOT NULL,
     UNIQUE (tenant, id)
 ) STRICT;
@@ -129,6 +144,8 @@ CREATE TABLE pushes (
     due             INTEGER NOT NULL,
     lease           INTEGER,
     cursor          INTEGER NOT NULL,
+    -- Records that may make a new item and are not applied yet. Before the records themselves, which may be long.
+    puts            INTEGER NOT NULL DEFAULT 0,
     changes         BLOB,
     changes_version BLOB,
     changes_size    INTEGER NOT NULL,

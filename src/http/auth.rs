@@ -130,7 +130,7 @@ mod tests {
         let meta = SqliteMeta::open(directory).expect("a database");
         let clock = Clock::system();
         let created = clock.now();
-        let tenant = TenantInfo { id: "t".into(), api: "auto".into(), created };
+        let tenant = TenantInfo::new("t".into(), "auto", created);
         assert!(meta.create_tenant(tenant).await.expect("a tenant"));
         let info = KeyInfo {
             id: KeyId(random_uuid()),

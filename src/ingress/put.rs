@@ -19,6 +19,7 @@ use crate::http::server::{self, ConnectionInfo};
 use crate::model::ids::{SessionId, TenantId};
 use crate::model::refusal::{Refusal, TicketRefusal};
 use crate::ticket::{self, Held, Presented, Target};
+use crate::upload::access;
 use crate::upload::receive::{self, Declared, Receipt};
 
 /// Shapes a refusal for a wire: the refusal, the request's id, and the size that the client announced.
@@ -75,6 +76,7 @@ async fn put(doors: &Doors, request: Request, length: Option<u64>) -> Result<Rec
     let connection = doors::connection(&parts.extensions);
     let target = target(parts.uri.path())?;
     let held = check(doors, &parts, &connection, &target)?;
+    access::not_paused(&doors.engine, &target.tenant).await?;
     let declared = declared(&parts.headers, &held)?;
     let admitted = receive::admit(&doors.engine, &target.tenant, target.session, length).await?;
     // Only now is the body asked for: a refused one costs a client that waits for `100 Continue` nothing.
@@ -186,11 +188,15 @@ fn told(refused: &Refusal) -> (String, String) {
         Refusal::OutOfSpace => "out_of_space",
         Refusal::Unavailable => "unavailable",
         Refusal::Internal => "internal",
+        Refusal::TenantPaused => "tenant_paused",
+        Refusal::ConditionFailed { .. } => "condition",
         Refusal::Missing { .. } | Refusal::Invalid { .. } | Refusal::Malformed { .. } => "header",
         Refusal::NoCredential
         | Refusal::BadCredential
         | Refusal::Forbidden { .. }
         | Refusal::TenantUnknown
+        | Refusal::TooManyItems { .. }
+        | Refusal::TooManyItemsToday { .. }
         | Refusal::TargetUnknown { .. }
         | Refusal::NotFound { .. }
         | Refusal::MediaType { .. }

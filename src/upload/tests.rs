@@ -37,7 +37,7 @@ impl Place {
         let faults = Faulty::new(Arc::new(memory.clone()));
         let meta = SqliteMeta::open(directory.path()).unwrap();
         let tenant = TenantId::from("acme");
-        let info = TenantInfo { id: tenant.clone(), api: "auto".into(), created: clock.now() };
+        let info = TenantInfo::new(tenant.clone(), "auto", clock.now());
         meta.create_tenant(info).await.unwrap();
         let engine = Engine {
             meta: Arc::new(meta),

@@ -452,6 +452,16 @@ impl Server {
         .unwrap()
     }
 
+    /// Runs `landfall admin …`, which must fail; what it says.
+    pub(crate) async fn admin_refused(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(PROGRAM);
+        command.arg("admin").args(arguments).arg("--data").arg(self.data()).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the built binary");
+        assert!(!output.status.success(), "{arguments:?} was taken: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// A key of a tenant with some rights.
     pub(crate) async fn key_with(&self, tenant: &str, rights: &str) -> String {
         let made = self.admin(&["key", "create", "--tenant", tenant, "--rights", rights]).await;

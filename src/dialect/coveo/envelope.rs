@@ -35,6 +35,13 @@ pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
         }
         Refusal::Forbidden { .. } => (403, "ACCESS_DENIED", said),
         Refusal::TenantUnknown => (404, "ORGANIZATION_NOT_FOUND", "the organization does not exist".into()),
+        Refusal::TenantPaused => (
+            400,
+            "ORGANIZATION_IS_PAUSED",
+            "the organization is paused: nothing is taken or changed until an operator resumes it".into(),
+        ),
+        Refusal::TooManyItems { .. } => (412, "DOCUMENT_LIMIT_EXCEEDED", said),
+        Refusal::TooManyItemsToday { .. } => (429, "TOO_MANY_DOCUMENTS_DAILY", said),
         Refusal::TargetUnknown { what: "source", .. } => (412, "SOURCE_DOES_NOT_EXIST", said),
         Refusal::TargetUnknown { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::NotFound { what: "container" | "file" | "stream" | "version" } => (412, "INVALID_PARAMETER", said),
@@ -48,6 +55,7 @@ pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
         Refusal::Conflict { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::DigestMismatch { .. } => (400, "INVALID_DIGEST", said),
         Refusal::Incomplete { .. } => (400, "INVALID_JSON", said),
+        Refusal::ConditionFailed { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::RateLimited { .. } => (429, "TOO_MANY_REQUESTS", said),
         Refusal::OutOfSpace => (507, "INSUFFICIENT_STORAGE", said),
         Refusal::Unavailable => (503, "SERVICE_UNAVAILABLE", said),
@@ -73,34 +81,6 @@ pub fn error_body(error_code: &str, message: &str, request_id: &str) -> String {
     serde_json::to_string(&body).unwrap_or_else(|_| String::from("{}"))
 }
 
-/// Whole seconds after which the client is to come again, for `Retry-After`.
-#[must_use]
-pub fn retry_after(refused: &Refusal) -> Option<u64> {
-    match refused {
-        Refusal::RateLimited { retry_after } => {
-            Some(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0)).max(1))
-        }
-        Refusal::Unavailable => Some(1),
-        Refusal::NoCredential
-        | Refusal::BadCredential
-        | Refusal::Forbidden { .. }
-        | Refusal::TenantUnknown
-        | Refusal::TargetUnknown { .. }
-        | Refusal::NotFound { .. }
-        | Refusal::Missing { .. }
-        | Refusal::Invalid { .. }
-        | Refusal::Malformed { .. }
-        | Refusal::MediaType { .. }
-        | Refusal::TooLarge { .. }
-        | Refusal::Ticket(_)
-        | Refusal::Conflict { .. }
-        | Refusal::DigestMismatch { .. }
-        | Refusal::Incomplete { .. }
-        | Refusal::OutOfSpace
-        | Refusal::Internal => None,
-    }
-}
-
 /// The media type of [`upload_error`]'s body.
 pub const XML: &str = "application/xml";
 
@@ -115,6 +95,8 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         | Refusal::BadCredential
         | Refusal::Forbidden { .. }
         | Refusal::TenantUnknown
+        | Refusal::TenantPaused
+        | Refusal::TooManyItems { .. }
         | Refusal::TargetUnknown { .. }
         | Refusal::NotFound { .. }
         | Refusal::MediaType { .. }
@@ -125,7 +107,12 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         Refusal::TooLarge { remedy, .. } => (413, "EntityTooLarge", with_remedy(refused.to_string(), remedy)),
         Refusal::DigestMismatch { .. } => (400, "BadDigest", refused.to_string()),
         Refusal::Incomplete { .. } => (400, "IncompleteBody", refused.to_string()),
-        Refusal::RateLimited { .. } => (429, "SlowDown", String::from("Please reduce your request rate.")),
+        Refusal::ConditionFailed { .. } => {
+            (412, "PreconditionFailed", String::from("At least one of the pre-conditions you specified did not hold"))
+        }
+        Refusal::RateLimited { .. } | Refusal::TooManyItemsToday { .. } => {
+            (429, "SlowDown", String::from("Please reduce your request rate."))
+        }
         Refusal::OutOfSpace => (507, "InsufficientStorage", refused.to_string()),
         Refusal::Unavailable => (503, "ServiceUnavailable", refused.to_string()),
         Refusal::Internal => (500, "InternalError", refused.to_string()),
@@ -138,6 +125,9 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
             element(&mut body, "ProposedSize", &proposed.to_string());
         }
         element(&mut body, "MaxSizeAllowed", &limit.to_string());
+    }
+    if let Refusal::ConditionFailed { header } = refused {
+        element(&mut body, "Condition", header);
     }
     element(&mut body, "RequestId", request_id);
     element(&mut body, "HostId", host_id);
@@ -183,6 +173,15 @@ mod tests {
             (Refusal::Forbidden { right: "items" }, 403, "ACCESS_DENIED", 403, "AccessDenied"),
             (Refusal::Forbidden { right: "" }, 403, "ACCESS_DENIED", 403, "AccessDenied"),
             (Refusal::TenantUnknown, 404, "ORGANIZATION_NOT_FOUND", 403, "AccessDenied"),
+            (Refusal::TenantPaused, 400, "ORGANIZATION_IS_PAUSED", 403, "AccessDenied"),
+            (Refusal::TooManyItems { limit: 5 }, 412, "DOCUMENT_LIMIT_EXCEEDED", 403, "AccessDenied"),
+            (
+                Refusal::TooManyItemsToday { limit: 5, retry_after: Duration::from_secs(60) },
+                429,
+                "TOO_MANY_DOCUMENTS_DAILY",
+                429,
+                "SlowDown",
+            ),
             (target("source"), 412, "SOURCE_DOES_NOT_EXIST", 403, "AccessDenied"),
             (target("provider"), 412, "INVALID_PARAMETER", 403, "AccessDenied"),
             (Refusal::NotFound { what: "container" }, 412, "INVALID_PARAMETER", 403, "AccessDenied"),
@@ -202,6 +201,7 @@ mod tests {
             (Refusal::Conflict { reason: "used".into() }, 412, "INVALID_PARAMETER", 403, "AccessDenied"),
             (Refusal::DigestMismatch { algorithm, declared, received }, 400, "INVALID_DIGEST", 400, "BadDigest"),
             (Refusal::Incomplete { reason: "cut".into() }, 400, "INVALID_JSON", 400, "IncompleteBody"),
+            (Refusal::ConditionFailed { header: "If-None-Match" }, 412, "INVALID_PARAMETER", 412, "PreconditionFailed"),
             (
                 Refusal::RateLimited { retry_after: Duration::from_millis(1500) },
                 429,
@@ -262,13 +262,5 @@ mod tests {
         assert!(xml.contains("<RequestId>r&amp;</RequestId><HostId>&lt;h&gt;</HostId>"), "{xml}");
         let body = error_body("X", "a \"b\"\n", "r");
         assert_eq!(serde_json::from_str::<Value>(&body).expect("JSON")["message"], json!("a \"b\"\n"));
-    }
-
-    #[test]
-    fn c41_waiting_is_told_in_whole_seconds() {
-        let limited = |ms| retry_after(&Refusal::RateLimited { retry_after: Duration::from_millis(ms) });
-        assert_eq!((limited(0), limited(1500), limited(2000)), (Some(1), Some(2), Some(2)));
-        assert_eq!(retry_after(&Refusal::Unavailable), Some(1));
-        assert_eq!(retry_after(&Refusal::OutOfSpace), None);
     }
 }

@@ -16,8 +16,9 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
-    Accepted, Applied, Committed, Extraction, FileInfo, ItemFilter, KeyCreated, KeyInfo, Lease, LeasedJob, MetaError,
-    MetaStore, NewPush, NewSource, NewVersion, Once, Resolved, Result, Swept, TenantInfo, Tombstone, Usage,
+    Accepted, Applied, Committed, Extraction, FileInfo, ItemFilter, ItemRoom, KeyCreated, KeyInfo, Lease, LeasedJob,
+    MetaError, MetaStore, NewItemLimits, NewPush, NewSource, NewVersion, Once, Resolved, Result, Swept, TenantInfo,
+    Tombstone, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -27,7 +28,7 @@ use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StreamId, TenantId, VersionId,
 };
 use crate::model::session::Session;
-use crate::model::source::{Activity, Item, Push, PushState, Source};
+use crate::model::source::{Activity, Item, Push, PushKind, PushState, Source};
 use crate::sqlite::{Database, SqliteError};
 
 /// The metadata file within a data directory.
@@ -99,6 +100,16 @@ impl MetaStore for SqliteMeta {
 
     async fn tenants(&self) -> Result<Vec<TenantInfo>> {
         self.read(tenants::tenants).await
+    }
+
+    async fn pause_tenant(&self, tenant: &TenantId, paused: Option<Timestamp>) -> Result<Option<TenantInfo>> {
+        let tenant = tenant.clone();
+        self.write(move |c| tenants::pause_tenant(c, &tenant, paused)).await
+    }
+
+    async fn limit_tenant(&self, tenant: &TenantId, limits: NewItemLimits) -> Result<Option<TenantInfo>> {
+        let tenant = tenant.clone();
+        self.write(move |c| tenants::limit_tenant(c, &tenant, limits)).await
     }
 
     async fn create_key(&self, key: KeyInfo, hash: [u8; 32], once: Option<Once>) -> Result<KeyCreated> {
@@ -222,6 +233,15 @@ impl MetaStore for SqliteMeta {
 
     async fn accept(&self, push: NewPush) -> Result<Accepted> {
         self.write(move |c| pushes::accept(c, &push)).await
+    }
+
+    async fn item_room(&self, tenant: &TenantId, source: i64, kind: PushKind, now: Timestamp) -> Result<ItemRoom> {
+        let tenant = tenant.clone();
+        self.read(move |c| match tenants::tenant(c, &tenant)? {
+            Some(tenant) => pushes::room(c, &tenant, Some(source), kind, now),
+            None => Ok(ItemRoom::default()),
+        })
+        .await
     }
 
     async fn lease_push(&self, now: Timestamp, lease: Duration) -> Result<Option<Lease>> {

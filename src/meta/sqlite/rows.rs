@@ -34,6 +34,10 @@ pub(super) fn size(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(index).map(|n| u64::try_from(n).unwrap_or(0))
 }
 
+pub(super) fn optional_size(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<u64>> {
+    row.get::<_, Option<i64>>(index).map(|n| n.map(|n| u64::try_from(n).unwrap_or(0)))
+}
+
 /// A count or size as SQLite stores it. Sizes end at 5 TiB, far below its range.
 pub(super) fn sql(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)

@@ -92,7 +92,7 @@ where
 fn refuse(refused: &Refusal, request_id: &str) -> Response {
     let (status, body) = envelope::error(refused, request_id);
     let mut response = (status_code(status), json_type(), body).into_response();
-    if let Some(seconds) = envelope::retry_after(refused) {
+    if let Some(seconds) = refused.retry_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
@@ -104,7 +104,7 @@ pub fn refuse_upload(refused: &Refusal, request_id: &str, proposed: Option<u64>)
     let (status, body) = envelope::upload_error(refused, request_id, "landfall", proposed);
     let mut response =
         (status_code(status), [(header::CONTENT_TYPE, HeaderValue::from_static(envelope::XML))], body).into_response();
-    if let Some(seconds) = envelope::retry_after(refused) {
+    if let Some(seconds) = refused.retry_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
@@ -136,6 +136,14 @@ fn json_type() -> [(header::HeaderName, HeaderValue); 1] {
 async fn grant(doors: &Doors, call: &Call, right: Right) -> Result<Grant, Refusal> {
     let caller = call.caller(doors).await?;
     access::grant(&doors.engine, &caller, &TenantId::from(call.parameter("org")), right).await
+}
+
+/// Who calls, and may they read this in the organization of the path? Its tenant.
+async fn view(doors: &Doors, call: &Call, right: Right) -> Result<TenantId, Refusal> {
+    let caller = call.caller(doors).await?;
+    let tenant = TenantId::from(call.parameter("org"));
+    access::view(&doors.engine, &caller, &tenant, right).await?;
+    Ok(tenant)
 }
 
 /// The JSON body of a call.
