@@ -28,7 +28,7 @@ use crate::faults;
 use crate::http::auth::RateLimiter;
 use crate::http::body::BodyTiming;
 use crate::http::doors::Doors;
-use crate::http::server::{self, Listener, ServerOptions, TlsFiles};
+use crate::http::server::{self, Early, Listener, ServerOptions, TlsFiles};
 use crate::ingress::put::{self, Envelope, PutDoor};
 use crate::meta::sqlite::SqliteMeta;
 use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, TenantInfo};
@@ -38,7 +38,7 @@ use crate::process::extract::{ExtractLimits, Pool};
 use crate::process::worker;
 use crate::search::{SearchError, SqliteSearch};
 use crate::telemetry::{Metrics, TelemetryError};
-use crate::ticket::Tickets;
+use crate::ticket::{self, Tickets};
 
 /// The lock of a data directory. It holds no data.
 const LOCK: &str = "lock";
@@ -157,7 +157,7 @@ impl App {
             config: Arc::clone(&config),
         });
         let metrics = Metrics::install()?;
-        let options = ServerOptions::new(&config);
+        let options = ServerOptions { early: refuse_early, ..ServerOptions::new(&config) };
         let mut public = router(&doors, &control, admin.is_none().then(|| metrics.clone()));
         // A proxy may take the public URL's path off, or leave it on.
         if !config.public_prefix().is_empty() {
@@ -377,6 +377,19 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
     put::routes().with_state(put_door).merge(apis)
+}
+
+/// What no handler sees is refused in the shape of the API that its path is of.
+fn refuse_early(path: &str, early: &Early, request_id: &str) -> Response {
+    if path.strip_prefix('/').is_some_and(|path| path.starts_with(&format!("{}/", ticket::PREFIX))) {
+        coveo::api::refuse_upload_early(early, request_id)
+    } else if coveo::api::is_path(path) {
+        coveo::api::refuse_early(early, request_id)
+    } else if native::is_path(path) {
+        native::refuse_early(early, request_id)
+    } else {
+        early.problem(request_id)
+    }
 }
 
 /// Probes for whoever runs the server.

@@ -48,6 +48,18 @@ impl Timestamp {
         Self(self.0.saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
     }
 
+    /// Reads an RFC 3339 time. The last day of the year 9999 is one, and can't be reckoned with in every time zone: such
+    /// a time becomes the last one that can.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(time) = text.parse::<jiff::Timestamp>() {
+            return Some(Self(time.as_millisecond()));
+        }
+        let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+        let whole = pieces.time().is_some() && pieces.offset().is_some();
+        (whole && pieces.date().year() == 9999).then_some(Self(jiff::Timestamp::MAX.as_millisecond()))
+    }
+
     /// RFC 3339 in UTC with milliseconds and `Z`, as `2026-01-02T03:04:05.678Z`.
     #[must_use]
     pub fn rfc3339(self) -> String {
@@ -155,6 +167,22 @@ pub fn ordered_uuid(now: Timestamp) -> uuid::Uuid {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_rfc_3339_time_is_read() {
+        assert_eq!(Timestamp::parse("1970-01-02T00:00:00Z"), Some(Timestamp(DAY_MS)));
+        assert_eq!(Timestamp::parse("1970-01-01T00:00:00.5-01:00"), Some(Timestamp(3_600_500)));
+        let last = Timestamp(jiff::Timestamp::MAX.as_millisecond());
+        for late in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999-12:00", "9999-12-30T23:00:00+00:00"] {
+            assert_eq!(Timestamp::parse(late), Some(last), "{late}");
+        }
+        assert!(last.rfc3339().starts_with("9999-12-30T"), "{}", last.rfc3339());
+        for bad in
+            ["", "9999", "9999-12-31", "9999-12-31T23:59:59", "9999-13-31T00:00:00Z", "soon", "10000-01-01T00:00:00Z"]
+        {
+            assert_eq!(Timestamp::parse(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_day_ends_at_midnight_in_utc() {

@@ -11,7 +11,7 @@ use crate::clock::{Clock, Timestamp, ordered_uuid, random_bytes};
 use crate::credential;
 use crate::meta::{KeyInfo, MetaError, MetaStore, NewItemLimits, NewSource, TenantInfo};
 use crate::model::access::Rights;
-use crate::model::ids::{KeyId, SourceId, TenantId};
+use crate::model::ids::{KeyId, NAME_CHARS, SourceId, TenantId, is_name};
 
 /// What to manage.
 #[derive(Debug, Subcommand)]
@@ -275,9 +275,13 @@ async fn key(meta: &dyn MetaStore, command: &KeyCommand, now: Timestamp) -> Resu
     match command {
         KeyCommand::Create { tenant, name, rights, expires, .. } => {
             let tenant = existing(meta, tenant).await?;
-            let rights = Rights::parse(rights).map_err(|right| {
-                refused(format!("`{right}` is not a right: use all, or some of {}", Rights::all().names().join(", ")))
-            })?;
+            check_name(name)?;
+            let some = || format!("use all, or some of {}", Rights::all().names().join(", "));
+            let rights =
+                Rights::parse(rights).map_err(|right| refused(format!("`{right}` is not a right: {}", some())))?;
+            if rights == Rights::default() {
+                return Err(refused(format!("a key needs at least one right: {}", some())));
+            }
             let expires = expires.as_deref().map(|text| parse_expiry(text, now)).transpose()?;
             let key = credential::new_key();
             let info = KeyInfo {
@@ -306,6 +310,13 @@ async fn key(meta: &dyn MetaStore, command: &KeyCommand, now: Timestamp) -> Resu
     }
 }
 
+fn check_name(name: &str) -> Result<(), AdminError> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(refused(format!("a name has up to {NAME_CHARS} characters, none of them a control character")))
+}
+
 fn shown(info: &KeyInfo, key: Option<&str>) -> Value {
     let time = |t: Option<Timestamp>| t.map(Timestamp::rfc3339);
     let mut shown = json!({
@@ -322,8 +333,7 @@ fn parse_expiry(text: &str, now: Timestamp) -> Result<Timestamp, AdminError> {
     let wrong = || {
         refused(format!("`{text}` is no time to expire at: use an RFC 3339 time or a duration such as 90d, 12h, 30m"))
     };
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        let time = Timestamp(time.as_millisecond());
+    if let Some(time) = Timestamp::parse(text) {
         return if time > now { Ok(time) } else { Err(refused(format!("`{text}` is in the past"))) };
     }
     let (number, unit) = text.split_at(text.len().saturating_sub(1));
@@ -342,6 +352,10 @@ async fn source(meta: &dyn MetaStore, command: &SourceCommand, now: Timestamp) -
     match command {
         SourceCommand::Create { tenant, name, id, stream, .. } => {
             let tenant = existing(meta, tenant).await?;
+            check_name(name)?;
+            if name.is_empty() {
+                return Err(refused("a source needs a name"));
+            }
             let id = id.clone().unwrap_or_else(|| format!("{tenant}-{}", hex::encode(random_bytes::<8>())));
             if id.is_empty() || id.len() > 128 || id.chars().any(|c| c.is_control() || c == '/') {
                 return Err(refused(format!("`{id}` can't be a source's id")));

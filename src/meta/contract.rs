@@ -85,6 +85,7 @@ impl Case {
             digests,
             now: self.now,
             keep_replaced: ZERO,
+            only_new: false,
         }
     }
 
@@ -887,4 +888,19 @@ async fn a_push_whose_container_got_another_content_is_told_so() {
     let late = NewPush { now: case.later(4000), ..using(first.version) };
     assert_eq!(case.accepted(late).await, Accepted::FileGone(session.file));
     assert_eq!(case.accepted(using(second.version)).await, Accepted::New(Ordering(1)));
+}
+
+#[tokio::test]
+async fn a_version_that_is_to_be_the_first_replaces_nothing() {
+    let case = Case::new().await;
+    let session = case.session().await;
+    let only_new = |crc| NewVersion { only_new: true, ..case.version(&session, crc) };
+    let first = only_new(1);
+    assert!(matches!(case.store.commit(first.clone()).await.unwrap(), Committed::New(_)));
+    for crc in [1, 2] {
+        assert_eq!(case.store.commit(only_new(crc)).await.unwrap(), Committed::Exists);
+    }
+    let file = case.store.file(&tenant(), session.file).await.unwrap().unwrap();
+    assert_eq!(file.version.unwrap().id, first.version);
+    case.sound().await;
 }

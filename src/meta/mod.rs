@@ -32,6 +32,9 @@ pub enum MetaError {
     /// It is shutting down.
     #[error("the database is closed")]
     Closed,
+    /// Its data has a format that this program does not work with. The sentence says what to do.
+    #[error("{0}")]
+    Format(String),
     /// Anything else.
     #[error("the database failed: {0}")]
     Failed(String),
@@ -169,6 +172,8 @@ pub struct NewVersion {
     pub now: Timestamp,
     /// How long replaced bytes are kept for those who still read them.
     pub keep_replaced: Duration,
+    /// Only where there is no version yet.
+    pub only_new: bool,
 }
 
 /// What became of a commit.
@@ -185,6 +190,8 @@ pub enum Committed {
         /// Digests of the bytes that were used.
         digests: Digests,
     },
+    /// There is a version already, and this one was to be the first.
+    Exists,
     /// The file has been used and its bytes were others.
     Used,
     /// The session is no longer open: expired, aborted, or its epoch has risen.

@@ -92,6 +92,15 @@ uuid_id! {
     KeyId
 }
 
+/// Characters of a name that people give.
+pub const NAME_CHARS: usize = 255;
+
+/// May people call something this? At most [`NAME_CHARS`] characters, none of them a control character.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    text.chars().count() <= NAME_CHARS && !text.chars().any(char::is_control)
+}
+
 impl TenantId {
     /// May a new tenant have this id? Lower-case letters, digits, `-` and `_`, 1 to 64 characters, first a letter or digit.
     #[must_use]
@@ -150,6 +159,14 @@ impl std::str::FromStr for SegmentId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_bounded_and_has_no_control_characters() {
+        assert!(is_name("") && is_name("Grüße an alle") && is_name(&"é".repeat(NAME_CHARS)));
+        for bad in ["a\0b", "a\nb", "\u{7f}", "\u{85}", &"x".repeat(NAME_CHARS + 1)] {
+            assert!(!is_name(bad), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_segment_name_reads_back() {

@@ -13,38 +13,42 @@ use crate::model::refusal::{Refusal, TicketRefusal};
 use crate::model::session::Session;
 
 /// Commits the one segment of a single PUT. Equal bytes repeat the old answer, other bytes replace them until the
-/// file is used.
+/// file is used; with `only_new` nothing is replaced.
 ///
 /// # Errors
-/// [`Refusal::Ticket`] when the session ended while the body came, or the file was used with other bytes.
+/// [`Refusal::Ticket`] when the session ended while the body came, or the file was used with other bytes;
+/// [`Refusal::ConditionFailed`] with `only_new` when there is content already.
 pub(super) async fn single(
     engine: &Engine,
     session: &Session,
     piece: Piece,
     receipt: Receipt,
+    only_new: bool,
 ) -> Result<Receipt, Refusal> {
     let (segment, backend) = (piece.segment, piece.backend.clone());
     let digests = receipt.digests;
-    let outcome = engine.meta.commit(version_of(engine, session, piece, digests)).await?;
-    let refusal = match outcome {
+    let version = NewVersion { only_new, ..version_of(engine, session, piece, digests) };
+    let refusal = match engine.meta.commit(version).await? {
         Committed::New(_) => {
             faults::point("single.committed");
             return Ok(receipt);
         }
         Committed::Same(_) | Committed::SameAsUsed { .. } => None,
-        Committed::Used => Some(TicketRefusal {
+        Committed::Exists => Some(Refusal::ConditionFailed { header: "If-None-Match" }),
+        Committed::Used => Some(Refusal::Ticket(TicketRefusal {
             rule: "used",
             detail: "the container was used while the body came; other bytes can't replace what was pushed".into(),
-        }),
-        Committed::Closed => {
-            Some(TicketRefusal { rule: "session", detail: "the session ended while the body came".into() })
-        }
+        })),
+        Committed::Closed => Some(Refusal::Ticket(TicketRefusal {
+            rule: "session",
+            detail: "the session ended while the body came".into(),
+        })),
     };
     // No row names the segment; should this fail, the sweeper takes it.
     if let Err(error) = engine.blobs.delete(segment, &backend).await {
         tracing::warn!(%error, "a segment that is not needed could not be deleted");
     }
-    refusal.map_or(Ok(receipt), |refusal| Err(Refusal::Ticket(refusal)))
+    refusal.map_or(Ok(receipt), Err)
 }
 
 /// Commits bytes that the server stored itself.
@@ -59,7 +63,9 @@ pub(super) async fn internal(
 ) -> Result<Version, Refusal> {
     match engine.meta.commit(version_of(engine, session, piece, digests)).await? {
         Committed::New(version) | Committed::Same(version) => Ok(version),
-        Committed::SameAsUsed { .. } | Committed::Used | Committed::Closed => Err(Refusal::Unavailable),
+        Committed::SameAsUsed { .. } | Committed::Used | Committed::Exists | Committed::Closed => {
+            Err(Refusal::Unavailable)
+        }
     }
 }
 
@@ -75,5 +81,6 @@ fn version_of(engine: &Engine, session: &Session, piece: Piece, digests: Digests
         now,
         // A container can't be downloaded before it is used: nobody reads replaced bytes.
         keep_replaced: Duration::ZERO,
+        only_new: false,
     }
 }

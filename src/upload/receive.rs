@@ -45,7 +45,7 @@ pub enum BodyError {
 /// A body: chunks, then its end, or what went wrong.
 pub type Body<'a> = Pin<&'a mut (dyn Stream<Item = Result<Bytes, BodyError>> + Send)>;
 
-/// Digests that the client declared for the body.
+/// What the client declared about the body: its digests, and whether it may replace another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Declared {
     /// MD5.
@@ -56,6 +56,8 @@ pub struct Declared {
     pub crc32c: Option<u32>,
     /// CRC-64/NVME.
     pub crc64nvme: Option<u64>,
+    /// Only where there is no content yet.
+    pub only_new: bool,
 }
 
 /// A session that may take a body now.
@@ -64,6 +66,14 @@ pub struct Admitted {
     session: Session,
     /// The file has been used: the body is only compared with this.
     used: Option<FileInfo>,
+}
+
+impl Admitted {
+    /// Did an earlier body make a version?
+    #[must_use]
+    pub fn holds_content(&self) -> bool {
+        self.session.state == SessionState::Committed
+    }
 }
 
 /// What was stored.
@@ -124,7 +134,8 @@ fn too_large(limit: u64) -> Refusal {
 ///
 /// # Errors
 /// Nothing is stored with any of them: [`Refusal::Incomplete`], [`Refusal::TooLarge`], [`Refusal::DigestMismatch`],
-/// [`Refusal::Ticket`] when the session ended meanwhile or the file was used, and the keepers' own.
+/// [`Refusal::Ticket`] when the session ended meanwhile or the file was used, [`Refusal::ConditionFailed`] when another
+/// body was faster and this one wants to be the first, and the keepers' own.
 pub async fn single(
     engine: &Engine,
     admitted: Admitted,
@@ -158,7 +169,7 @@ pub async fn single(
     let digests = Digests { md5: None, sha256: None, ..received.digests };
     let piece = Piece { segment, length: extent.length, digests, backend: extent.backend };
     let receipt = Receipt { size: received.size, digests: received.digests };
-    commit::single(engine, &session, piece, receipt).await
+    commit::single(engine, &session, piece, receipt, declared.only_new).await
 }
 
 fn new_segment(session: &Session) -> SegmentId {

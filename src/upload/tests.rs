@@ -168,3 +168,48 @@ async fn what_fails_leaves_nothing_and_the_next_try_works() {
     assert!(read.iter().any(Result::is_err), "a read that fails never looks complete");
     place.sound().await;
 }
+
+#[tokio::test]
+async fn a_push_is_told_that_its_container_got_another_content() {
+    let place = Place::new(Form::Disk).await;
+    let opened = place.open().await;
+    place.put(&opened, vec![Ok(Bytes::from_static(b"first"))], Declared::default()).await.unwrap();
+    let name = opened.file.to_string();
+    let seen = register::container(&place.engine, &place.grant, "fileId", &name).await.unwrap();
+    place.put(&opened, vec![Ok(Bytes::from_static(b"second"))], Declared::default()).await.unwrap();
+    let provider = register::Target::Provider("p".into());
+    let ask = |seen| register::Ask {
+        used_up: vec![seen],
+        ..register::Ask::new(provider.clone(), crate::model::source::PushKind::Identities)
+    };
+    match register::accept(&place.engine, &place.grant, ask(seen)).await {
+        Err(Refusal::Invalid { name: parameter, reason }) => {
+            assert_eq!(parameter, "fileId");
+            assert!(reason.contains(&name) && reason.contains("another content"), "{reason}");
+        }
+        other => panic!("taken: {other:?}"),
+    }
+    let again = register::container(&place.engine, &place.grant, "fileId", &name).await.unwrap();
+    register::accept(&place.engine, &place.grant, ask(again)).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_two_bodies_that_are_to_be_the_first_one_is() {
+    let place = Place::new(Form::Disk).await;
+    let opened = place.open().await;
+    let first = Declared { only_new: true, ..Declared::default() };
+    let both = futures_util::future::join(
+        place.put(&opened, vec![Ok(Bytes::from_static(b"one"))], first),
+        place.put(&opened, vec![Ok(Bytes::from_static(b"two"))], first),
+    );
+    let refused = Refusal::ConditionFailed { header: "If-None-Match" };
+    match both.await {
+        (Ok(_), Err(other)) | (Err(other), Ok(_)) => assert_eq!(other, refused),
+        other => panic!("{other:?}"),
+    }
+    let content = place.content(&opened).await;
+    assert!(content == b"one" || content == b"two");
+    // What was refused left no bytes, and without the condition a body replaces another.
+    place.put(&opened, vec![Ok(Bytes::from_static(b"three"))], Declared::default()).await.unwrap();
+    assert_eq!(place.content(&opened).await, b"three");
+}

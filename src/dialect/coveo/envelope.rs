@@ -117,22 +117,36 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         Refusal::Unavailable => (503, "ServiceUnavailable", refused.to_string()),
         Refusal::Internal => (500, "InternalError", refused.to_string()),
     };
-    let mut body = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>");
-    element(&mut body, "Code", code);
-    element(&mut body, "Message", &message);
+    let mut more = Vec::new();
     if let Refusal::TooLarge { limit, .. } = refused {
-        if let Some(proposed) = proposed {
-            element(&mut body, "ProposedSize", &proposed.to_string());
-        }
-        element(&mut body, "MaxSizeAllowed", &limit.to_string());
+        more.extend(proposed.map(|proposed| ("ProposedSize", proposed.to_string())));
+        more.push(("MaxSizeAllowed", limit.to_string()));
     }
     if let Refusal::ConditionFailed { header } = refused {
-        element(&mut body, "Condition", header);
+        more.push(("Condition", (*header).to_owned()));
+    }
+    (status, upload_error_body(code, &message, &more, request_id, host_id))
+}
+
+/// An XML error body, also for what is no refusal: a request that no handler sees.
+#[must_use]
+pub fn upload_error_body(
+    code: &str,
+    message: &str,
+    more: &[(&str, String)],
+    request_id: &str,
+    host_id: &str,
+) -> String {
+    let mut body = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>");
+    element(&mut body, "Code", code);
+    element(&mut body, "Message", message);
+    for (name, text) in more {
+        element(&mut body, name, text);
     }
     element(&mut body, "RequestId", request_id);
     element(&mut body, "HostId", host_id);
     body.push_str("</Error>");
-    (status, body)
+    body
 }
 
 fn element(xml: &mut String, name: &str, text: &str) {
