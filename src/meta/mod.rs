@@ -32,7 +32,7 @@ pub enum MetaError {
     /// It is shutting down.
     #[error("the database is closed")]
     Closed,
-    /// Its data has a format that this program does not work with. The sentence says what to do.
+    /// Its data is not there, or has a format that this program does not work with. The sentence says what to do.
     #[error("{0}")]
     Format(String),
     /// Anything else.

@@ -238,10 +238,9 @@ mod tests {
     fn s11_a_source_that_can_t_be_says_why() {
         let got = SourceBody::parse(br#"{"name":" "}"#).expect("no name is for the caller to judge");
         assert_eq!(got.required_name(), Err(Refusal::malformed("`name` is required")));
-        for (body, wanted) in [
-            (json!({"sourceType":"WEB"}), "sourceType"),
-            (json!({"sourceVisibility":"x"}), "sourceVisibility"),
-        ] {
+        for (body, wanted) in
+            [(json!({"sourceType":"WEB"}), "sourceType"), (json!({"sourceVisibility":"x"}), "sourceVisibility")]
+        {
             assert!(
                 matches!(SourceBody::parse(body.to_string().as_bytes()), Err(Refusal::Invalid { name, .. }) if name == wanted)
             );

@@ -52,6 +52,14 @@ impl SqliteMeta {
         Ok(Self { database: Database::open(&directory.join(FILE_NAME), MIGRATIONS)? })
     }
 
+    /// Opens the metadata in a data directory as they are, only to be read.
+    ///
+    /// # Errors
+    /// When they are not there or have another format than this version's, else what SQLite says.
+    pub fn open_to_read(directory: &Path) -> Result<Self> {
+        Ok(Self { database: Database::open_to_read(&directory.join(FILE_NAME), MIGRATIONS)? })
+    }
+
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -72,7 +80,10 @@ impl From<SqliteError> for MetaError {
         match error {
             SqliteError::OutOfSpace => Self::OutOfSpace,
             SqliteError::Closed => Self::Closed,
-            SqliteError::Newer { .. } | SqliteError::Failed(_) => Self::Failed(error.to_string()),
+            SqliteError::Newer { .. } | SqliteError::Older { .. } | SqliteError::Absent(_) => {
+                Self::Format(error.to_string())
+            }
+            SqliteError::Failed(reason) => Self::Failed(reason),
         }
     }
 }
