@@ -821,7 +821,10 @@ async fn a_day_takes_no_more_changed_items_than_its_limit() {
         operator: PatchOperator::Replace,
         value: json!(1),
     });
-    assert_eq!(case.accepted(case.push(PushKind::Items, 2, &[patch.clone()])).await, Accepted::New(Ordering(2)));
+    assert_eq!(
+        case.accepted(case.push(PushKind::Items, 2, std::slice::from_ref(&patch))).await,
+        Accepted::New(Ordering(2))
+    );
     let two = case.push(PushKind::Items, 3, &[put("x://1", "b"), put("x://3", "c")]);
     assert_eq!(case.accepted(two.clone()).await, full, "taken whole or refused whole");
     assert_eq!(case.accepted(case.push(PushKind::Items, 3, &[put("x://3", "c")])).await, Accepted::New(Ordering(3)));

@@ -68,8 +68,8 @@ pub(super) async fn translate(
     kind: BatchKind,
     containers: &[Container],
 ) -> Result<Translated, Refusal> {
-    let room = register::room(engine, grant, &push.target, push.kind).await?;
     let _place = TRANSLATIONS.acquire().await.map_err(|_| Refusal::Unavailable)?;
+    let room = register::room(engine, grant, &push.target, push.kind).await?;
     let versions: Vec<Version> = containers.iter().filter_map(|c| c.version.clone()).collect();
     let (sender, mut receiver) = mpsc::channel::<Result<Bytes, BodyError>>(4);
     let translator =
