@@ -23,6 +23,9 @@ use std::io;
 pub const POINTS: &[&str] = &[
     "start.tenant",
     "start.sources",
+    "start.intent",
+    "start.key",
+    "start.shown",
     "single.session_row",
     "single.ticket_sent",
     "segment.create",

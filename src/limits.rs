@@ -62,8 +62,10 @@ pub const PUSH_FAILURES: u64 = 100;
 pub const PUSH_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a deleted item's ordering id is remembered.
 pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Refusal records kept in memory per tenant.
+/// Refusal records kept in memory per tenant, of requests whose signature held.
 pub const REFUSALS_KEPT: usize = 1_000;
+/// And of requests that nobody vouches for.
+pub const UNVERIFIED_REFUSALS_KEPT: usize = 200;
 /// A refused body is read and thrown away up to this many bytes, so that the client reads the answer.
 pub const DRAIN_BYTES: u64 = 64 * 1024 * 1024;
 /// And for this long.

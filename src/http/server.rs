@@ -156,18 +156,42 @@ impl Listener {
     }
 }
 
+/// Why a request is refused before any API sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Early {
+    /// The status.
+    pub status: StatusCode,
+    /// A stable word, such as `uri-too-long`.
+    pub kind: &'static str,
+    /// One sentence.
+    pub detail: &'static str,
+}
+
+/// How such a refusal is told: the path, which says whose client asks, the refusal, and the request's id.
+pub type EarlyEnvelope = fn(&str, &Early, &str) -> Response;
+
+impl Early {
+    /// As problem details.
+    #[must_use]
+    pub fn problem(&self, request_id: &str) -> Response {
+        problem(self.status, self.kind, self.detail, request_id)
+    }
+}
+
 /// What [`serve`] and [`wrap`] need to know.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// The configuration.
     pub config: Arc<Config>,
+    /// The shape of what is refused before any API sees it.
+    pub early: EarlyEnvelope,
 }
 
 impl ServerOptions {
-    /// From a valid configuration.
+    /// From a valid configuration, with a shape of no API in particular for early refusals.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self { config: Arc::new(config.clone()) }
+        Self { config: Arc::new(config.clone()), early: |_, early, id| early.problem(id) }
     }
 }
 
@@ -412,13 +436,14 @@ where
 /// browsers safe, a log line and metrics; a panic becomes an answer, and a body that was not read is seen to.
 /// A handler runs to its end even when its client goes away.
 pub fn wrap(router: Router, options: &ServerOptions, clock: &Clock) -> Router {
-    let around = Around { config: Arc::clone(&options.config), clock: clock.clone() };
+    let around = Around { config: Arc::clone(&options.config), early: options.early, clock: clock.clone() };
     router.layer(axum::middleware::from_fn_with_state(around, entry))
 }
 
 #[derive(Clone)]
 struct Around {
     config: Arc<Config>,
+    early: EarlyEnvelope,
     clock: Clock,
 }
 
@@ -476,7 +501,12 @@ impl Around {
         // whatever another server took for the next request is never read as one.
         let chunked = request.headers().contains_key(TRANSFER_ENCODING);
         let origin = Cors::of(&self.config, request.headers());
-        let early = bounds(&request, &seen.id).or_else(|| preflight(&origin, &request, &seen.id));
+        let early = bounds(&request)
+            .map(|early| {
+                let path = request.uri().path();
+                (self.early)(path.strip_prefix(self.config.public_prefix()).unwrap_or(path), &early, &seen.id)
+            })
+            .or_else(|| preflight(&origin, &request, &seen.id));
         let (body, kept) = lend(std::mem::take(request.body_mut()));
         let mut response = if let Some(response) = early {
             drop(body);
@@ -530,8 +560,8 @@ pub fn problem(status: StatusCode, kind: &str, detail: &str, request_id: &str) -
 }
 
 /// Requests that no handler should have to think about.
-fn bounds(request: &Request, id: &str) -> Option<Response> {
-    let refuse = |status, kind, detail| Some(problem(status, kind, detail, id));
+fn bounds(request: &Request) -> Option<Early> {
+    let refuse = |status, kind, detail| Some(Early { status, kind, detail });
     let headers = request.headers();
     if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > TARGET_BYTES) {
         return refuse(StatusCode::URI_TOO_LONG, "uri-too-long", "the path and its query are limited to 16384 bytes");
@@ -770,15 +800,20 @@ pub fn origin(config: &Config, headers: &HeaderMap, info: &ConnectionInfo) -> St
     if let Some(url) = &config.public_url {
         return url.clone();
     }
-    let trusted = config.trusts(info.peer.ip());
-    let forwarded = |name: &str| if trusted { last(headers, name) } else { None };
-    let scheme = match forwarded("x-forwarded-proto") {
+    let scheme = seen_scheme(config, headers, info);
+    format!("{scheme}://{}{}", seen_host(config, headers, info), seen_prefix(config, headers, info))
+}
+
+/// The scheme that the client used, as far as a trusted proxy tells it.
+#[must_use]
+pub fn seen_scheme(config: &Config, headers: &HeaderMap, info: &ConnectionInfo) -> &'static str {
+    let forwarded = if config.trusts(info.peer.ip()) { last(headers, "x-forwarded-proto") } else { None };
+    match forwarded {
         Some("https") => "https",
         Some("http") => "http",
         _ if info.tls => "https",
         _ => "http",
-    };
-    format!("{scheme}://{}{}", seen_host(config, headers, info), seen_prefix(config, headers, info))
+    }
 }
 
 /// The path that a proxy takes off every request before it passes it on: the configured one, or what a trusted proxy

@@ -48,6 +48,27 @@ pub struct Admitted {
     session: Session,
     /// The file has been used: the body is only compared with this.
     used: Option<FileInfo>,
+    /// May it only be the first body?
+    only_new: bool,
+}
+
+impl Admitted {
+    /// Did an earlier body make a version?
+    fn holds_content(&self) -> bool {
+        self.session.state == SessionState::Committed
+    }
+
+    /// Lets the body in only as the first one.
+    ///
+    /// # Errors
+    /// [`Refusal::ConditionFailed`] when there is content already.
+    pub fn only_new(self, header: &'static str) -> Result<Self, Refusal> {
+        if self.holds_content() {
+            Err(Refusal::ConditionFailed { header })
+        } else {
+            Ok(Self { only_new: true, ..self })
+        }
+    }
 }
 
 /// What was stored.
@@ -100,7 +121,7 @@ pub async fn admit(
         ));
     }
     require_space(engine, length.unwrap_or(0)).await?;
-    Ok(Admitted { session, used })
+    Ok(Admitted { session, used, only_new: false })
 }
 
 /// Is there room for so many bytes more on the backend?
@@ -125,7 +146,8 @@ fn too_large(limit: u64) -> Refusal {
 ///
 /// # Errors
 /// Nothing is stored with any of them: [`Refusal::Incomplete`], [`Refusal::TooLarge`], [`Refusal::DigestMismatch`],
-/// [`Refusal::Ticket`] when the session ended meanwhile or the file was used, and the keepers' own.
+/// [`Refusal::Ticket`] when the session ended meanwhile or the file was used, [`Refusal::ConditionFailed`] when another
+/// body was faster and this one wants to be the first, and the keepers' own.
 pub async fn single(
     engine: &Engine,
     admitted: Admitted,
@@ -133,7 +155,7 @@ pub async fn single(
     length: Option<u64>,
     declared: Declared,
 ) -> Result<Receipt, Refusal> {
-    let Admitted { session, used } = admitted;
+    let Admitted { session, used, only_new } = admitted;
     let mut expected = Expected {
         limit: session.max_bytes,
         length: length.or(session.size),
@@ -172,7 +194,7 @@ pub async fn single(
     let extent = finish(writer).await?;
     let piece =
         Piece { segment, length: extent.length, digests: receipt.digests.crcs().into(), backend: extent.backend };
-    commit::single(engine, &session, piece, receipt).await
+    commit::single(engine, &session, piece, receipt, only_new).await
 }
 
 async fn finish(writer: Option<Box<dyn SegmentWriter>>) -> Result<Extent, Refusal> {

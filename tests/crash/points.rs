@@ -42,6 +42,9 @@ use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InSession};
 const CASES: &[(&str, Tested)] = &[
     ("start.tenant", FirstStart),
     ("start.sources", FirstStart),
+    ("start.intent", FirstStart),
+    ("start.key", FirstStart),
+    ("start.shown", FirstStart),
     ("single.session_row", Crash(During::Upload)),
     ("single.ticket_sent", Crash(During::Upload)),
     ("segment.created", Crash(During::Upload)),
@@ -248,15 +251,25 @@ fn killed_in_a_first_start(point: &str) -> Outcome {
     let data = world.path("data");
     let mut server = world.spawn(&data, &Start::failing(format!("{point}=return(kill)")));
     server.died_at_its_point()?;
+    // Only a start that came to its printing has shown a key; nobody is known to have seen it.
+    let shown = server.keys();
+    ensure!(shown.len() == usize::from(point == "start.shown"), "the first start printed {} keys", shown.len());
     let server = world.start(&data, &Start::default())?;
-    let client = Client { key: server.first_key()?, ..world.client.clone() };
+    let client = Client { key: server.key_after(&shown)?, ..world.client.clone() };
+    let valid = "SELECT count(*) FROM keys WHERE revoked IS NULL";
+    ensure!(eyes::count(&data, valid)? == 1, "a key that nobody has seen still holds");
     let mut upload = interrupted();
     client.finish(&mut upload)?;
     let found = wait_until(PATIENCE, || client.found("newneedle").is_ok_and(|found| found == [upload.document]));
     ensure!(found, "the first upload is not found");
     ensure!(client.content(upload.document)? == upload.body, "the first upload has other bytes");
     server.terminate()?;
-    doctor(&data, 0).map(drop)
+    doctor(&data, 0)?;
+    // The key was seen: no start makes another.
+    let server = world.start(&data, &Start::default())?;
+    ensure!(client.content(upload.document)? == upload.body, "the key that was shown does not hold any more");
+    ensure!(server.keys().len() == shown.len() + 1, "a later start printed a key");
+    server.terminate()
 }
 
 /// A start, a container, a PUT, a push and its processing pass a transaction more often than this, and not as often as

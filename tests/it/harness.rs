@@ -265,6 +265,7 @@ impl Server {
         let first = app.first_start().expect("a first start");
         let (tenant, key) = (first.tenant.clone(), first.key.clone());
         let (source, catalog) = (first.source.clone(), first.catalog.clone());
+        app.first_key_shown().await.expect("remembered");
         let address = app.address();
         // A restart keeps the port, as a real one would: upload URLs name it.
         config.listen = address;
@@ -279,6 +280,12 @@ impl Server {
         assert_eq!(app.address(), self.address);
         self.app = Some(app);
         self.http = client();
+    }
+
+    /// Stops for good; the data, and what keeps them there.
+    pub(crate) async fn stopped(mut self) -> (PathBuf, Arc<TempDir>) {
+        self.app.take().expect("a running server").stop().await;
+        (self.data(), Arc::clone(&self.dir))
     }
 
     /// Stops for good; then `landfall doctor` finds nothing broken in what is left on disk.
@@ -450,6 +457,16 @@ impl Server {
         })
         .await
         .unwrap()
+    }
+
+    /// Runs `landfall admin …`, which must fail; what it says.
+    pub(crate) async fn admin_refused(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(PROGRAM);
+        command.arg("admin").args(arguments).arg("--data").arg(self.data()).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the built binary");
+        assert!(!output.status.success(), "{arguments:?} was taken: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// A key of a tenant with some rights.

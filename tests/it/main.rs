@@ -9,6 +9,7 @@
 )]
 
 mod coveo;
+mod doctor;
 mod harness;
 mod hostile;
 mod limits;

@@ -113,6 +113,9 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
         return Ok(Committed::Closed);
     }
     let present = file(c, &session.tenant, session.file)?;
+    if new.only_new && present.is_some() {
+        return Ok(Committed::Exists);
+    }
     if let Some(present) = &present
         && session.state == SessionState::Committed
     {
