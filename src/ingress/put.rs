@@ -78,7 +78,13 @@ async fn put(doors: &Doors, request: Request, length: Option<u64>) -> Result<Rec
     let declared = declared(&parts.headers, &held)?;
     let admitted = receive::admit(&doors.engine, &target.tenant, target.session, length).await?;
     // Only now is the body asked for: a refused one costs a client that waits for `100 Continue` nothing.
-    let body = pin!(body::receive(body, &doors.timing, doors.stopping.clone()));
+    let body = pin!(body::receive(
+        body,
+        &doors.timing,
+        &target.tenant,
+        Some(target.session),
+        doors.stopping.clone(),
+    ));
     receive::single(&doors.engine, admitted, body, length, declared).await
 }
 
@@ -185,6 +191,7 @@ fn told(refused: &Refusal) -> (String, String) {
         Refusal::Incomplete { .. } => "incomplete",
         Refusal::OutOfSpace => "out_of_space",
         Refusal::Unavailable => "unavailable",
+        Refusal::Busy { .. } => "busy",
         Refusal::Internal => "internal",
         Refusal::Missing { .. } | Refusal::Invalid { .. } | Refusal::Malformed { .. } => "header",
         Refusal::NoCredential

@@ -102,6 +102,12 @@ pub enum Refusal {
         /// When to come again.
         retry_after: Duration,
     },
+    /// As much is being received as may be.
+    #[error("the server is receiving as much as it may; send it again a little later")]
+    Busy {
+        /// When to come again.
+        retry_after: Duration,
+    },
     /// No space left, or nearly so.
     #[error("there is not enough free space")]
     OutOfSpace,

@@ -40,9 +40,13 @@ pub enum BodyError {
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
+    /// There was no memory for it.
+    #[error("the server is receiving as much as it may")]
+    Busy,
 }
 
-/// A body: chunks, then its end, or what went wrong.
+/// A body: chunks, then its end, or what went wrong. An empty chunk asks the receiver to write what it has gathered,
+/// because memory is short; the body may wait until that memory is free.
 pub type Body<'a> = Pin<&'a mut (dyn Stream<Item = Result<Bytes, BodyError>> + Send)>;
 
 /// Digests that the client declared for the body.
@@ -240,10 +244,13 @@ async fn pour(
                 crc64nvme.update(chunk);
                 slow.update(chunk).await;
                 gathered_bytes += chunk.len();
-                gathered.push(chunk.clone());
+                if !chunk.is_empty() {
+                    gathered.push(chunk.clone());
+                }
             }
             Some(Err(BodyError::TooLong)) => return Err(too_large(limit)),
             Some(Err(BodyError::Stopping)) => return Err(Refusal::Unavailable),
+            Some(Err(BodyError::Busy)) => return Err(Refusal::Busy { retry_after: limits::BUSY_RETRY }),
             Some(Err(error @ (BodyError::Cut | BodyError::TooSlow))) => {
                 return Err(Refusal::Incomplete { reason: format!("{error} after {size} bytes") });
             }
@@ -251,7 +258,8 @@ async fn pour(
         }
         // Also many small chunks: each costs more memory than its bytes.
         let full = gathered_bytes >= limits::WRITE_BYTES || gathered.len() >= limits::WRITE_CHUNKS;
-        if full || (next.is_none() && gathered_bytes > 0) {
+        let asked = next.as_ref().is_none_or(|chunk| chunk.as_ref().is_ok_and(Bytes::is_empty));
+        if full || (asked && gathered_bytes > 0) {
             match writer.as_deref_mut() {
                 Some(writer) => writer.write(&mut gathered).await?,
                 None => gathered.clear(),

@@ -22,8 +22,8 @@ pub struct ErrorBody<'a> {
 /// The status, error code and message of a refusal on the API.
 ///
 /// The vendor documents no 409, 503 or 507. A state that does not allow a call is told as the parameter that named
-/// it, and so is a container or a stream that does not exist. That the disk is full or a write in doubt has no likeness
-/// there, so that HTTP's own words are used.
+/// it, and so is a container or a stream that does not exist. That the disk is full, a write in doubt or too much under way has no
+/// likeness there, so that HTTP's own words are used.
 #[must_use]
 pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
     let said = refusal.to_string();
@@ -49,6 +49,7 @@ pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
         Refusal::DigestMismatch { .. } => (400, "INVALID_DIGEST", said),
         Refusal::Incomplete { .. } => (400, "INVALID_JSON", said),
         Refusal::RateLimited { .. } => (429, "TOO_MANY_REQUESTS", said),
+        Refusal::Busy { .. } => (503, "SERVICE_UNAVAILABLE", said),
         Refusal::OutOfSpace => (507, "INSUFFICIENT_STORAGE", said),
         Refusal::Unavailable => (503, "SERVICE_UNAVAILABLE", said),
         Refusal::Internal => (500, "INTERNAL_SERVER_ERROR", said),
@@ -77,7 +78,7 @@ pub fn error_body(error_code: &str, message: &str, request_id: &str) -> String {
 #[must_use]
 pub fn retry_after(refused: &Refusal) -> Option<u64> {
     match refused {
-        Refusal::RateLimited { retry_after } => {
+        Refusal::RateLimited { retry_after } | Refusal::Busy { retry_after } => {
             Some(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0)).max(1))
         }
         Refusal::Unavailable => Some(1),
@@ -126,6 +127,7 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         Refusal::DigestMismatch { .. } => (400, "BadDigest", refused.to_string()),
         Refusal::Incomplete { .. } => (400, "IncompleteBody", refused.to_string()),
         Refusal::RateLimited { .. } => (429, "SlowDown", String::from("Please reduce your request rate.")),
+        Refusal::Busy { .. } => (503, "SlowDown", refused.to_string()),
         Refusal::OutOfSpace => (507, "InsufficientStorage", refused.to_string()),
         Refusal::Unavailable => (503, "ServiceUnavailable", refused.to_string()),
         Refusal::Internal => (500, "InternalError", refused.to_string()),
@@ -209,6 +211,13 @@ mod tests {
                 429,
                 "SlowDown",
             ),
+            (
+                Refusal::Busy { retry_after: Duration::from_secs(2) },
+                503,
+                "SERVICE_UNAVAILABLE",
+                503,
+                "SlowDown",
+            ),
             (Refusal::OutOfSpace, 507, "INSUFFICIENT_STORAGE", 507, "InsufficientStorage"),
             (Refusal::Unavailable, 503, "SERVICE_UNAVAILABLE", 503, "ServiceUnavailable"),
             (Refusal::Internal, 500, "INTERNAL_SERVER_ERROR", 500, "InternalError"),
@@ -269,6 +278,7 @@ mod tests {
         let limited = |ms| retry_after(&Refusal::RateLimited { retry_after: Duration::from_millis(ms) });
         assert_eq!((limited(0), limited(1500), limited(2000)), (Some(1), Some(2), Some(2)));
         assert_eq!(retry_after(&Refusal::Unavailable), Some(1));
+        assert_eq!(retry_after(&Refusal::Busy { retry_after: Duration::from_millis(1500) }), Some(2));
         assert_eq!(retry_after(&Refusal::OutOfSpace), None);
     }
 }

@@ -50,6 +50,7 @@ fn problem(refused: &Refusal) -> Problem {
         },
         Refusal::Incomplete { .. } => plain(StatusCode::BAD_REQUEST, "incomplete", "The body is incomplete"),
         Refusal::RateLimited { .. } => plain(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+        Refusal::Busy { .. } => plain(StatusCode::SERVICE_UNAVAILABLE, "busy", "Receiving as much as possible"),
         Refusal::OutOfSpace => plain(StatusCode::INSUFFICIENT_STORAGE, "out-of-space", "Not enough space"),
         Refusal::Unavailable => plain(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Try again"),
         Refusal::Internal => plain(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -76,7 +77,7 @@ pub(super) fn refuse(refused: &Refusal, request_id: &str) -> Response {
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
     let mut response = (status, json, Value::Object(body).to_string()).into_response();
     let retry = match refused {
-        Refusal::RateLimited { retry_after } => Some(retry_after.as_secs().max(1)),
+        Refusal::RateLimited { retry_after } | Refusal::Busy { retry_after } => Some(retry_after.as_secs().max(1)),
         Refusal::Unavailable => Some(1),
         _ => None,
     };
