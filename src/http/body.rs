@@ -107,6 +107,11 @@ impl Default for BodyTiming {
     }
 }
 
+/// Is a body of this length one that others let go first?
+fn is_small(announced: u64) -> bool {
+    announced <= limits::BODY_STEP_BYTES
+}
+
 fn busy(waits_for: &'static str) {
     metrics::counter!("landfall_bodies_refused_total", "reason" => waits_for).increment(1);
     match waits_for {
@@ -116,8 +121,8 @@ fn busy(waits_for: &'static str) {
 }
 
 /// Takes memory for a body that has begun, and waits for it within the body's patience.
-async fn more(member: &Member, bytes: u64, patience: Duration) -> Option<Lease> {
-    let lease = tokio::time::timeout(patience, member.take(bytes, Turn::Begun)).await.ok();
+async fn more(member: &Member, bytes: u64, turn: Turn, patience: Duration) -> Option<Lease> {
+    let lease = tokio::time::timeout(patience, member.take(bytes, turn)).await.ok();
     if lease.is_none() {
         busy("memory");
     }
@@ -215,9 +220,8 @@ impl Receiving {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = timing.stop;
         let announced = body.size_hint().exact();
-        let is_small = announced.is_some_and(|bytes| bytes <= limits::BODY_STEP_BYTES);
         let step = announced.unwrap_or(u64::MAX).saturating_add(CHUNK_BYTES).min(limits::BODY_STEP_BYTES);
-        let turn = if is_small { Turn::Small } else { Turn::New };
+        let turn = if announced.is_some_and(is_small) { Turn::Small } else { Turn::New };
         metrics::gauge!("landfall_bodies_in_flight").increment(1.0);
         Self {
             body,
@@ -312,9 +316,10 @@ impl Receiving {
         if step.bytes() < limits::BODY_STEP_BYTES {
             let (member, patience) = (self.member.clone(), self.idle);
             // Whoever waits holds nothing.
-            self.memory = Memory::Waits(Box::pin(async move {
-                more(&member, limits::BODY_STEP_BYTES, patience).await
-            }));
+            self.memory =
+                Memory::Waits(Box::pin(
+                    async move { more(&member, limits::BODY_STEP_BYTES, Turn::Begun, patience).await },
+                ));
         }
         Bytes::from_owner(Counted { bytes, _lease: lease })
     }
@@ -409,6 +414,7 @@ pub async fn read_all(
         return Ok(Bytes::new());
     }
     let most = announced.unwrap_or(limit);
+    let turn = if announced.is_some_and(is_small) { Turn::Small } else { Turn::Begun };
     let member = timing.json.join(tenant);
     let mut stream = Receiving::new(body, timing, member.clone(), None, None);
     let mut whole: Vec<u8> = Vec::new();
@@ -431,7 +437,7 @@ pub async fn read_all(
         let has = lease.as_ref().map_or(0, Lease::bytes);
         if size > has {
             let wants = if most <= BUFFER_AT_ONCE { most } else { has.saturating_mul(2).min(most) }.max(size);
-            let more = more(&member, wants - has, timing.idle).await.ok_or_else(busy)?;
+            let more = more(&member, wants - has, turn, timing.idle).await.ok_or_else(busy)?;
             match &mut lease {
                 Some(lease) => lease.absorb(more),
                 None => lease = Some(more),

@@ -329,7 +329,7 @@ impl Member {
                 return Verdict::Yield;
             }
         }
-        if state.waiting > 0 || state.used > shared.open_size() / 2 { Verdict::Write } else { Verdict::Stay }
+        if state.waiting > 0 || state.used > shared.open_size() / 4 { Verdict::Write } else { Verdict::Stay }
     }
 
     /// The body has ended; what it holds may live on.

@@ -49,7 +49,7 @@ use crate::telemetry;
 
 /// Connections up to which each gets a buffer of this size: a few fast streams gain by it, many would only cost memory.
 /// An idle connection keeps what its last request has filled.
-const BUFFERS: [(usize, usize); 2] = [(32, 512 * 1024), (256, 64 * 1024)];
+const BUFFERS: [(usize, usize); 2] = [(32, 512 * 1024), (128, 64 * 1024)];
 /// The buffer of every other; a request head must fit.
 const SMALL_BUFFER_BYTES: usize = HEAD_BYTES;
 /// Longest request head.

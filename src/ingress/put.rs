@@ -78,13 +78,7 @@ async fn put(doors: &Doors, request: Request, length: Option<u64>) -> Result<Rec
     let declared = declared(&parts.headers, &held)?;
     let admitted = receive::admit(&doors.engine, &target.tenant, target.session, length).await?;
     // Only now is the body asked for: a refused one costs a client that waits for `100 Continue` nothing.
-    let body = pin!(body::receive(
-        body,
-        &doors.timing,
-        &target.tenant,
-        Some(target.session),
-        doors.stopping.clone(),
-    ));
+    let body = pin!(body::receive(body, &doors.timing, &target.tenant, Some(target.session), doors.stopping.clone(),));
     receive::single(&doors.engine, admitted, body, length, declared).await
 }
 

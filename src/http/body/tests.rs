@@ -143,7 +143,13 @@ async fn a_session_receives_a_few_bodies_at_once() {
 }
 
 /// A body of JSON in parts, with a pause before each.
-async fn json(timing: BodyTiming, tenant: &'static str, parts: u64, part: usize, pause: Duration) -> Result<usize, Refusal> {
+async fn json(
+    timing: BodyTiming,
+    tenant: &'static str,
+    parts: u64,
+    part: usize,
+    pause: Duration,
+) -> Result<usize, Refusal> {
     let pieces = futures_util::stream::unfold(0, move |n| async move {
         if n == parts {
             return None;
@@ -170,9 +176,8 @@ async fn many_quick_bodies_of_json_all_come_through() {
 #[tokio::test(start_paused = true)]
 async fn slow_bodies_of_json_yield_to_a_small_one_of_the_same_tenant() {
     let timing = timing(16 * MIB);
-    let slow: Vec<_> = (0..100)
-        .map(|_| tokio::spawn(json(timing.clone(), "t", 10_000, 2048, Duration::from_secs(1))))
-        .collect();
+    let slow: Vec<_> =
+        (0..100).map(|_| tokio::spawn(json(timing.clone(), "t", 10_000, 2048, Duration::from_secs(1)))).collect();
     // Until memory is short: 100 bodies of more than 60 KiB.
     tokio::time::sleep(Duration::from_secs(90)).await;
     let begun = tokio::time::sleep(Duration::ZERO).deadline();

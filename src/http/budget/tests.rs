@@ -76,12 +76,7 @@ async fn the_tenant_that_holds_least_is_next_and_within_it_the_small_and_the_eld
     }
     assert_eq!(
         order,
-        [
-            [false, false, false, true],
-            [false, false, true, true],
-            [true, false, true, true],
-            [true, true, true, true]
-        ]
+        [[false, false, false, true], [false, false, true, true], [true, false, true, true], [true, true, true, true]]
     );
 }
 

@@ -20,8 +20,12 @@ struct Server {
 /// Counts handlers that came to their end.
 static FINISHED: AtomicUsize = AtomicUsize::new(0);
 
+/// An answer that no socket buffers.
+const LARGE: usize = 64 << 20;
+
 fn quick() -> Config {
     Config {
+        answer_idle_seconds: 1,
         header_seconds: 1,
         body_idle_seconds: 1,
         body_grace_seconds: 1,
@@ -73,6 +77,7 @@ async fn start(config: Config) -> Server {
         .route("/json", post(json).layer(planes.clone()))
         .route("/refuse", any(|| async { (StatusCode::FORBIDDEN, "no") }))
         .route("/origin", get(named))
+        .route("/large", get(async || vec![7; LARGE]))
         .route("/slow", get(slow))
         .route("/slow-control", get(slow).layer(planes.clone()))
         .route("/id", get(|Extension(RequestId(id)): Extension<RequestId>| async move { id }))
@@ -572,6 +577,22 @@ async fn connections_above_the_cap_wait() {
     tokio::pin!(third);
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut third).await.is_err(), "it waits");
     assert!(third.await.starts_with("HTTP/1.1 200"), "the idle ones had to go");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_is_cut_off_and_one_that_pauses_is_not() {
+    let server = start(quick()).await;
+    let ask = b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let mut stream = server.connect().await;
+    stream.write_all(ask).await.expect("sent");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(rest(&mut stream).await.len() < LARGE, "what the sockets had buffered");
+
+    let server = start(Config { answer_idle_seconds: 60, ..quick() }).await;
+    let mut stream = server.connect().await;
+    stream.write_all(ask).await.expect("sent");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(rest(&mut stream).await.len() > LARGE);
 }
 
 #[tokio::test(flavor = "multi_thread")]
