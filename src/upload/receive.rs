@@ -8,7 +8,6 @@ use crc_fast::CrcAlgorithm;
 use futures_util::{Stream, StreamExt};
 use md5::Md5;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
 
 use super::access::Grant;
 use super::{commit, open};
@@ -21,6 +20,9 @@ use crate::model::file::{Digests, Piece, Version};
 use crate::model::ids::{FileId, SegmentId, SessionId, TenantId, VersionId};
 use crate::model::refusal::{Refusal, TicketRefusal};
 use crate::model::session::{Session, SessionState};
+
+/// Below this, hashing costs less than handing it to another thread.
+const HASHED_AT_ONCE_BYTES: usize = 16 * 1024;
 
 /// The wire of bytes that the server stores itself.
 pub const INTERNAL: &str = "internal";
@@ -242,7 +244,6 @@ async fn pour(
                 }
                 crc32c.update(chunk);
                 crc64nvme.update(chunk);
-                slow.update(chunk).await;
                 gathered_bytes += chunk.len();
                 if !chunk.is_empty() {
                     gathered.push(chunk.clone());
@@ -260,6 +261,7 @@ async fn pour(
         let full = gathered_bytes >= limits::WRITE_BYTES || gathered.len() >= limits::WRITE_CHUNKS;
         let asked = next.as_ref().is_none_or(|chunk| chunk.as_ref().is_ok_and(Bytes::is_empty));
         if full || (asked && gathered_bytes > 0) {
+            slow.update(&gathered, gathered_bytes).await?;
             match writer.as_deref_mut() {
                 Some(writer) => writer.write(&mut gathered).await?,
                 None => gathered.clear(),
@@ -300,50 +302,68 @@ fn verify(declared: Declared, found: &Digests) -> Result<(), Refusal> {
     check("sha256", declared.sha256, found.sha256)
 }
 
-/// MD5 and SHA-256, off the task that receives, and only where the client declared one.
+/// MD5 and SHA-256, off the task that receives, and only where the client declared one. A thread is taken for what was
+/// gathered and not for the whole body: the pool's threads are few, and a slow body would keep one from everybody else.
 struct SlowHashes {
-    feed: Option<mpsc::Sender<Bytes>>,
-    result: Option<tokio::task::JoinHandle<SlowDigests>>,
+    idle: Option<Hashers>,
+    running: Option<tokio::task::JoinHandle<Hashers>>,
 }
 
 /// MD5 and SHA-256.
 type SlowDigests = (Option<[u8; 16]>, Option<[u8; 32]>);
 
+struct Hashers {
+    md5: Option<Md5>,
+    sha256: Option<Sha256>,
+}
+
+impl Hashers {
+    fn update(&mut self, chunks: &[Bytes]) {
+        for chunk in chunks {
+            if let Some(md5) = &mut self.md5 {
+                md5.update(chunk);
+            }
+            if let Some(sha256) = &mut self.sha256 {
+                sha256.update(chunk);
+            }
+        }
+    }
+}
+
 impl SlowHashes {
     fn start(declared: Declared) -> Self {
-        if declared.md5.is_none() && declared.sha256.is_none() {
-            return Self { feed: None, result: None };
-        }
-        let (feed, mut chunks) = mpsc::channel::<Bytes>(16);
-        let (md5, sha256) = (declared.md5.is_some(), declared.sha256.is_some());
-        let result = tokio::task::spawn_blocking(move || {
-            let mut md5 = md5.then(Md5::new);
-            let mut sha256 = sha256.then(Sha256::new);
-            while let Some(chunk) = chunks.blocking_recv() {
-                if let Some(md5) = &mut md5 {
-                    md5.update(&chunk);
-                }
-                if let Some(sha256) = &mut sha256 {
-                    sha256.update(&chunk);
-                }
-            }
-            (md5.map(|h| h.finalize().into()), sha256.map(|h| h.finalize().into()))
-        });
-        Self { feed: Some(feed), result: Some(result) }
+        let (md5, sha256) = (declared.md5.map(|_| Md5::new()), declared.sha256.map(|_| Sha256::new()));
+        let any = md5.is_some() || sha256.is_some();
+        Self { idle: any.then_some(Hashers { md5, sha256 }), running: None }
     }
 
-    async fn update(&mut self, chunk: &Bytes) {
-        if let Some(feed) = &self.feed {
-            // The hashing task ends only with the feed.
-            let _ = feed.send(chunk.clone()).await;
+    /// The hashers, when what they were last given is hashed.
+    async fn ready(&mut self) -> Result<Option<Hashers>, Refusal> {
+        match self.running.take() {
+            Some(running) => running.await.map(Some).map_err(|_| Refusal::Internal),
+            None => Ok(self.idle.take()),
         }
     }
 
-    async fn finish(self) -> Result<SlowDigests, Refusal> {
-        drop(self.feed);
-        match self.result {
-            None => Ok((None, None)),
-            Some(result) => result.await.map_err(|_| Refusal::Internal),
+    async fn update(&mut self, chunks: &[Bytes], bytes: usize) -> Result<(), Refusal> {
+        let Some(mut hashers) = self.ready().await? else { return Ok(()) };
+        if bytes < HASHED_AT_ONCE_BYTES {
+            hashers.update(chunks);
+            self.idle = Some(hashers);
+        } else {
+            let chunks = chunks.to_vec();
+            self.running = Some(tokio::task::spawn_blocking(move || {
+                hashers.update(&chunks);
+                hashers
+            }));
         }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<SlowDigests, Refusal> {
+        let hashers = self.ready().await?;
+        Ok(hashers.map_or((None, None), |hashers| {
+            (hashers.md5.map(|md5| md5.finalize().into()), hashers.sha256.map(|sha256| sha256.finalize().into()))
+        }))
     }
 }

@@ -114,6 +114,24 @@ async fn slow_puts_on_one_url_hold_up_nobody_else() {
     drop(flood);
 }
 
+/// Hashing has a limited number of threads, which syncs need as well: a body takes none while it stands still.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_puts_with_a_digest_hold_up_nobody_else() {
+    let server = Binary::start("").await;
+    let (me, other) = (first(&server), server.neighbour());
+    let mut beginnings = Vec::new();
+    for _ in 0..540 {
+        let container = server.container().await;
+        let head = put_head(&server, &container.upload_uri, 1 << 20);
+        let digest = "\r\nContent-MD5: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+        beginnings.push(format!("{}{digest}12345", head.trim_end()).into_bytes());
+    }
+    let flood = Flood::start(server.address, beginnings, &[7; 512], Duration::from_millis(250)).await;
+    quickly(SOON, 200, "another tenant's PUT", |_| tiny_put(&server, &other)).await;
+    quickly(SOON, 200, "the same tenant's PUT", |_| tiny_put(&server, &me)).await;
+    drop(flood);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fifth_body_of_a_session_waits_and_is_told_why() {
     let server = Binary::start("body_idle_seconds = 2\nbody_rate_bytes = 1").await;
