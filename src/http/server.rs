@@ -31,11 +31,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tower::{Layer, Service, ServiceExt};
@@ -46,10 +47,11 @@ use crate::clock::{Clock, random_uuid};
 use crate::config::Config;
 use crate::telemetry;
 
-/// Below so many connections each gets a large buffer: a few fast streams gain by it, many would only cost memory.
-const LARGE_BUFFER_BELOW: usize = 32;
-const LARGE_BUFFER_BYTES: usize = 512 * 1024;
-const SMALL_BUFFER_BYTES: usize = 64 * 1024;
+/// Connections up to which each gets a buffer of this size: a few fast streams gain by it, many would only cost memory.
+/// An idle connection keeps what its last request has filled.
+const BUFFERS: [(usize, usize); 2] = [(32, 512 * 1024), (128, 64 * 1024)];
+/// The buffer of every other; a request head must fit.
+const SMALL_BUFFER_BYTES: usize = HEAD_BYTES;
 /// Longest request head.
 const HEAD_BYTES: usize = 32 * 1024;
 /// Longest path with its query.
@@ -231,6 +233,7 @@ pub async fn serve(listener: Listener, router: Router, options: ServerOptions, m
     let open = Arc::new(AtomicUsize::new(0));
     let (cut, cut_receiver) = watch::channel(false);
     let header_time = Duration::from_secs(config.header_seconds);
+    let answer_time = Duration::from_secs(config.answer_idle_seconds);
     let mut hangups = tls.as_ref().and_then(|_| signal(SignalKind::hangup()).ok());
     let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
@@ -265,8 +268,9 @@ pub async fn serve(listener: Listener, router: Router, options: ServerOptions, m
         };
         let connection = Connection {
             router: router.clone(),
-            large: open.fetch_add(1, Ordering::Relaxed) < LARGE_BUFFER_BELOW,
+            buffer: buffer(open.fetch_add(1, Ordering::Relaxed)),
             header_time,
+            answer_time,
             stop: stop.clone(),
             cut: cut_receiver.clone(),
         };
@@ -305,10 +309,16 @@ fn of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// The buffer of a connection, with so many open before it.
+fn buffer(open: usize) -> usize {
+    BUFFERS.iter().find(|(below, _)| open < *below).map_or(SMALL_BUFFER_BYTES, |(_, bytes)| *bytes)
+}
+
 struct Connection {
     router: Router,
-    large: bool,
+    buffer: usize,
     header_time: Duration,
+    answer_time: Duration,
     stop: watch::Receiver<bool>,
     cut: watch::Receiver<bool>,
 }
@@ -319,6 +329,7 @@ impl Connection {
         // Answers are small and written whole.
         let _ = stream.set_nodelay(true);
         let info = ConnectionInfo { peer, local, tls: tls.is_some() };
+        let stream = Attentive::new(stream, self.answer_time);
         match tls {
             None => self.http(stream, info).await,
             Some(tls) => {
@@ -349,7 +360,7 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_time)
             .max_header_size(HEAD_BYTES)
-            .max_buf_size(if self.large { LARGE_BUFFER_BYTES } else { SMALL_BUFFER_BYTES });
+            .max_buf_size(self.buffer);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut stopping = false;
         loop {
@@ -367,6 +378,66 @@ impl Connection {
                 _ = self.cut.wait_for(|cut| *cut) => return,
             }
         }
+    }
+}
+
+/// A stream whose writing fails when the other end takes nothing for a while.
+struct Attentive<S> {
+    stream: S,
+    patience: Duration,
+    stands: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncWrite + Unpin> Attentive<S> {
+    fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, stands: None }
+    }
+
+    fn watch<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stands = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stands = self.stands.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        match stands.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing"))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Attentive<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Attentive<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch(written, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.watch(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

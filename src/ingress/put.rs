@@ -100,7 +100,7 @@ async fn put(
     let admitted = receive::admit(&doors.engine, &target.tenant, target.session, length).await?;
     let admitted = if only_new(headers)? { admitted.only_new(IF_NONE_MATCH)? } else { admitted };
     // Only now is the body asked for: a refused one costs a client that waits for `100 Continue` nothing.
-    let body = pin!(body::receive(body, &doors.timing, doors.stopping.clone()));
+    let body = pin!(body::receive(body, &doors.timing, &target.tenant, Some(target.session), doors.stopping.clone(),));
     receive::single(&doors.engine, admitted, body, length, declared).await
 }
 
@@ -227,6 +227,7 @@ fn told(refused: &Refusal) -> (String, String) {
         Refusal::Superseded => "superseded",
         Refusal::OutOfSpace => "out_of_space",
         Refusal::Unavailable => "unavailable",
+        Refusal::Busy { .. } => "busy",
         Refusal::Internal => "internal",
         Refusal::TenantPaused => "tenant_paused",
         Refusal::ConditionFailed { .. } => "condition",

@@ -69,7 +69,8 @@ async fn receive(doors: &Doors, session: SessionId, chunk: Chunk, body: Body) ->
         Admission::Answer(standing) => Ok(standing),
         // Only now is the body asked for: a refused one costs a client that waits for `100 Continue` nothing.
         Admission::Body(admitted) => {
-            let body = pin!(body::receive(body, &doors.timing, doors.stopping.clone()));
+            // Bodies of one session do not wait for each other: the newest takes over.
+            let body = pin!(body::receive(body, &doors.timing, admitted.tenant(), None, doors.stopping.clone()));
             resume::receive(&doors.engine, admitted, body).await
         }
     }
@@ -305,7 +306,9 @@ fn refuse(refused: &Refusal) -> Response {
         Refusal::Gone { .. } => StatusCode::GONE,
         Refusal::RateLimited { .. } | Refusal::TooManyItemsToday { .. } => StatusCode::TOO_MANY_REQUESTS,
         Refusal::OutOfSpace => StatusCode::INSUFFICIENT_STORAGE,
-        Refusal::Incomplete { .. } | Refusal::Superseded | Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Incomplete { .. } | Refusal::Busy { .. } | Refusal::Superseded | Refusal::Unavailable => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let mut response = error(status, &refused.to_string());

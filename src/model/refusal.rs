@@ -158,6 +158,12 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// As much is being received as may be.
+    #[error("the server is receiving as much as it may; send it again a little later")]
+    Busy {
+        /// When to come again.
+        retry_after: Duration,
+    },
     /// No space left, or nearly so.
     #[error("there is not enough free space")]
     OutOfSpace,
@@ -189,7 +195,9 @@ impl Refusal {
     #[must_use]
     pub fn retry_seconds(&self) -> Option<u64> {
         match self {
-            Self::RateLimited { retry_after } | Self::TooManyItemsToday { retry_after, .. } => {
+            Self::RateLimited { retry_after }
+            | Self::Busy { retry_after }
+            | Self::TooManyItemsToday { retry_after, .. } => {
                 Some(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0)).max(1))
             }
             Self::Unavailable | Self::Superseded => Some(1),

@@ -115,6 +115,7 @@ async fn compare(engine: &Engine, grant: &Grant, file: &FileRecord, declared: &D
     while let Some(chunk) = bytes.next().await {
         pour.take(chunk.map_err(|_| Refusal::Internal)?).await?;
     }
+    pour.flush().await?;
     let read = pour.finish_hashes().await?;
     verify(declared, &Digests { md5: read.md5.or(known.md5), sha256: read.sha256.or(known.sha256), ..known })
 }

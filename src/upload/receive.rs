@@ -37,9 +37,13 @@ pub enum BodyError {
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
+    /// There was no memory for it.
+    #[error("the server is receiving as much as it may")]
+    Busy,
 }
 
-/// A body: chunks, then its end, or what went wrong.
+/// A body: chunks, then its end, or what went wrong. An empty chunk asks the receiver to write what it has gathered,
+/// because memory is short; the body may wait until that memory is free.
 pub type Body<'a> = Pin<&'a mut (dyn Stream<Item = Result<Bytes, BodyError>> + Send)>;
 
 /// A session that may take a body now.
@@ -289,6 +293,7 @@ async fn pour_all(pour: &mut Pour<'_>, mut body: Body<'_>, expected: &Expected) 
             Ok(chunk) => pour.take(chunk).await?,
             Err(BodyError::TooLong) => return Err(too_large(expected.limit)),
             Err(BodyError::Stopping) => return Err(Refusal::Unavailable),
+            Err(BodyError::Busy) => return Err(Refusal::Busy { retry_after: limits::BUSY_RETRY }),
             Err(error @ (BodyError::Cut | BodyError::TooSlow)) => {
                 return Err(Refusal::Incomplete { reason: format!("{error} after {size} bytes") });
             }

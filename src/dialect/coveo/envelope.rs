@@ -22,8 +22,8 @@ pub struct ErrorBody<'a> {
 /// The status, error code and message of a refusal on the API.
 ///
 /// The vendor documents no 409, 503 or 507. A state that does not allow a call is told as the parameter that named
-/// it, and so is a container or a stream that does not exist. That the disk is full or a write in doubt has no likeness
-/// there, so that HTTP's own words are used.
+/// it, and so is a container or a stream that does not exist. That the disk is full, a write in doubt or too much under way has no
+/// likeness there, so that HTTP's own words are used.
 #[must_use]
 pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
     let said = refusal.to_string();
@@ -57,6 +57,7 @@ pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
         Refusal::Incomplete { .. } => (400, "INVALID_JSON", said),
         Refusal::ConditionFailed { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::RateLimited { .. } => (429, "TOO_MANY_REQUESTS", said),
+        Refusal::Busy { .. } => (503, "SERVICE_UNAVAILABLE", said),
         Refusal::UploadIncomplete { .. } | Refusal::Gone { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::Quota { .. } | Refusal::OutOfSpace => (507, "INSUFFICIENT_STORAGE", said),
         Refusal::Superseded | Refusal::Unavailable => (503, "SERVICE_UNAVAILABLE", said),
@@ -110,6 +111,7 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         Refusal::TooLarge { remedy, .. } => (413, "EntityTooLarge", with_remedy(refused.to_string(), remedy)),
         Refusal::DigestMismatch { .. } => (400, "BadDigest", refused.to_string()),
         Refusal::Incomplete { .. } => (400, "IncompleteBody", refused.to_string()),
+        Refusal::Busy { .. } => (503, "SlowDown", refused.to_string()),
         Refusal::ConditionFailed { .. } => {
             (412, "PreconditionFailed", String::from("At least one of the pre-conditions you specified did not hold"))
         }
@@ -226,6 +228,7 @@ mod tests {
                 429,
                 "SlowDown",
             ),
+            (Refusal::Busy { retry_after: Duration::from_secs(2) }, 503, "SERVICE_UNAVAILABLE", 503, "SlowDown"),
             (Refusal::OutOfSpace, 507, "INSUFFICIENT_STORAGE", 507, "InsufficientStorage"),
             (Refusal::Unavailable, 503, "SERVICE_UNAVAILABLE", 503, "ServiceUnavailable"),
             (Refusal::Internal, 500, "INTERNAL_SERVER_ERROR", 500, "InternalError"),
