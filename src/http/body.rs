@@ -1,6 +1,6 @@
 //! Bodies on their way in: read at a pace, within a budget, and thrown away politely when they are refused.
 //!
-//! Who gets memory and who has to yield is decided in [`super::budget`]. What a body counts:
+//! Who gets memory and who has to yield is decided in `http::budget`. What a body counts:
 //!
 //! - **A step**, [`limits::BODY_STEP_BYTES`] or more for a fast one, as long as it comes: for the connection's buffer and
 //!   for what comes next. It is taken before the first byte is asked for, so that a client that waits for `100 Continue`
