@@ -1,5 +1,7 @@
 //! Assembly: the one place that names concrete keepers, and puts the doors on their paths.
 
+mod root;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get, post};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Map;
 use tokio::runtime::Runtime;
@@ -22,7 +24,7 @@ use crate::blob::{Local, sync_directory};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::credential;
-use crate::dialect::{coveo, native};
+use crate::dialect::{aitronos, coveo, native};
 use crate::engine::{Engine, Policy};
 use crate::faults;
 use crate::http::auth::RateLimiter;
@@ -415,23 +417,32 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
     });
     let on_control = server::on_control_plane(control.handle());
     let apis = Router::new()
-        .merge(coveo::api::routes())
+        .merge(coveo::api::shared_routes())
+        .merge(aitronos::shared_routes(post(root::files)))
+        .route("/v1/{*rest}", any(root::unknown))
         .nest("/coveo", coveo::api::routes())
+        .nest("/aitronos", aitronos::routes())
         .merge(native::routes())
         .with_state(Arc::clone(doors))
         .merge(health(&doors.engine, metrics))
         .fallback(coveo::api::unknown)
         .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
-    put::routes().with_state(put_door).merge(resumable::routes().with_state(Arc::clone(doors))).merge(apis)
+    let bodies = resumable::routes()
+        .merge(aitronos::bodies())
+        .nest("/aitronos", aitronos::bodies())
+        .with_state(Arc::clone(doors));
+    put::routes().with_state(put_door).merge(bodies).merge(apis)
 }
 
 /// What no handler sees is refused in the shape of the API that its path is of.
 fn refuse_early(path: &str, early: &Early, request_id: &str) -> Response {
     if path.strip_prefix('/').is_some_and(|path| path.starts_with(&format!("{}/", ticket::PREFIX))) {
         coveo::api::refuse_upload_early(early, request_id)
-    } else if coveo::api::is_path(path) {
+    } else if coveo::api::is_path(path) || root::of_coveo(path) {
         coveo::api::refuse_early(early, request_id)
+    } else if ["/v1/", "/aitronos/"].iter().any(|mount| path.starts_with(mount)) {
+        aitronos::refuse_early(early, request_id)
     } else if native::is_path(path) {
         native::refuse_early(early, request_id)
     } else {
