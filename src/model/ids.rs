@@ -92,6 +92,10 @@ uuid_id! {
     StoreId
 }
 uuid_id! {
+    /// A file's place in a store.
+    StoreFileId
+}
+uuid_id! {
     /// An API key's public name, which may be listed and logged.
     KeyId
 }
@@ -118,6 +122,7 @@ macro_rules! prefixed_id {
 
 prefixed_id!(FileId, "file_");
 prefixed_id!(StoreId, "vs_");
+prefixed_id!(StoreFileId, "vsf_");
 
 impl TenantId {
     /// May a new tenant have this id? Lower-case letters, digits, `-` and `_`, 1 to 64 characters, first a letter or digit.

@@ -9,3 +9,4 @@ pub mod job;
 pub mod refusal;
 pub mod session;
 pub mod source;
+pub mod store;

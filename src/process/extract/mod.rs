@@ -39,6 +39,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use child::child_main;
 
+use crate::limits;
+use crate::unpack::{self, Packing};
+use detect::Kind;
 use protocol::{Answer, Failure, Hello, Start};
 
 /// Documents after which a child is replaced, in case a parser leaks.
@@ -77,7 +80,7 @@ impl Default for ExtractLimits {
         Self {
             unpacked_bytes: 4 << 30,
             ratio: 1000,
-            document_bytes: 128 << 20,
+            document_bytes: limits::DOCUMENT_BYTES,
             text_bytes: 8 << 20,
             time: Duration::from_secs(60),
             memory_bytes: 1 << 30,
@@ -112,6 +115,38 @@ pub struct Extracted {
     pub packing: String,
     /// Whether it was Base64 around that.
     pub base64: bool,
+}
+
+/// What content looks like by its first bytes, before it is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// The kind, such as `pdf`; of an archive only its directory, at the end, says more.
+    pub kind: &'static str,
+    /// Is there a chance to read text from it?
+    pub readable: bool,
+}
+
+/// Looks at the first bytes of some content; its extension in lower case without the dot breaks ties.
+#[must_use]
+pub fn looks_like(head: &[u8], extension: &str) -> Look {
+    let packing = unpack::sniff(head, None);
+    if packing.packing != Packing::Raw || packing.base64 {
+        // What is inside shows when it is unpacked, which the child does.
+        return Look { kind: "packed content", readable: true };
+    }
+    let readable = |kind| Look { kind, readable: true };
+    match detect::detect(head, extension) {
+        Kind::Empty => readable("empty content"),
+        Kind::Pdf => readable("pdf"),
+        Kind::Zip => readable("an Office document or an archive"),
+        Kind::Ole => readable("an older Office document"),
+        Kind::Html => readable("html"),
+        Kind::Xml => readable("xml"),
+        Kind::Json => readable("json"),
+        Kind::Csv(_) => readable("csv"),
+        Kind::Text => readable("text"),
+        Kind::Unsupported(kind) => Look { kind, readable: false },
+    }
 }
 
 /// Why a document has no text.
