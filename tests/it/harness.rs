@@ -243,6 +243,7 @@ pub(crate) struct Server {
     pub(crate) key: String,
     pub(crate) source: String,
     pub(crate) catalog: String,
+    pub(crate) store: String,
     dir: Arc<TempDir>,
 }
 
@@ -264,11 +265,11 @@ impl Server {
         let app = App::start(config.clone(), clock.clone()).await.expect("a start");
         let first = app.first_start().expect("a first start");
         let (tenant, key) = (first.tenant.clone(), first.key.clone());
-        let (source, catalog) = (first.source.clone(), first.catalog.clone());
+        let (source, catalog, store) = (first.source.clone(), first.catalog.clone(), first.store.clone());
         let address = app.address();
         // A restart keeps the port, as a real one would: upload URLs name it.
         config.listen = address;
-        Self { app: Some(app), config, clock, http: client(), address, tenant, key, source, catalog, dir }
+        Self { app: Some(app), config, clock, http: client(), address, tenant, key, source, catalog, store, dir }
     }
 
     /// Stops and starts again on the same data and port.
