@@ -20,6 +20,8 @@ pub const TROUBLES_KEPT: usize = 10_000;
 pub const WRITE_CHUNKS: usize = 512;
 /// From this many bytes on, a segment's writing out starts while bytes still arrive.
 pub const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
+/// Most bytes that a document may unpack to while its text is read: 4 GiB.
+pub const UNPACKED_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Largest PDF or Office document whose text is read; those are held in memory.
 pub const DOCUMENT_BYTES: u64 = 128 * 1024 * 1024;
 /// Largest container a configuration may ask for: 5 TiB.

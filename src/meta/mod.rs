@@ -528,6 +528,8 @@ pub struct StoreFilter {
     pub search: Option<String>,
     /// In use, or not.
     pub active: Option<bool>,
+    /// With this text as the property of this name, or in the list that it is.
+    pub property: Option<(String, String)>,
     /// By what they are sorted.
     pub order: StoreOrder,
     /// The smallest, or the oldest, first?

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod change;
+pub mod document;
 pub mod file;
 pub mod ids;
 pub mod job;

@@ -11,6 +11,9 @@ use crate::model::refusal::Refusal;
 use crate::model::session::SessionState;
 use crate::model::store::{self, Store, StoreFile};
 
+/// Files that one transaction takes out of a store.
+const REMOVED_AT_ONCE: usize = 500;
+
 /// Takes an uploaded file into the store that its upload was opened for. The file becomes one of the tenant's, and its
 /// processing is due. True when it was not in the store before: a repetition has no effect. `path` replaces the one that the
 /// upload was opened with.
@@ -127,10 +130,13 @@ pub async fn retry(engine: &Engine, file: &StoreFile) -> Result<StoreFile, Refus
 /// Takes files out of a store, those that are in it. They stay the tenant's. Says how many there were.
 ///
 /// # Errors
-/// The keepers' own.
-pub async fn remove(engine: &Engine, store: &Store, ids: &[String]) -> Result<u64, Refusal> {
-    let files: Vec<FileId> = ids.iter().filter_map(|id| FileId::from_public(id)).collect();
-    let count = engine.meta.unlink_files(store.row, files, engine.clock.now(), limits::DOWNLOAD_MAX).await?;
+/// The keepers' own; what was taken out stays out.
+pub async fn remove(engine: &Engine, store: &Store, files: &[FileId]) -> Result<u64, Refusal> {
+    let mut count = 0;
+    for some in files.chunks(REMOVED_AT_ONCE) {
+        let now = engine.clock.now();
+        count += engine.meta.unlink_files(store.row, some.to_vec(), now, limits::DOWNLOAD_MAX).await?;
+    }
     engine.work.wake();
     Ok(count)
 }

@@ -313,8 +313,14 @@ async fn stores_and_files_are_listed_by_every_filter() {
     assert_eq!(listed(StoreFilter { active: Some(false), ..none() }).await, is(&[], 0));
     let (alpha, _) =
         case.store.stores(&tenant(), StoreFilter { search: Some("ALPHA".into()), limit: 1, ..none() }).await.unwrap();
-    let alpha = Store { name: "renamed".into(), active: false, changed: case.later(1), ..alpha[0].clone() };
+    let mut alpha = Store { name: "renamed".into(), active: false, changed: case.later(1), ..alpha[0].clone() };
+    alpha.properties.insert("labels".into(), json!(["one", "two"]));
+    alpha.properties.insert("label".into(), json!("one"));
     assert!(case.store.update_store(&alpha).await.unwrap());
+    let property = |key: &str, value: &str| StoreFilter { property: Some((key.into(), value.into())), ..none() };
+    assert_eq!(listed(property("labels", "two")).await, is(&["renamed"], 1));
+    assert_eq!(listed(property("label", "one")).await, is(&["renamed"], 1));
+    assert_eq!(listed(property("label", "two")).await, is(&[], 0));
     assert_eq!(
         listed(StoreFilter { active: Some(false), search: Some("REN".into()), ..none() }).await,
         is(&["renamed"], 1)

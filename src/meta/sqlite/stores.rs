@@ -115,7 +115,10 @@ pub(super) fn store(c: &Connection, tenant: &TenantId, id: StoreId) -> R<Option<
 
 pub(super) fn list(c: &Connection, tenant: &TenantId, filter: &StoreFilter) -> R<(Vec<Store>, u64)> {
     let which = "tenant = ?1 AND deleted IS NULL AND (?2 IS NULL OR instr(folded, ?2) > 0)
-        AND (?3 IS NULL OR active = ?3)";
+        AND (?3 IS NULL OR active = ?3)
+        AND (?4 IS NULL OR EXISTS (SELECT 1 FROM json_each(properties) p WHERE p.key = ?4
+             AND (p.atom = ?5 OR (p.type = 'array' AND EXISTS (SELECT 1 FROM json_each(p.value) e WHERE e.atom = ?5)))))";
+    let (key, value) = filter.property.clone().unzip();
     let search = filter.search.as_deref().map(folded);
     let column = match filter.order {
         StoreOrder::Created => "created",
@@ -126,13 +129,13 @@ pub(super) fn list(c: &Connection, tenant: &TenantId, filter: &StoreFilter) -> R
     let found = all(
         c,
         &format!(
-            "{STORE} WHERE {which} AND row < ?4 ORDER BY {column} {direction}, row {direction} LIMIT ?5 OFFSET ?6"
+            "{STORE} WHERE {which} AND row < ?6 ORDER BY {column} {direction}, row {direction} LIMIT ?7 OFFSET ?8"
         ),
         params![tenant.0, search, filter.active, filter.before.unwrap_or(i64::MAX), filter.limit, sql(filter.offset)],
         read_store,
     )?;
     let count = format!("SELECT count(*) FROM stores WHERE {which}");
-    let total = one(c, &count, params![tenant.0, search, filter.active], |row| size(row, 0))?;
+    let total = one(c, &count, params![tenant.0, search, filter.active, key, value], |row| size(row, 0))?;
     Ok((found, total.unwrap_or(0)))
 }
 
