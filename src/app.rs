@@ -1,5 +1,7 @@
 //! Assembly: the one place that names concrete keepers, and puts the doors on their paths.
 
+mod root;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get, post};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Map;
 use tokio::runtime::Runtime;
@@ -22,7 +24,7 @@ use crate::blob::{Local, sync_directory};
 use crate::clock::{Clock, random_uuid};
 use crate::config::{Config, ConfigError};
 use crate::credential;
-use crate::dialect::{coveo, native};
+use crate::dialect::{aitronos, coveo, native};
 use crate::engine::{Engine, Policy};
 use crate::faults;
 use crate::http::auth::RateLimiter;
@@ -394,15 +396,22 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
     });
     let on_control = server::on_control_plane(control.handle());
     let apis = Router::new()
-        .merge(coveo::api::routes())
+        .merge(coveo::api::shared_routes())
+        .merge(aitronos::shared_routes(post(root::files)))
+        .route("/v1/{*rest}", any(root::unknown))
         .nest("/coveo", coveo::api::routes())
+        .nest("/aitronos", aitronos::routes())
         .merge(native::routes())
         .with_state(Arc::clone(doors))
         .merge(health(&doors.engine, metrics))
         .fallback(coveo::api::unknown)
         .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
-    put::routes().with_state(put_door).merge(resumable::routes().with_state(Arc::clone(doors))).merge(apis)
+    let bodies = resumable::routes()
+        .merge(aitronos::bodies())
+        .nest("/aitronos", aitronos::bodies())
+        .with_state(Arc::clone(doors));
+    put::routes().with_state(put_door).merge(bodies).merge(apis)
 }
 
 /// Probes for whoever runs the server.

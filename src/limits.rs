@@ -12,6 +12,8 @@ pub const SMALL_WRITE_BYTES: usize = 32 * 1024;
 pub const MANY_BODIES: usize = 64;
 /// Life of a resumable session, from its creation; progress does not extend it.
 pub const SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a file that came with its call may wait for the end of that call.
+pub const DIRECT_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Largest file of the resumable APIs: 5 GiB.
 pub const FILE_MAX_BYTES: u64 = 5 * 1024 * 1024 * 1024;
 /// Uploads whose last trouble is remembered.

@@ -130,6 +130,8 @@ CREATE TABLE files (
     -- The key that uploaded it, and what was said about it; null for what is no file of its own.
     key          BLOB,
     name         TEXT,
+    -- The name that its upload was opened with, which registration does not change.
+    stored_as    TEXT,
     mime_type    TEXT,
     path         TEXT,
     metadata     TEXT,

@@ -5,4 +5,5 @@ pub mod body;
 pub mod call;
 pub mod doors;
 pub mod download;
+pub mod multipart;
 pub mod server;

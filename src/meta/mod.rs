@@ -765,6 +765,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
         now: Timestamp,
         keep_replaced: Duration,
     ) -> Result<FileDeleted>;
+    /// Deletes a committed file that nobody has registered, and ends its session; false when there is none.
+    async fn discard_file(&self, tenant: &TenantId, id: FileId, now: Timestamp) -> Result<bool>;
 
     // --- stores
 

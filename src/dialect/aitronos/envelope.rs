@@ -129,6 +129,15 @@ impl Fault {
         }
     }
 
+    /// Shows the value that was sent, for a fault that knows only its field.
+    pub(super) fn sent(self, body: &Map<String, Value>) -> Self {
+        let field = self.details.get("field").and_then(Value::as_str).unwrap_or_default();
+        match body.get(field) {
+            Some(value) if self.details.get("value").is_some_and(Value::is_null) => self.with("value", value.clone()),
+            _ => self,
+        }
+    }
+
     /// Its status.
     pub(super) const fn status(&self) -> StatusCode {
         self.status

@@ -19,7 +19,7 @@ pub(super) fn object(bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
     }
 }
 
-/// Reads the fields of an object. What it finds wrong comes with [`Fields::done`]; until then absent fields are empty.
+/// Reads the fields of an object. What it finds wrong comes with [`Fields::check`]; until then absent fields are empty.
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
     map: &'a Map<String, Value>,
@@ -127,11 +127,11 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Everything that was wrong.
+    /// Was everything right so far?
     ///
     /// # Errors
-    /// 422 when something was.
-    pub(super) fn done(self) -> Result<(), Fault> {
+    /// 422 with all that was not.
+    pub(super) fn check(&self) -> Result<(), Fault> {
         if self.errors.is_empty() { Ok(()) } else { Err(Fault::fields(&self.errors)) }
     }
 }
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(fields.list("e"), &[] as &[Value]);
         let names: Vec<&str> = fields.errors.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c", "d"]);
-        assert_eq!(fields.done().unwrap_err().status().as_u16(), 422);
+        assert_eq!(fields.check().unwrap_err().status().as_u16(), 422);
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
             let map = object(format!("{{\"n\": {text}}}").as_bytes()).unwrap();
             let mut fields = Fields::new(&map);
             let found = fields.integer("n");
-            assert_eq!(fields.done().is_ok().then_some(found), wanted, "{text}");
+            assert_eq!(fields.check().is_ok().then_some(found), wanted, "{text}");
         }
     }
 

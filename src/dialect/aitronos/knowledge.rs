@@ -341,9 +341,7 @@ pub(super) async fn logs(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 pub(super) fn log(entries: &[LogEntry]) -> Value {
-    let entry = |entry: &LogEntry| {
-        json!({ "timestamp": time(entry.at), "level": entry.level.name(), "message": entry.message })
-    };
+    let entry = |entry: &LogEntry| json!({ "timestamp": time(entry.at), "level": entry.level.name(), "message": entry.message });
     json!({ "logs": entries.iter().map(entry).collect::<Vec<_>>() })
 }
 
@@ -389,9 +387,9 @@ pub(super) async fn config(_doors: Arc<Doors>, _call: Call) -> Reply {
         });
         (kind.kind.to_owned(), about)
     });
-    let unsupported = UNREADABLE.iter().map(|kind| {
-        json!({ "category": kind.category, "extensions": kind.extensions, "reason": kind.reason })
-    });
+    let unsupported = UNREADABLE
+        .iter()
+        .map(|kind| json!({ "category": kind.category, "extensions": kind.extensions, "reason": kind.reason }));
     answer(
         StatusCode::OK,
         &json!({

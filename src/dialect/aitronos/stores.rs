@@ -91,7 +91,11 @@ fn label(field: &str, text: &str) -> Result<String, Fault> {
     if !text.is_empty() && text.chars().count() <= ID_CHARS && !text.chars().any(char::is_control) {
         return Ok(text.to_owned());
     }
-    Err(Fault::value(field, &text.into(), &format!("must have 1 to {ID_CHARS} characters, none of them control characters")))
+    Err(Fault::value(
+        field,
+        &text.into(),
+        &format!("must have 1 to {ID_CHARS} characters, none of them control characters"),
+    ))
 }
 
 pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
@@ -108,11 +112,7 @@ pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
         order: word(
             &query,
             "sort",
-            &[
-                ("created_at", StoreOrder::Created),
-                ("name", StoreOrder::Name),
-                ("data_size", StoreOrder::Bytes),
-            ],
+            &[("created_at", StoreOrder::Created), ("name", StoreOrder::Name), ("data_size", StoreOrder::Bytes)],
         )?
         .unwrap_or_default(),
         ascending: word(&query, "order", &[("asc", true), ("desc", false)])?.unwrap_or(false),

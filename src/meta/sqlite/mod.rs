@@ -239,6 +239,11 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| files::delete(c, &tenant, id, force, now, keep_replaced)).await
     }
 
+    async fn discard_file(&self, tenant: &TenantId, id: FileId, now: Timestamp) -> Result<bool> {
+        let tenant = tenant.clone();
+        self.write(move |c| files::discard(c, &tenant, id, now)).await
+    }
+
     async fn create_store(&self, store: NewStore) -> Result<Store> {
         self.write(move |c| stores::create(c, &store)).await
     }

@@ -205,10 +205,10 @@ fn put_file(c: &Connection, session: &Session, version: &Version) -> R<()> {
     run(
         c,
         "INSERT INTO files (id, tenant, session, version, size, crc32c, crc64nvme, created, expires,
-         key, name, mime_type, path, metadata)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         key, name, stored_as, mime_type, path, metadata)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14)
          ON CONFLICT (id) DO UPDATE SET version = ?4, size = ?5, crc32c = ?6, crc64nvme = ?7, session = ?3,
-         key = ?10, name = ?11, mime_type = ?12, path = ?13, metadata = ?14",
+         key = ?10, name = ?11, stored_as = ?11, mime_type = ?12, path = ?13, metadata = ?14",
         params![
             session.file.0.as_bytes(),
             session.tenant.0,

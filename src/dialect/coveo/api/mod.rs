@@ -29,14 +29,26 @@ use crate::upload::access::{self, Grant};
 /// The name of this wire in tickets and in the configuration.
 pub const WIRE: &str = "coveo";
 
-/// Every path that the vendor's clients call, under one mount.
+/// Every path that the vendor's clients call, under a mount of its own.
 pub fn routes() -> Router<Arc<Doors>> {
-    let mut router = Router::new();
+    shared_routes()
+        .route("/v1/organizations/{org}/files", post(new_container))
+        .route("/v1/{*rest}", any(unknown))
+        .method_not_allowed_fallback(wrong_method)
+}
+
+/// A new container, on the one path that another vendor has as well.
+pub fn new_container(doors: State<Arc<Doors>>, request: Request) -> Answering {
+    on(containers::create)(doors, request)
+}
+
+/// The same beside other vendors' APIs: what collides with theirs, and paths under `/v1` that no call has, are left open.
+pub fn shared_routes() -> Router<Arc<Doors>> {
+    let mut router = Router::new().route("/push/v1/organizations/{org}/files", post(new_container));
     for base in ["/v1", "/push/v1"] {
         let organization = format!("{base}/organizations/{{org}}");
         let at = |path: &str| format!("{organization}{path}");
         router = router
-            .route(&at("/files"), post(on(containers::create)))
             .route(&at("/sources/{source}/documents"), put(on(items::put)).merge(delete(on(items::delete))))
             .route(&at("/sources/{source}/documents/batch"), put(on(items::batch)))
             .route(&at("/sources/{source}/documents/olderthan"), delete(on(items::older_than)))
@@ -73,7 +85,6 @@ pub fn routes() -> Router<Arc<Doors>> {
         .route(&at("/indexes/fields/batch/create"), post(on(platform::create_fields)))
         .route(&at("/securityproviders/{provider}"), put(on(platform::put_provider)))
         .route("/rest/privilege/evaluate", post(on(platform::evaluate)))
-        .route("/v1/{*rest}", any(unknown))
         .route("/push/{*rest}", any(unknown))
         .route("/rest/{*rest}", any(unknown))
         .method_not_allowed_fallback(wrong_method)
