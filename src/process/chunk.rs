@@ -7,7 +7,7 @@ use crate::model::store::Chunk;
 /// The pieces of a text.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Chunks {
-    /// In order; each repeats a little of the one before it.
+    /// In order; one that begins within a paragraph repeats a little of the one before it.
     pub(super) chunks: Vec<Chunk>,
     /// Was there more text than there may be chunks?
     pub(super) cut: bool,
@@ -29,8 +29,8 @@ pub(super) fn split(text: &str) -> Chunks {
         if chunks.len() == limits::FILE_CHUNKS {
             return Chunks { chunks, cut: true };
         }
-        let end = match rest.char_indices().nth(limits::CHUNK_CHARS) {
-            None => rest.len(),
+        let (end, clean) = match rest.char_indices().nth(limits::CHUNK_CHARS) {
+            None => (rest.len(), true),
             Some((window, _)) => border(&rest[..window]),
         };
         let piece = rest[..end].trim_end();
@@ -38,7 +38,7 @@ pub(super) fn split(text: &str) -> Chunks {
         if rest[end..].trim_start().is_empty() {
             return Chunks { chunks, cut: false };
         }
-        let next = overlap(piece);
+        let next = if clean { end } else { overlap(piece) };
         at += count(&rest[..next]);
         rest = &rest[next..];
     }
@@ -48,8 +48,9 @@ fn count(text: &str) -> u64 {
     u64::try_from(text.chars().count()).unwrap_or(u64::MAX)
 }
 
-/// Where a chunk that fills the window ends: in its second half, so that chunks do not become crumbs.
-fn border(window: &str) -> usize {
+/// Where a chunk that fills the window ends: in its second half, so that chunks do not become crumbs. True at the end of a
+/// paragraph, across which nothing stands together.
+fn border(window: &str) -> (usize, bool) {
     let half = window.floor_char_boundary(window.len() / 2);
     let behind = &window[half..];
     let paragraph = behind.rfind("\n\n");
@@ -63,8 +64,8 @@ fn border(window: &str) -> usize {
         ends.map(|((at, c), _)| at + c.len_utf8()).last()
     };
     let word = || behind.rfind(char::is_whitespace);
-    // Above zero: an end at the half's own beginning is an end as well.
-    paragraph.or_else(sentence).or_else(word).map_or(window.len(), |at| (half + at).max(1))
+    let end = paragraph.or_else(sentence).or_else(word).map_or(window.len(), |at| half + at);
+    (end, paragraph.is_some())
 }
 
 /// Where the next chunk begins within this one: a few words before its end.
@@ -99,6 +100,7 @@ mod tests {
         let text = format!("{}\n\n{}", paragraph.trim_end(), sentence.repeat(20));
         let chunks = texts(&text);
         assert!(chunks[0].ends_with("boats.") && !chunks[0].contains('\n'), "at the paragraph: {}", chunks[0]);
+        assert!(chunks[1].starts_with("The tide"), "nothing is repeated: {}", chunks[1]);
         assert!(chunks.iter().all(|chunk| chunk.ends_with('.')), "at sentences: {chunks:?}");
         let words = texts(&"tides ".repeat(500));
         assert!(words.iter().all(|chunk| chunk.starts_with("tides") && chunk.ends_with("tides")), "at words");

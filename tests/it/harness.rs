@@ -274,7 +274,13 @@ impl Server {
 
     /// Stops and starts again on the same data and port.
     pub(crate) async fn restart(&mut self) {
+        self.restart_after(|| ()).await;
+    }
+
+    /// The same with something done to the data between.
+    pub(crate) async fn restart_after(&mut self, work: impl FnOnce()) {
         self.app.take().expect("a running server").stop().await;
+        work();
         let app = App::start(self.config.clone(), self.clock.clone()).await.expect("a second start");
         assert!(app.first_start().is_none(), "the second start must not make a second key");
         assert_eq!(app.address(), self.address);

@@ -11,6 +11,7 @@
 mod coveo;
 mod harness;
 mod hostile;
+mod knowledge;
 mod limits;
 mod native;
 mod seed_pages;

@@ -131,7 +131,16 @@ pub(super) fn list(c: &Connection, tenant: &TenantId, filter: &StoreFilter) -> R
         &format!(
             "{STORE} WHERE {which} AND row < ?6 ORDER BY {column} {direction}, row {direction} LIMIT ?7 OFFSET ?8"
         ),
-        params![tenant.0, search, filter.active, filter.before.unwrap_or(i64::MAX), filter.limit, sql(filter.offset)],
+        params![
+            tenant.0,
+            search,
+            filter.active,
+            key,
+            value,
+            filter.before.unwrap_or(i64::MAX),
+            filter.limit,
+            sql(filter.offset)
+        ],
         read_store,
     )?;
     let count = format!("SELECT count(*) FROM stores WHERE {which}");
