@@ -18,14 +18,22 @@ use crate::model::ids::TenantId;
 /// Paths below an organization that are Coveo's, errors included.
 const COVEO: [&str; 3] = ["sources", "providers", "data-collections"];
 
-/// A path under `/v1` that no call has.
-pub(super) async fn unknown(state: State<Arc<Doors>>, request: Request) -> Response {
-    let mut segments = request.uri().path().split('/').skip(1);
-    let of_coveo = segments.next() == Some("v1")
+/// Is a path under `/v1` Coveo's?
+pub(super) fn of_coveo(path: &str) -> bool {
+    let mut segments = path.split('/').skip(1);
+    segments.next() == Some("v1")
         && segments.next() == Some("organizations")
         && segments.next().is_some()
-        && segments.next().is_some_and(|segment| COVEO.contains(&segment));
-    if of_coveo { coveo::api::unknown(request).await } else { aitronos::unknown(state, request).await }
+        && segments.next().is_some_and(|segment| COVEO.contains(&segment))
+}
+
+/// A path under `/v1` that no call has.
+pub(super) async fn unknown(state: State<Arc<Doors>>, request: Request) -> Response {
+    if of_coveo(request.uri().path()) {
+        coveo::api::unknown(request).await
+    } else {
+        aitronos::unknown(state, request).await
+    }
 }
 
 /// `POST /v1/organizations/{org}/files`: Coveo's clients ask for a container, Aitronos' register a file. What a client
@@ -36,15 +44,20 @@ pub(super) async fn files(State(doors): State<Arc<Doors>>, request: Request) -> 
     let api = match told(&doors, &parts).await {
         Some(api) => api,
         None if body.is_end_stream() => Api::Coveo,
-        // Whoever is refused is refused by what was known before the body.
-        None if auth::holder(&doors.engine, &parts.headers).await.is_err() => Api::Coveo,
-        None => match body::read_all(body, limits::SMALL_JSON_BYTES, "send fewer items at once", &doors.timing).await {
-            Ok(bytes) => {
-                let api = meant(&bytes);
-                body = Body::from(bytes);
-                api
+        None => match auth::holder(&doors.engine, &parts.headers).await {
+            // Whoever is refused is refused by what was known before the body.
+            Err(_) => Api::Coveo,
+            Ok(caller) => {
+                let limit = limits::SMALL_JSON_BYTES;
+                match body::read_all(body, limit, "send fewer items at once", &doors.timing, &caller.tenant).await {
+                    Ok(bytes) => {
+                        let api = meant(&bytes);
+                        body = Body::from(bytes);
+                        api
+                    }
+                    Err(refused) => return aitronos::refuse(refused, &id, doors.engine.clock.now()),
+                }
             }
-            Err(refused) => return aitronos::refuse(refused, &id, doors.engine.clock.now()),
         },
     };
     let request = Request::from_parts(parts, body);

@@ -12,6 +12,8 @@ use http::{HeaderMap, header};
 use tokio::sync::watch;
 
 use super::body::{self, BodyTiming};
+use crate::limits;
+use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
 use crate::upload::receive::BodyError;
 
@@ -45,7 +47,7 @@ pub struct Part {
 }
 
 impl Form {
-    /// Begins to read a body that its headers say to be in parts.
+    /// Begins to read a tenant's body that its headers say to be in parts.
     ///
     /// # Errors
     /// [`Refusal::MediaType`] when they do not.
@@ -53,6 +55,7 @@ impl Form {
         headers: &HeaderMap,
         body: Body,
         timing: &BodyTiming,
+        tenant: &TenantId,
         stopping: watch::Receiver<bool>,
     ) -> Result<Self, Refusal> {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -60,7 +63,7 @@ impl Form {
         let boundary = multer::parse_boundary(kind).map_err(wrong)?;
         let head = Arc::new(AtomicUsize::new(0));
         let paced = Paced {
-            inner: body::receive(body, timing, stopping),
+            inner: body::receive(body, timing, tenant, None, stopping),
             rest: Bytes::new(),
             pause: false,
             head: Arc::clone(&head),
@@ -133,6 +136,7 @@ fn cause(error: &multer::Error) -> Option<BodyError> {
 fn refusal(error: &multer::Error) -> Refusal {
     match cause(error) {
         Some(BodyError::Stopping) => Refusal::Unavailable,
+        Some(BodyError::Busy) => Refusal::Busy { retry_after: limits::BUSY_RETRY },
         Some(BodyError::TooLong) => Refusal::malformed("the headers of a part are too long"),
         Some(error @ (BodyError::Cut | BodyError::TooSlow)) => Refusal::Incomplete { reason: error.to_string() },
         None => Refusal::malformed(format!("the multipart body can't be read: {error}")),
@@ -188,7 +192,7 @@ mod tests {
         let (stop, stopping) = watch::channel(false);
         std::mem::forget(stop);
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())]);
-        Form::new(&headers, body.into(), &BodyTiming::default(), stopping)
+        Form::new(&headers, body.into(), &BodyTiming::default(), &"t".into(), stopping)
     }
 
     const KIND: &str = "multipart/form-data; boundary=XX";

@@ -67,3 +67,38 @@ pub trait SearchIndex: Send + Sync + fmt::Debug {
     /// Chunks in `scope` that match every word (and every "quoted phrase") of `query`, the best first.
     async fn find_chunks(&self, scope: i64, query: &str, limit: u32) -> Result<Vec<Found>, SearchError>;
 }
+
+/// An index that holds nothing, for those who only look at the facts.
+#[derive(Clone, Copy, Debug)]
+pub struct NoSearch;
+
+#[async_trait]
+impl SearchIndex for NoSearch {
+    async fn put(&self, _: Document) -> Result<(), SearchError> {
+        Err(SearchError(String::from("there is no index here")))
+    }
+
+    async fn remove(&self, _: i64) -> Result<(), SearchError> {
+        Ok(())
+    }
+
+    async fn document(&self, _: i64) -> Result<Option<Document>, SearchError> {
+        Ok(None)
+    }
+
+    async fn find(&self, _: i64, _: &str, _: Option<i64>, _: u32) -> Result<Vec<i64>, SearchError> {
+        Ok(Vec::new())
+    }
+
+    async fn put_chunks(&self, _: i64, _: i64, _: Vec<Chunk>) -> Result<(), SearchError> {
+        Err(SearchError(String::from("there is no index here")))
+    }
+
+    async fn remove_chunks(&self, _: i64) -> Result<(), SearchError> {
+        Ok(())
+    }
+
+    async fn find_chunks(&self, _: i64, _: &str, _: u32) -> Result<Vec<Found>, SearchError> {
+        Ok(Vec::new())
+    }
+}

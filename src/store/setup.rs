@@ -5,11 +5,10 @@ use serde_json::{Map, Value};
 use crate::clock::random_uuid;
 use crate::engine::Engine;
 use crate::meta::{NewStore, StoreFilter, StoreUsage};
-use crate::model::ids::{KeyId, StoreId, TenantId};
+use crate::model::ids::{KeyId, NAME_CHARS, StoreId, TenantId, is_name};
 use crate::model::refusal::Refusal;
 use crate::model::store::Store;
 
-const NAME_CHARS: usize = 255;
 const DESCRIPTION_CHARS: usize = 4_000;
 
 /// Creates a store with an id of its own. Names may be used twice.
@@ -42,7 +41,7 @@ pub async fn create(
 /// # Errors
 /// [`Refusal::Invalid`] for `name` or `description`.
 pub fn check(name: &str, description: Option<&str>) -> Result<(), Refusal> {
-    if name.trim().is_empty() || name.chars().count() > NAME_CHARS || name.chars().any(char::is_control) {
+    if name.trim().is_empty() || !is_name(name) {
         let reason = format!("must have 1 to {NAME_CHARS} characters, no control characters, and not be blank");
         return Err(Refusal::invalid("name", reason));
     }

@@ -37,9 +37,13 @@ pub enum BodyError {
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
+    /// There was no memory for it.
+    #[error("the server is receiving as much as it may")]
+    Busy,
 }
 
-/// A body: chunks, then its end, or what went wrong.
+/// A body: chunks, then its end, or what went wrong. An empty chunk asks the receiver to write what it has gathered,
+/// because memory is short; the body may wait until that memory is free.
 pub type Body<'a> = Pin<&'a mut (dyn Stream<Item = Result<Bytes, BodyError>> + Send)>;
 
 /// A session that may take a body now.
@@ -48,6 +52,27 @@ pub struct Admitted {
     session: Session,
     /// The file has been used: the body is only compared with this.
     used: Option<FileInfo>,
+    /// May it only be the first body?
+    only_new: bool,
+}
+
+impl Admitted {
+    /// Did an earlier body make a version?
+    fn holds_content(&self) -> bool {
+        self.session.state == SessionState::Committed
+    }
+
+    /// Lets the body in only as the first one.
+    ///
+    /// # Errors
+    /// [`Refusal::ConditionFailed`] when there is content already.
+    pub fn only_new(self, header: &'static str) -> Result<Self, Refusal> {
+        if self.holds_content() {
+            Err(Refusal::ConditionFailed { header })
+        } else {
+            Ok(Self { only_new: true, ..self })
+        }
+    }
 }
 
 /// What was stored.
@@ -100,7 +125,7 @@ pub async fn admit(
         ));
     }
     require_space(engine, length.unwrap_or(0)).await?;
-    Ok(Admitted { session, used })
+    Ok(Admitted { session, used, only_new: false })
 }
 
 /// Is there room for so many bytes more on the backend?
@@ -125,7 +150,8 @@ fn too_large(limit: u64) -> Refusal {
 ///
 /// # Errors
 /// Nothing is stored with any of them: [`Refusal::Incomplete`], [`Refusal::TooLarge`], [`Refusal::DigestMismatch`],
-/// [`Refusal::Ticket`] when the session ended meanwhile or the file was used, and the keepers' own.
+/// [`Refusal::Ticket`] when the session ended meanwhile or the file was used, [`Refusal::ConditionFailed`] when another
+/// body was faster and this one wants to be the first, and the keepers' own.
 pub async fn single(
     engine: &Engine,
     admitted: Admitted,
@@ -133,7 +159,7 @@ pub async fn single(
     length: Option<u64>,
     declared: Declared,
 ) -> Result<Receipt, Refusal> {
-    let Admitted { session, used } = admitted;
+    let Admitted { session, used, only_new } = admitted;
     let mut expected = Expected {
         limit: session.max_bytes,
         length: length.or(session.size),
@@ -172,7 +198,7 @@ pub async fn single(
     let extent = finish(writer).await?;
     let piece =
         Piece { segment, length: extent.length, digests: receipt.digests.crcs().into(), backend: extent.backend };
-    commit::single(engine, &session, piece, receipt).await
+    commit::single(engine, &session, piece, receipt, only_new).await
 }
 
 async fn finish(writer: Option<Box<dyn SegmentWriter>>) -> Result<Extent, Refusal> {
@@ -224,7 +250,8 @@ pub async fn direct(engine: &Engine, grant: &Grant, ask: Direct<'_>, body: Body<
     let session = open::with_file(session, file, Strategy::Single);
     open::record(engine, vec![session.clone()]).await?;
     let (id, file) = (session.id, session.file);
-    let stored = single(engine, Admitted { session, used: None }, body, None, Declared::default()).await;
+    let stored =
+        single(engine, Admitted { session, used: None, only_new: false }, body, None, Declared::default()).await;
     if let Err(refusal) = stored {
         // Nobody can send these bytes again: what was refused leaves nothing open.
         engine.meta.end_session(id, SessionState::Aborted, engine.clock.now()).await?;
@@ -302,6 +329,7 @@ async fn pour_all(pour: &mut Pour<'_>, mut body: Body<'_>, expected: &Expected) 
             Ok(chunk) => pour.take(chunk).await?,
             Err(BodyError::TooLong) => return Err(too_large(expected.limit)),
             Err(BodyError::Stopping) => return Err(Refusal::Unavailable),
+            Err(BodyError::Busy) => return Err(Refusal::Busy { retry_after: limits::BUSY_RETRY }),
             Err(error @ (BodyError::Cut | BodyError::TooSlow)) => {
                 return Err(Refusal::Incomplete { reason: format!("{error} after {size} bytes") });
             }

@@ -17,7 +17,7 @@ use crate::faults;
 use crate::limits;
 use crate::meta::{Advance, Upload};
 use crate::model::file::{Crcs, Declared, Digests, FileRecord, Piece, RunningCrcs, Version};
-use crate::model::ids::{SegmentId, SessionId, VersionId};
+use crate::model::ids::{SegmentId, SessionId, TenantId, VersionId};
 use crate::model::refusal::Refusal;
 use crate::model::session::{Hashes, Progress, Session, SessionState, Strategy};
 
@@ -60,7 +60,16 @@ pub struct Chunk {
 #[derive(Debug)]
 pub struct Admitted {
     session: SessionId,
+    tenant: TenantId,
     chunk: Chunk,
+}
+
+impl Admitted {
+    /// Whose session it is.
+    #[must_use]
+    pub const fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
 }
 
 /// What the doors do with a chunk.
@@ -133,16 +142,19 @@ fn wrong_total(total: u64, size: u64) -> Refusal {
 /// Checks everything that the headers of a chunk tell, before a byte of it is asked for and before anybody is fenced.
 ///
 /// # Errors
-/// [`Refusal::Malformed`] for a chunk that can't be, [`Refusal::OutOfSpace`], and the keepers' own. Nothing has changed.
+/// [`Refusal::TenantPaused`], [`Refusal::Malformed`] for a chunk that can't be, [`Refusal::OutOfSpace`], and the keepers' own. Nothing has changed.
 pub async fn admit(engine: &Engine, id: SessionId, chunk: Chunk) -> Result<Admission, Refusal> {
     let Some(upload) = find(engine, id).await? else { return Ok(Admission::Answer(Standing::Unknown)) };
     if !is_open(engine, &upload.session) {
         return standing(engine, upload).await.map(Admission::Answer);
     }
+    if upload.paused {
+        return Err(Refusal::TenantPaused);
+    }
     check(&upload.session, &chunk)?;
     let more = chunk.length.unwrap_or(0);
     receive::require_space(engine, more).await?;
-    Ok(Admission::Body(Admitted { session: id, chunk }))
+    Ok(Admission::Body(Admitted { session: id, tenant: upload.session.tenant, chunk }))
 }
 
 fn check(session: &Session, chunk: &Chunk) -> Result<(), Refusal> {
@@ -457,7 +469,7 @@ impl Receive<'_> {
 
     /// The segment to go on in: the one that the last request left in order, or a new one behind a raised epoch.
     async fn begin(&mut self) -> Result<(Box<dyn SegmentWriter>, Segment), Stop> {
-        let Upload { session, progress } = &self.upload;
+        let Upload { session, progress, .. } = &self.upload;
         if let Some(parked) = self.turn.unpark()
             && self.turn.in_order()
             && parked.epoch == session.epoch
@@ -486,7 +498,7 @@ impl Receive<'_> {
             }
             self.upload = taken;
         }
-        let Upload { session, progress } = &self.upload;
+        let Upload { session, progress, .. } = &self.upload;
         let name = receive::new_segment(session);
         let writer = self.engine.blobs.create(name, None).await?;
         let segment = Segment {
@@ -655,7 +667,7 @@ async fn complete(engine: &Engine, mut turn: Turn, upload: Upload, declared: &De
 }
 
 async fn finish(engine: &Engine, turn: &mut Turn, upload: Upload, declared: &Declared) -> Result<Standing, Stop> {
-    let Upload { session, progress } = upload;
+    let Upload { session, progress, .. } = upload;
     if let Some(parked) = turn.unpark() {
         parked.writer.finish().await?;
     }
@@ -713,7 +725,7 @@ fn states_of(progress: &Progress) -> States {
 
 /// What is recorded so far, to be read like a version.
 fn version_of(upload: &Upload) -> Version {
-    let Upload { session, progress } = upload;
+    let Upload { session, progress, .. } = upload;
     Version {
         id: VersionId(session.id.0),
         tenant: session.tenant.clone(),
@@ -758,6 +770,7 @@ fn too_long(wanted: u64) -> Refusal {
 fn broken(error: &BodyError) -> Refusal {
     match error {
         BodyError::Stopping => Refusal::Unavailable,
+        BodyError::Busy => Refusal::Busy { retry_after: limits::BUSY_RETRY },
         BodyError::TooLong => Refusal::malformed("the body is too long"),
         BodyError::Cut | BodyError::TooSlow => Refusal::Incomplete { reason: error.to_string() },
     }

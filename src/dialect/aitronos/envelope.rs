@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::time;
 use crate::clock::Timestamp;
+use crate::http::server::Early;
 use crate::model::refusal::Refusal;
 
 /// Longest text that is shown back.
@@ -110,6 +111,18 @@ impl Fault {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message, json!({}))
     }
 
+    /// What is refused before any API sees it.
+    pub(super) fn early(early: &Early) -> Self {
+        // The kinds are few and of our own.
+        let code = match early.kind {
+            "uri-too-long" => "URI_TOO_LONG",
+            "ambiguous-host" => "AMBIGUOUS_HOST",
+            "transfer-coding" => "TRANSFER_CODING",
+            _ => "BAD_REQUEST",
+        };
+        Self::new(early.status, code, early.detail, json!({}))
+    }
+
     /// Adds a detail, or replaces it.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), shown(&value.into()));
@@ -172,7 +185,13 @@ fn shown(value: &Value) -> Value {
 
 impl From<Refusal> for Fault {
     fn from(refused: Refusal) -> Self {
-        let said = refused.to_string();
+        let (said, retry_after) = (refused.to_string(), refused.retry_seconds());
+        Self { retry_after, ..Self::of(refused, said) }
+    }
+}
+
+impl Fault {
+    fn of(refused: Refusal, said: String) -> Self {
         match refused {
             Refusal::NoCredential => {
                 Self::new(StatusCode::UNAUTHORIZED, "AUTHENTICATION_REQUIRED", "Authentication is required", json!({}))
@@ -220,16 +239,10 @@ impl From<Refusal> for Fault {
                     .with("stored", received)
             }
             Refusal::Incomplete { reason } => Self::field("body", format!("is incomplete: {reason}")),
-            Refusal::RateLimited { retry_after } => {
-                let seconds = retry_after.as_secs().max(1);
-                let details = json!({ "retry_after": seconds });
-                let fault = Self::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "RATE_LIMIT_EXCEEDED",
-                    "Too many requests. Please slow down.",
-                    details,
-                );
-                Self { retry_after: Some(seconds), ..fault }
+            Refusal::RateLimited { .. } | Refusal::TooManyItemsToday { .. } => {
+                let details = json!({ "retry_after": refused.retry_seconds() });
+                let message = "Too many requests. Please slow down.";
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT_EXCEEDED", message, details).meaning(said)
             }
             // It lasts, so that no status may invite a repetition.
             Refusal::Quota { what, limit, used, wanted } => Self::new(
@@ -246,9 +259,23 @@ impl From<Refusal> for Fault {
                 json!({ "received_bytes": received, "expected_bytes": expected }),
             )
             .meaning(said),
-            Refusal::Superseded | Refusal::Unavailable | Refusal::OutOfSpace => {
-                let fault = Self::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", TRY_AGAIN, json!({}));
-                Self { retry_after: Some(1), ..fault.meaning(said) }
+            Refusal::TooManyItems { limit } => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "QUOTA_EXCEEDED",
+                "The organization's quota does not allow it",
+                json!({ "what": "items", "limit": limit }),
+            )
+            .meaning(said),
+            Refusal::TenantPaused => Self::new(
+                StatusCode::FORBIDDEN,
+                "ORGANIZATION_PAUSED",
+                "This organization is paused: what it has can be read, and nothing can be changed",
+                json!({}),
+            )
+            .meaning(said),
+            Refusal::ConditionFailed { header } => Self::value(header, &Value::Null, "does not hold"),
+            Refusal::Superseded | Refusal::Unavailable | Refusal::Busy { .. } | Refusal::OutOfSpace => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", TRY_AGAIN, json!({})).meaning(said)
             }
             Refusal::Internal => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", TRY_AGAIN, json!({})).meaning(said)

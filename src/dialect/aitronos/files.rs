@@ -332,12 +332,12 @@ pub(super) fn registered(file: &FileRecord) -> Value {
 }
 
 pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = super::grant(&doors, &call, Right::Read).await?;
+    let tenant = super::view(&doors, &call, Right::Read).await?;
     let (page, limit) = Query::parse(&call.query).page(PAGE_LIMIT)?;
     let offset = (page - 1).saturating_mul(limit);
     let filter = FileFilter { offset, limit: u32::try_from(limit).unwrap_or(100), ..FileFilter::default() };
-    let files = file::list(&doors.engine, &grant, filter).await?;
-    let total = file::count(&doors.engine, &grant).await?;
+    let files = file::list(&doors.engine, &tenant, filter).await?;
+    let total = file::count(&doors.engine, &tenant).await?;
     answer(
         StatusCode::OK,
         &json!({
@@ -351,21 +351,21 @@ pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 /// The file of the path.
-async fn found(doors: &Doors, call: &Call, grant: &Grant) -> Result<FileRecord, Fault> {
+async fn found(doors: &Doors, call: &Call, tenant: &TenantId) -> Result<FileRecord, Fault> {
     let id = call.parameter("file_id");
     let unknown = || Fault::file("file_id", id);
     let file = FileId::from_public(id).ok_or_else(unknown)?;
-    file::find(&doors.engine, grant, file).await.map_err(|refused| Fault::from(refused).about_file("file_id", id))
+    file::find(&doors.engine, tenant, file).await.map_err(|refused| Fault::from(refused).about_file("file_id", id))
 }
 
 pub(super) async fn get(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = super::grant(&doors, &call, Right::Read).await?;
-    answer(StatusCode::OK, &object(&found(&doors, &call, &grant).await?))
+    let tenant = super::view(&doors, &call, Right::Read).await?;
+    answer(StatusCode::OK, &object(&found(&doors, &call, &tenant).await?))
 }
 
 pub(super) async fn delete(doors: Arc<Doors>, call: Call) -> Reply {
     let grant = super::grant(&doors, &call, Right::Upload).await?;
-    let file = found(&doors, &call, &grant).await?;
+    let file = found(&doors, &call, grant.tenant()).await?;
     file::delete(&doors.engine, &grant, file.id, true)
         .await
         .map_err(|refused| Fault::from(refused).about_file("file_id", call.parameter("file_id")))?;
@@ -373,12 +373,12 @@ pub(super) async fn delete(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 pub(super) async fn content(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = super::grant(&doors, &call, Right::Read).await?;
-    let file = found(&doors, &call, &grant).await?;
+    let tenant = super::view(&doors, &call, Right::Read).await?;
+    let file = found(&doors, &call, &tenant).await?;
     let expires = doors.engine.clock.now().seconds() + DOWNLOAD_SECONDS;
-    let token = doors.engine.tickets.download_token(grant.tenant(), file.id, expires);
+    let token = doors.engine.tickets.download_token(&tenant, file.id, expires);
     let (base, id) = (call.origin(&doors), file.id.public());
-    let url = format!("{base}/v1/organizations/{}/files/{id}/download?token={token}&expires={expires}", grant.tenant());
+    let url = format!("{base}/v1/organizations/{}/files/{id}/download?token={token}&expires={expires}", tenant);
     answer(
         StatusCode::OK,
         &json!({
@@ -405,7 +405,7 @@ pub(super) async fn download(doors: Arc<Doors>, call: Call) -> Reply {
         return Err(Fault::token("the link is not one of ours, or it expired"));
     }
     let unknown = |refused: Refusal| Fault::from(refused).about_file("file_id", call.parameter("file_id"));
-    let file = file::find(&doors.engine, &Grant::internal(tenant), file).await.map_err(unknown)?;
+    let file = file::find(&doors.engine, &tenant, file).await.map_err(unknown)?;
     let reader = file::open(&doors.engine, &file).await.map_err(unknown)?;
     let about = About {
         name: file.name,

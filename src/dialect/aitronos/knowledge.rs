@@ -21,7 +21,7 @@ use crate::meta::StoreFileFilter;
 use crate::model::access::Right;
 use crate::model::document::{READABLE, UNREADABLE};
 use crate::model::file::FileRecord;
-use crate::model::ids::FileId;
+use crate::model::ids::{FileId, TenantId};
 use crate::model::refusal::Refusal;
 use crate::model::session::Declaration;
 use crate::model::store::{LogEntry, ProcessingState, Store, StoreFile};
@@ -38,29 +38,43 @@ const DIRECT_MAX_BYTES: u64 = 32_505_856;
 const FORM_BYTES: u64 = 1024 * 1024;
 const PAGE_LIMIT: u64 = 20;
 
-/// A call about a store that was let in.
-pub(super) struct Entered {
-    pub(super) grant: Grant,
-    pub(super) query: Query,
-    pub(super) store: Store,
+/// Who may change the store of the path, organization first. The vendor's client names the organization once more in the
+/// query.
+pub(super) async fn enter(doors: &Doors, call: &Call, right: Right) -> Result<(Grant, Store), Fault> {
+    let grant = enter_organization(doors, call, right).await?;
+    let store = store_of(doors, call, grant.tenant()).await?;
+    Ok((grant, store))
 }
 
-/// Organization first, then the store of the path. The vendor's client names the organization once more in the query.
-pub(super) async fn enter(doors: &Doors, call: &Call, right: Right) -> Result<Entered, Fault> {
-    let (grant, query) = enter_organization(doors, call, right).await?;
-    let store = store::find(&doors.engine, grant.tenant(), call.parameter("store"));
-    Ok(Entered { store: store.await.map_err(|refused| about(refused, call))?, grant, query })
+/// The same for a call that only reads.
+pub(super) async fn look(doors: &Doors, call: &Call) -> Result<(Store, Query), Fault> {
+    let (tenant, query) = look_at_organization(doors, call).await?;
+    Ok((store_of(doors, call, &tenant).await?, query))
 }
 
-pub(super) async fn enter_organization(doors: &Doors, call: &Call, right: Right) -> Result<(Grant, Query), Fault> {
+pub(super) async fn enter_organization(doors: &Doors, call: &Call, right: Right) -> Result<Grant, Fault> {
     let grant = super::grant(doors, call, right).await?;
+    same_organization(call, grant.tenant()).map(|_| grant)
+}
+
+pub(super) async fn look_at_organization(doors: &Doors, call: &Call) -> Result<(TenantId, Query), Fault> {
+    let tenant = super::view(doors, call, Right::Read).await?;
+    let query = same_organization(call, &tenant)?;
+    Ok((tenant, query))
+}
+
+fn same_organization(call: &Call, tenant: &TenantId) -> Result<Query, Fault> {
     let query = Query::parse(&call.query);
     match query.get("organization_id") {
-        Some(other) if other != grant.tenant().as_str() => {
+        Some(other) if other != tenant.as_str() => {
             Err(Fault::value("organization_id", &other.into(), "must be the organization of the path"))
         }
-        _ => Ok((grant, query)),
+        _ => Ok(query),
     }
+}
+
+async fn store_of(doors: &Doors, call: &Call, tenant: &TenantId) -> Result<Store, Fault> {
+    store::find(&doors.engine, tenant, call.parameter("store")).await.map_err(|refused| about(refused, call))
 }
 
 /// A refusal as a fault that names the organization with the store, and the file of the path.
@@ -78,7 +92,7 @@ pub(super) async fn file_of(doors: &Doors, call: &Call, store: &Store) -> Result
 // -------------------------------------------------------------------------------------------------------------- uploads
 
 pub(super) async fn upload_url(doors: Arc<Doors>, mut call: Call) -> Reply {
-    let Entered { grant, store, .. } = enter(&doors, &call, Right::Upload).await?;
+    let (grant, store) = enter(&doors, &call, Right::Upload).await?;
     let body = json::object(&super::body(&doors, &mut call).await?)?;
     let mut fields = Fields::new(&body);
     let name = fields.text("file_name");
@@ -120,7 +134,7 @@ fn checked_path(path: Option<&str>) -> Result<Option<String>, Fault> {
 }
 
 pub(super) async fn register_upload(doors: Arc<Doors>, mut call: Call) -> Reply {
-    let Entered { grant, store, .. } = enter(&doors, &call, Right::Upload).await?;
+    let (grant, store) = enter(&doors, &call, Right::Upload).await?;
     let body = json::object(&super::body(&doors, &mut call).await?)?;
     let mut fields = Fields::new(&body);
     let id = fields.text("upload_id");
@@ -150,13 +164,13 @@ fn registered_file(file: &StoreFile) -> Value {
 }
 
 pub(super) async fn upload(doors: Arc<Doors>, mut call: Call) -> Reply {
-    let Entered { grant, store, .. } = enter(&doors, &call, Right::Upload).await?;
+    let (grant, store) = enter(&doors, &call, Right::Upload).await?;
     let body = call.take_body();
     // Nothing of it need be stored to see that it is too large.
     if body.size_hint().exact().is_some_and(|bytes| bytes > DIRECT_MAX_BYTES + FORM_BYTES) {
         return Err(Fault::too_large(DIRECT_MAX_BYTES));
     }
-    let mut form = Form::new(&call.headers, body, &doors.timing, doors.stopping.clone())?;
+    let mut form = Form::new(&call.headers, body, &doors.timing, grant.tenant(), doors.stopping.clone())?;
     let mut taken = Taken::default();
     let registered = match take(&doors, &grant, &store, &mut form, &mut taken).await {
         Ok(file) => {
@@ -213,7 +227,7 @@ async fn take(
 // ------------------------------------------------------------------------------------------------------------ the files
 
 pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, query, .. } = enter(&doors, &call, Right::Read).await?;
+    let (store, query) = look(&doors, &call).await?;
     let (skip, limit) = query.stretch(PAGE_LIMIT)?;
     let filter = StoreFileFilter {
         state: state(&query)?,
@@ -262,7 +276,7 @@ pub(super) fn problem(file: &StoreFile) -> Option<&str> {
 }
 
 pub(super) async fn get(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Read).await?;
+    let (store, _) = look(&doors, &call).await?;
     let file = file_of(&doors, &call, &store).await?;
     answer(
         StatusCode::OK,
@@ -283,7 +297,7 @@ pub(super) async fn get(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 pub(super) async fn delete(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Upload).await?;
+    let (_, store) = enter(&doors, &call, Right::Upload).await?;
     let file = file_of(&doors, &call, &store).await?;
     match register::remove(&doors.engine, &store, &[file.file]).await? {
         0 => Err(Fault::file("file_id", call.parameter("file_id"))),
@@ -292,7 +306,7 @@ pub(super) async fn delete(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 pub(super) async fn remove_bulk(doors: Arc<Doors>, mut call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Upload).await?;
+    let (_, store) = enter(&doors, &call, Right::Upload).await?;
     let body = json::object(&super::body(&doors, &mut call).await?)?;
     let ids = texts(&body, "file_ids")?;
     if ids.is_empty() {
@@ -319,7 +333,7 @@ pub(super) fn texts(body: &Map<String, Value>, name: &str) -> Result<Vec<String>
 // ----------------------------------------------------------------------------------------------------------- processing
 
 pub(super) async fn status(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Read).await?;
+    let (store, _) = look(&doors, &call).await?;
     answer(StatusCode::OK, &standing(&file_of(&doors, &call, &store).await?))
 }
 
@@ -335,7 +349,7 @@ fn standing(file: &StoreFile) -> Value {
 }
 
 pub(super) async fn logs(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Read).await?;
+    let (store, _) = look(&doors, &call).await?;
     let file = file_of(&doors, &call, &store).await?;
     answer(StatusCode::OK, &log(&browse::log(&doors.engine, &file).await?))
 }
@@ -346,7 +360,7 @@ pub(super) fn log(entries: &[LogEntry]) -> Value {
 }
 
 pub(super) async fn retry(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Upload).await?;
+    let (_, store) = enter(&doors, &call, Right::Upload).await?;
     let file = file_of(&doors, &call, &store).await?;
     let again = register::retry(&doors.engine, &file).await.map_err(|refused| about(refused, &call))?;
     answer(StatusCode::OK, &standing(&again))
@@ -355,8 +369,8 @@ pub(super) async fn retry(doors: Arc<Doors>, call: Call) -> Reply {
 // --------------------------------------------------------------------------------------------------------- what there is
 
 pub(super) async fn usage(doors: Arc<Doors>, call: Call) -> Reply {
-    let (grant, _) = enter_organization(&doors, &call, Right::Read).await?;
-    let usage = setup::usage(&doors.engine, grant.tenant()).await?;
+    let (tenant, _) = look_at_organization(&doors, &call).await?;
+    let usage = setup::usage(&doors.engine, &tenant).await?;
     let sum = |of: fn(&crate::meta::StoreUsage) -> u64| usage.stores.iter().map(of).fold(0, u64::saturating_add);
     let stores = usage.stores.iter().map(|store| {
         json!({

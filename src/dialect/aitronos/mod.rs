@@ -19,9 +19,10 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::http::call::{self, Answering, Call};
 use crate::http::doors::{self, Doors};
+use crate::http::server::Early;
 use crate::limits;
 use crate::model::access::Right;
 use crate::model::ids::TenantId;
@@ -130,6 +131,12 @@ pub async fn wrong_method(State(doors): State<Arc<Doors>>, request: Request) -> 
     envelope::answer(&fault, &doors::request_id(&request), doors.engine.clock.now())
 }
 
+/// The answer to a request that is refused before a handler sees it.
+#[must_use]
+pub fn refuse_early(early: &Early, request_id: &str) -> Response {
+    envelope::answer(&Fault::early(early), request_id, Clock::system().now())
+}
+
 /// The answer to a refusal outside the calls.
 pub fn refuse(refused: Refusal, request_id: &str, now: Timestamp) -> Response {
     envelope::answer(&Fault::from(refused), request_id, now)
@@ -139,10 +146,23 @@ pub fn refuse(refused: Refusal, request_id: &str, now: Timestamp) -> Response {
 async fn grant(doors: &Doors, call: &Call, right: Right) -> Result<Grant, Fault> {
     let caller = call.caller(doors).await?;
     let organization = call.parameter("org");
-    match access::grant(&doors.engine, &caller, &TenantId::from(organization), right).await {
-        Ok(grant) => Ok(grant),
-        Err(Refusal::TenantUnknown | Refusal::Forbidden { right: "" }) => Err(Fault::organization(organization)),
-        Err(refused) => Err(refused.into()),
+    let granted = access::grant(&doors.engine, &caller, &TenantId::from(organization), right).await;
+    granted.map_err(|refused| denied(refused, organization))
+}
+
+/// The same for a call that only reads: whose files it sees.
+async fn view(doors: &Doors, call: &Call, right: Right) -> Result<TenantId, Fault> {
+    let caller = call.caller(doors).await?;
+    let organization = call.parameter("org");
+    let tenant = TenantId::from(organization);
+    let seen = access::view(&doors.engine, &caller, &tenant, right).await;
+    seen.map(|()| tenant).map_err(|refused| denied(refused, organization))
+}
+
+fn denied(refused: Refusal, organization: &str) -> Fault {
+    match refused {
+        Refusal::TenantUnknown | Refusal::Forbidden { right: "" } => Fault::organization(organization),
+        other => other.into(),
     }
 }
 

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::envelope::Fault;
 use super::json::{self, Fields};
-use super::knowledge::{self, Entered, about, enter, enter_organization, file_of, problem, state, stretch, texts};
+use super::knowledge::{
+    self, about, enter, enter_organization, file_of, look, look_at_organization, problem, state, stretch, texts,
+};
 use super::query::Query;
 use super::{Reply, answer, no_content, time};
 use crate::http::call::Call;
@@ -54,7 +56,7 @@ fn object(store: &Store) -> Value {
 }
 
 pub(super) async fn create(doors: Arc<Doors>, mut call: Call) -> Reply {
-    let (grant, _) = enter_organization(&doors, &call, Right::Sources).await?;
+    let grant = enter_organization(&doors, &call, Right::Sources).await?;
     let body = json::object(&super::body(&doors, &mut call).await?)?;
     let mut fields = Fields::new(&body);
     let name = fields.text("name");
@@ -99,7 +101,7 @@ fn label(field: &str, text: &str) -> Result<String, Fault> {
 }
 
 pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
-    let (grant, query) = enter_organization(&doors, &call, Right::Read).await?;
+    let (tenant, query) = look_at_organization(&doors, &call).await?;
     let (skip, limit) = query.stretch(PAGE_LIMIT)?;
     let slice = match call.parameter("slice") {
         "" => query.get(SLICE).filter(|text| !text.is_empty()),
@@ -120,7 +122,7 @@ pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
         offset: skip,
         limit: u32::try_from(limit).unwrap_or(100),
     };
-    let (stores, total) = setup::list(&doors.engine, grant.tenant(), filter).await?;
+    let (stores, total) = setup::list(&doors.engine, &tenant, filter).await?;
     answer(StatusCode::OK, &stretch(stores.iter().map(object).collect(), total, skip, limit))
 }
 
@@ -136,12 +138,12 @@ fn word<T: Copy>(query: &Query, name: &str, words: &[(&str, T)]) -> Result<Optio
 }
 
 pub(super) async fn get(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Read).await?;
+    let (store, _) = look(&doors, &call).await?;
     answer(StatusCode::OK, &object(&store))
 }
 
 pub(super) async fn update(doors: Arc<Doors>, mut call: Call) -> Reply {
-    let Entered { mut store, .. } = enter(&doors, &call, Right::Sources).await?;
+    let (_, mut store) = enter(&doors, &call, Right::Sources).await?;
     let body = json::object(&super::body(&doors, &mut call).await?)?;
     let mut fields = Fields::new(&body);
     let name = fields.optional_text("name");
@@ -186,7 +188,7 @@ pub(super) async fn update(doors: Arc<Doors>, mut call: Call) -> Reply {
 }
 
 pub(super) async fn delete(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Sources).await?;
+    let (_, store) = enter(&doors, &call, Right::Sources).await?;
     setup::delete(&doors.engine, &store).await.map_err(|refused| about(refused, &call))?;
     Ok(no_content())
 }
@@ -216,7 +218,7 @@ fn attached(file: &StoreFile) -> Value {
 }
 
 pub(super) async fn attach(doors: Arc<Doors>, mut call: Call) -> Reply {
-    let Entered { grant, store, .. } = enter(&doors, &call, Right::Upload).await?;
+    let (grant, store) = enter(&doors, &call, Right::Upload).await?;
     let body = json::object(&super::body(&doors, &mut call).await?)?;
     let mut fields = Fields::new(&body);
     let id = fields.text("file_id");
@@ -228,7 +230,7 @@ pub(super) async fn attach(doors: Arc<Doors>, mut call: Call) -> Reply {
 }
 
 pub(super) async fn attached_files(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, query, .. } = enter(&doors, &call, Right::Read).await?;
+    let (store, query) = look(&doors, &call).await?;
     let page = query.integer("page", 1, 1..=u64::MAX)?;
     let size = query.integer("page_size", PAGE_LIMIT, 1..=100)?;
     let filter = StoreFileFilter {
@@ -249,12 +251,12 @@ pub(super) async fn attached_files(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 pub(super) async fn attached_file(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Read).await?;
+    let (store, _) = look(&doors, &call).await?;
     wrapped(StatusCode::OK, "File of the vector store", &attached(&file_of(&doors, &call, &store).await?))
 }
 
 pub(super) async fn attached_status(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Read).await?;
+    let (store, _) = look(&doors, &call).await?;
     wrapped(StatusCode::OK, "Processing status", &standing(&file_of(&doors, &call, &store).await?))
 }
 
@@ -266,7 +268,7 @@ fn standing(file: &StoreFile) -> Value {
 }
 
 pub(super) async fn attached_retry(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Upload).await?;
+    let (_, store) = enter(&doors, &call, Right::Upload).await?;
     let file = file_of(&doors, &call, &store).await?;
     let again: Result<StoreFile, Refusal> = register::retry(&doors.engine, &file).await;
     let again = again.map_err(|refused| about(refused, &call))?;
@@ -274,7 +276,7 @@ pub(super) async fn attached_retry(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 pub(super) async fn attached_logs(doors: Arc<Doors>, call: Call) -> Reply {
-    let Entered { store, .. } = enter(&doors, &call, Right::Read).await?;
+    let (store, _) = look(&doors, &call).await?;
     let file = file_of(&doors, &call, &store).await?;
     let log = browse::log(&doors.engine, &file).await?;
     wrapped(StatusCode::OK, "Processing log", &knowledge::log(&log))

@@ -30,7 +30,7 @@ pub(super) async fn files(doors: Arc<Doors>, mut call: Call) -> Reply {
     let grant = super::grant(&doors, &call, Right::Upload).await?;
     let body = call.take_body();
     let announced = body.size_hint().exact();
-    let mut form = Form::new(&call.headers, body, &doors.timing, doors.stopping.clone())?;
+    let mut form = Form::new(&call.headers, body, &doors.timing, grant.tenant(), doors.stopping.clone())?;
     let mut taken = Taken::default();
     match take(&doors, &grant, &mut form, &mut taken, announced).await {
         Ok(()) => publish(&doors, &grant, taken).await,

@@ -241,6 +241,8 @@ const INVARIANTS: &[&str] = &[
      AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'process' AND j.subject = f.row)",
     "SELECT 'store ' || hex(s.id) || ' is deleted, but no job empties it' FROM stores s WHERE s.deleted IS NOT NULL
      AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'empty' AND j.subject = s.row)",
+    "SELECT 'source ' || s.id || ' counts ' || s.items || ' items, but holds ' || count(i.row) FROM sources s
+     LEFT JOIN items i ON i.source = s.row AND i.deleted IS NULL GROUP BY s.row HAVING s.items <> count(i.row)",
     "SELECT 'push ' || p.row || ' names changes that do not exist' FROM pushes p WHERE p.changes_version IS NOT NULL
      AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.id = p.changes_version)",
 ];
