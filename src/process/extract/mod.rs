@@ -55,8 +55,8 @@ const LAST_WORDS: usize = 4 * 1024;
 /// Time for a child whose output ended to be gone.
 const DEATH_TIME: Duration = Duration::from_secs(2);
 
-/// How long a child may take to start and to notice a document: much, for a machine that is overloaded.
-const READY_TIME: Duration = Duration::from_secs(30);
+/// How long a child may take to start and to notice a document, at least: much, for a machine that is overloaded.
+const READY_TIME: Duration = Duration::from_secs(10);
 
 /// Bounds of one extraction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -299,10 +299,7 @@ impl Pool {
                 let _ = worker.child.kill().await;
                 Err(ExtractError::Timeout { limit: self.limits.time })
             }
-            Err(Trouble::Nonsense(what)) => {
-                let _ = worker.child.kill().await;
-                Err(ExtractError::Crashed { detail: format!("it sent {what}"), signal: None })
-            }
+            Err(Trouble::Nonsense(what)) => Err(self.put_down(worker, what).await),
             Err(Trouble::Dead) => Err(self.autopsy(worker).await),
         }
     }
@@ -341,11 +338,12 @@ impl Pool {
                 Some(worker) => worker,
                 None => self.start().await.map_err(ExtractError::Io)?,
             };
-            match timeout(READY_TIME, worker.begin(&start)).await {
+            match timeout(READY_TIME.max(self.limits.time), worker.begin(&start)).await {
                 Ok(Ok(())) => return Ok(worker),
                 // One that died while idle must not cost a document.
                 _ if was_idle => {}
-                Ok(Err(_)) => return Err(self.autopsy(worker).await),
+                Ok(Err(Trouble::Nonsense(what))) => return Err(self.put_down(worker, what).await),
+                Ok(Err(Trouble::Timeout | Trouble::Dead)) => return Err(self.autopsy(worker).await),
                 Err(elapsed) => return Err(ExtractError::Io(elapsed.into())),
             }
         }
@@ -387,6 +385,12 @@ impl Pool {
         Ok(worker)
     }
 
+    /// Ends a child that does not keep to the protocol.
+    async fn put_down(&self, mut worker: Worker, what: &'static str) -> ExtractError {
+        let _ = worker.child.kill().await;
+        ExtractError::Crashed { detail: format!("it sent {what}"), signal: None }
+    }
+
     /// Finds out why a child ended.
     async fn autopsy(&self, mut worker: Worker) -> ExtractError {
         drop(worker.input);
@@ -418,12 +422,17 @@ impl Pool {
 
 impl Worker {
     /// Announces a document and waits until the child is there for it.
-    async fn begin(&mut self, start: &[u8]) -> io::Result<()> {
-        write_frame(&mut self.input, protocol::START, start).await?;
-        self.input.flush().await?;
-        let mut ready = [0; 5];
-        self.output.read_exact(&mut ready).await?;
-        if ready == protocol::header(protocol::READY, 0)? { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    async fn begin(&mut self, start: &[u8]) -> Result<(), Trouble> {
+        let announced = async {
+            write_frame(&mut self.input, protocol::START, start).await?;
+            self.input.flush().await?;
+            let mut ready = [0; 5];
+            self.output.read_exact(&mut ready).await?;
+            Ok::<_, io::Error>(ready)
+        };
+        let ready = announced.await.map_err(|_| Trouble::Dead)?;
+        let expected = protocol::header(protocol::READY, 0).map_err(|_| Trouble::Dead)?;
+        if ready == expected { Ok(()) } else { Err(Trouble::Nonsense("something before it was ready")) }
     }
 
     /// One document that [`begin`](Self::begin) announced. When it succeeds, both sides are in step again, whether or not all content was sent.
