@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::blob::{Local, sync_directory};
-use crate::clock::Clock;
+use crate::clock::{Clock, random_uuid};
 use crate::config::{Config, ConfigError};
 use crate::credential;
 use crate::dialect::{aitronos, coveo, native};
@@ -34,9 +34,9 @@ use crate::http::server::{self, Early, Listener, ServerOptions, TlsFiles};
 use crate::ingress::put::{self, Envelope, PutDoor};
 use crate::ingress::resumable;
 use crate::meta::sqlite::SqliteMeta;
-use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, TenantInfo};
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, NewStore, StoreFilter, TenantInfo};
 use crate::model::access::Rights;
-use crate::model::ids::{KeyId, SourceId, TenantId};
+use crate::model::ids::{KeyId, SourceId, StoreId, TenantId};
 use crate::process::extract::{ExtractLimits, Pool};
 use crate::process::worker;
 use crate::search::{NoSearch, SearchError, SearchIndex, SqliteSearch};
@@ -50,10 +50,11 @@ const TICKET_SECRET: &str = "ticket_secret";
 /// Settings: the id of the key that the first start made, and whether it was shown.
 const FIRST_KEY: &str = "first_key";
 const FIRST_KEY_SHOWN: &str = "first_key_shown";
-/// The first tenant and its sources.
+/// The first tenant, its sources and its store.
 const TENANT: &str = "default";
 const SOURCE: &str = "default-files";
 const CATALOG: &str = "default-catalog";
+const STORE: &str = "default";
 
 /// Why the server did not start. The sentence says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +109,8 @@ pub struct FirstStart {
     pub source: String,
     /// A source for streams.
     pub catalog: String,
+    /// A store.
+    pub store: String,
 }
 
 impl std::fmt::Debug for FirstStart {
@@ -375,6 +378,22 @@ async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> 
         };
         engine.meta.create_source(new).await?;
     }
+    let tenants_stores = engine.meta.stores(&tenant, StoreFilter { limit: 1, ..StoreFilter::default() }).await?.0;
+    let store = match tenants_stores.into_iter().next() {
+        Some(store) => store.id,
+        None => {
+            let new = NewStore {
+                id: StoreId(random_uuid()),
+                tenant: tenant.clone(),
+                name: STORE.into(),
+                description: None,
+                properties: Map::new(),
+                created_by: None,
+                now,
+            };
+            engine.meta.create_store(new).await?.id
+        }
+    };
     faults::point("start.sources");
     if let Some(unseen) = unseen {
         engine.meta.revoke_key(Some(&tenant), unseen, now).await?;
@@ -396,13 +415,23 @@ async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> 
     // The key is last: whoever has one can use everything that was made before it.
     engine.meta.create_key(info, credential::hash_key(&key), None).await?;
     faults::point("start.key");
-    Ok(Some(FirstStart { tenant: TENANT.into(), key, source: SOURCE.into(), catalog: CATALOG.into() }))
+    Ok(Some(FirstStart {
+        tenant: TENANT.into(),
+        key,
+        source: SOURCE.into(),
+        catalog: CATALOG.into(),
+        store: store.public(),
+    }))
 }
 
-/// Full text is derived: with an empty index, every item's text is due again.
+/// Full text is derived: with an empty index, every item's and every store file's text is due again.
 async fn reindex(engine: &Engine) -> Result<(), StartError> {
     let mut after = 0;
     while let Some(last) = engine.meta.requeue_items(after, 1000, engine.clock.now()).await? {
+        after = last;
+    }
+    let mut after = 0;
+    while let Some(last) = engine.meta.requeue_store_files(after, 1000, engine.clock.now()).await? {
         after = last;
     }
     Ok(())

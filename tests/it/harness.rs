@@ -247,6 +247,7 @@ pub(crate) struct Server {
     pub(crate) key: String,
     pub(crate) source: String,
     pub(crate) catalog: String,
+    pub(crate) store: String,
     dir: Arc<TempDir>,
 }
 
@@ -268,17 +269,23 @@ impl Server {
         let app = App::start(config.clone(), clock.clone()).await.expect("a start");
         let first = app.first_start().expect("a first start");
         let (tenant, key) = (first.tenant.clone(), first.key.clone());
-        let (source, catalog) = (first.source.clone(), first.catalog.clone());
+        let (source, catalog, store) = (first.source.clone(), first.catalog.clone(), first.store.clone());
         app.first_key_shown().await.expect("remembered");
         let address = app.address();
         // A restart keeps the port, as a real one would: upload URLs name it.
         config.listen = address;
-        Self { app: Some(app), config, clock, http: client(), address, tenant, key, source, catalog, dir }
+        Self { app: Some(app), config, clock, http: client(), address, tenant, key, source, catalog, store, dir }
     }
 
     /// Stops and starts again on the same data and port.
     pub(crate) async fn restart(&mut self) {
+        self.restart_after(|| ()).await;
+    }
+
+    /// The same with something done to the data between.
+    pub(crate) async fn restart_after(&mut self, work: impl FnOnce()) {
         self.app.take().expect("a running server").stop().await;
+        work();
         let app = App::start(self.config.clone(), self.clock.clone()).await.expect("a second start");
         assert!(app.first_start().is_none(), "the second start must not make a second key");
         assert_eq!(app.address(), self.address);

@@ -14,6 +14,7 @@ mod coveo;
 mod doctor;
 mod harness;
 mod hostile;
+mod knowledge;
 mod limits;
 mod native;
 mod seed_pages;

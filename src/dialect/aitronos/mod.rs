@@ -3,7 +3,9 @@
 mod envelope;
 mod files;
 mod json;
+mod knowledge;
 mod query;
+mod stores;
 mod upload;
 
 use std::future::Future;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, any, delete, get, post};
+use axum::routing::{MethodRouter, any, delete, get, patch, post};
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
@@ -52,7 +54,37 @@ pub fn shared_routes(post_files: MethodRouter<Arc<Doors>>) -> Router<Arc<Doors>>
         .route(&file, get(on(files::get)).merge(delete(on(files::delete))))
         .route(&format!("{file}/content"), get(on(files::content)))
         .route(&format!("{file}/download"), get(on(files::download)))
+        .merge(store_routes())
         .method_not_allowed_fallback(wrong_method)
+}
+
+/// Stores and their files.
+fn store_routes() -> Router<Arc<Doors>> {
+    let organization = |path: &str| format!("/v1/organizations/{{org}}{path}");
+    let files = |path: &str| organization(&format!("/stores/{{store}}/files{path}"));
+    let attached = |path: &str| organization(&format!("/vector-stores/{{store}}/files{path}"));
+    Router::new()
+        .route("/v1/files/config", get(on(knowledge::config)))
+        .route(&organization("/stores/usage"), get(on(knowledge::usage)))
+        .route(&files(""), get(on(knowledge::list)))
+        .route(&files("/upload-url"), post(on(knowledge::upload_url)))
+        .route(&files("/register"), post(on(knowledge::register_upload)))
+        .route(&files("/remove-bulk"), post(on(knowledge::remove_bulk)))
+        .route(&files("/{file_id}"), get(on(knowledge::get)).merge(delete(on(knowledge::delete))))
+        .route(&files("/{file_id}/status"), get(on(knowledge::status)))
+        .route(&files("/{file_id}/logs"), get(on(knowledge::logs)))
+        .route(&files("/{file_id}/retry"), post(on(knowledge::retry)))
+        .route(&organization("/knowledge/stores"), get(on(stores::list)).merge(post(on(stores::create))))
+        .route(
+            &organization("/knowledge/stores/{store}"),
+            get(on(stores::get)).merge(patch(on(stores::update))).merge(delete(on(stores::delete))),
+        )
+        .route(&organization("/knowledge/slices/{slice}/stores"), get(on(stores::list)).merge(post(on(stores::create))))
+        .route(&attached(""), get(on(stores::attached_files)).merge(post(on(stores::attach))))
+        .route(&attached("/{file_id}"), get(on(stores::attached_file)).merge(delete(on(knowledge::delete))))
+        .route(&attached("/{file_id}/status"), get(on(stores::attached_status)))
+        .route(&attached("/{file_id}/logs"), get(on(stores::attached_logs)))
+        .route(&attached("/{file_id}/retry"), post(on(stores::attached_retry)))
 }
 
 /// Registers uploaded files.
@@ -62,7 +94,10 @@ pub fn register(doors: State<Arc<Doors>>, request: Request) -> Answering {
 
 /// The calls whose bodies are files: they stay where bytes are moved.
 pub fn bodies() -> Router<Arc<Doors>> {
-    Router::new().route(&format!("{FILES}/upload"), post(on(upload::files))).method_not_allowed_fallback(wrong_method)
+    Router::new()
+        .route(&format!("{FILES}/upload"), post(on(upload::files)))
+        .route("/v1/organizations/{org}/stores/{store}/files/upload", post(on(knowledge::upload)))
+        .method_not_allowed_fallback(wrong_method)
 }
 
 /// A route for one handler.

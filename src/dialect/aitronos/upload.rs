@@ -113,7 +113,8 @@ async fn take_file(doors: &Doors, grant: &Grant, part: Part) -> Result<Result<Fi
     }
 }
 
-fn declaration(part: &Part) -> Result<Declaration, Fault> {
+/// What a part says about its file.
+pub(super) fn declaration(part: &Part) -> Result<Declaration, Fault> {
     let Some(name) = part.filename.clone() else {
         return Err(Fault::field(&part.name, "must be a file: the part has no filename"));
     };

@@ -3,6 +3,7 @@
 mod envelope;
 mod items;
 mod query;
+mod stores;
 mod tenant;
 mod wire;
 
@@ -34,6 +35,9 @@ pub fn routes() -> Router<Arc<Doors>> {
         .route(&at("/sources/{source}/item/content"), get(on(items::content)))
         .route(&at("/sources/{source}/pushes"), get(on(items::pushes)))
         .route(&at("/pushes/{request}"), get(on(items::push)))
+        .route(&at("/stores"), get(on(stores::stores)))
+        .route(&at("/stores/{store}/files"), get(on(stores::files)))
+        .route(&at("/stores/{store}/search"), get(on(stores::search)))
         .route(&at("/usage"), get(on(tenant::usage)))
         .route(&at("/refusals/{request}"), get(on(tenant::refusal)))
         .route(&at("/keys"), get(on(tenant::keys)).post(on(tenant::create_key)))

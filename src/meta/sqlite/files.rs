@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Row, params};
 
 use super::rows::{all, digests, one, optional_time, optional_uuid, run, size, sql, time, unreadable, uuid};
-use super::uploads;
+use super::{stores, uploads};
 use crate::clock::Timestamp;
 use crate::meta::{FileDeleted, FileFilter, RegisterFile, Registered};
 use crate::model::file::FileRecord;
@@ -105,13 +105,17 @@ pub(super) fn delete(
     c: &Connection,
     tenant: &TenantId,
     id: FileId,
-    _force: bool,
+    force: bool,
     now: Timestamp,
     keep_replaced: Duration,
 ) -> R<FileDeleted> {
     let Some(found) = record(c, tenant, id)?.filter(|file| file.registered.is_some()) else {
         return Ok(FileDeleted::Missing);
     };
+    if !force && let held @ 1.. = stores::holders(c, id)? {
+        return Ok(FileDeleted::Held(held));
+    }
+    stores::leave_all(c, id, now, now.plus(keep_replaced))?;
     run(c, "DELETE FROM files WHERE id = ?1", [id.0.as_bytes()])?;
     uploads::unpin(c, found.version, now.plus(keep_replaced))?;
     Ok(FileDeleted::Done)

@@ -7,12 +7,12 @@ use super::rows::{
     all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, run, size, sql, time,
     unreadable, uuid, word,
 };
-use super::{files, quota, resume};
+use super::{files, quota, resume, stores};
 use crate::clock::Timestamp;
-use crate::meta::{Committed, FileInfo, NewVersion, OverQuota};
+use crate::meta::{Committed, FileInfo, LinkFile, NewVersion, OverQuota};
 use crate::model::change::Ordering;
 use crate::model::file::{Piece, Version};
-use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StreamId, TenantId, VersionId};
+use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StoreFileId, StreamId, TenantId, VersionId};
 use crate::model::session::{Declaration, Session, SessionState, Strategy};
 
 type R<T> = rusqlite::Result<T>;
@@ -175,7 +175,30 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
             drop_version_unless_held(c, replaced.id, due)?;
         }
     }
+    if session.registers {
+        attach(c, &session, new)?;
+    }
     Ok(Committed::New(version))
+}
+
+/// Takes the file into the store that its session names. A store that was deleted meanwhile takes nothing, and the file is
+/// the tenant's all the same.
+fn attach(c: &Connection, session: &Session, new: &NewVersion) -> R<()> {
+    let Some(declared) = &session.declaration else { return Ok(()) };
+    let Some(store) = declared.store else { return Ok(()) };
+    let Some(row) = stores::row_of(c, &session.tenant, store)? else { return Ok(()) };
+    let link = LinkFile {
+        store: row,
+        tenant: session.tenant.clone(),
+        file: session.file,
+        // New, and used for nothing else of its kind.
+        id: StoreFileId(new.version.0),
+        path: declared.store_path.clone(),
+        registered_only: true,
+        now: new.now,
+        keep_replaced: new.keep_replaced,
+    };
+    stores::link(c, &link).map(drop)
 }
 
 fn put_file(c: &Connection, session: &Session, version: &Version) -> R<()> {

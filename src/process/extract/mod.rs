@@ -39,6 +39,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use child::child_main;
 
+use crate::limits;
+use crate::unpack::{self, Packing};
+use detect::Kind;
 use protocol::{Answer, Failure, Hello, Start};
 
 /// Documents after which a child is replaced, in case a parser leaks.
@@ -75,9 +78,9 @@ pub struct ExtractLimits {
 impl Default for ExtractLimits {
     fn default() -> Self {
         Self {
-            unpacked_bytes: 4 << 30,
+            unpacked_bytes: limits::UNPACKED_BYTES,
             ratio: 1000,
-            document_bytes: 128 << 20,
+            document_bytes: limits::DOCUMENT_BYTES,
             text_bytes: 8 << 20,
             time: Duration::from_secs(60),
             memory_bytes: 1 << 30,
@@ -112,6 +115,38 @@ pub struct Extracted {
     pub packing: String,
     /// Whether it was Base64 around that.
     pub base64: bool,
+}
+
+/// What content looks like by its first bytes, before it is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// The kind, such as `pdf`; of an archive only its directory, at the end, says more.
+    pub kind: &'static str,
+    /// Is there a chance to read text from it?
+    pub readable: bool,
+}
+
+/// Looks at the first bytes of some content; its extension in lower case without the dot breaks ties.
+#[must_use]
+pub fn looks_like(head: &[u8], extension: &str) -> Look {
+    let packing = unpack::sniff(head, None);
+    if packing.packing != Packing::Raw || packing.base64 {
+        // What is inside shows when it is unpacked, which the child does.
+        return Look { kind: "packed content", readable: true };
+    }
+    let readable = |kind| Look { kind, readable: true };
+    match detect::detect(head, extension) {
+        Kind::Empty => readable("empty content"),
+        Kind::Pdf => readable("pdf"),
+        Kind::Zip => readable("an Office document or an archive"),
+        Kind::Ole => readable("an older Office document"),
+        Kind::Html => readable("html"),
+        Kind::Xml => readable("xml"),
+        Kind::Json => readable("json"),
+        Kind::Csv(_) => readable("csv"),
+        Kind::Text => readable("text"),
+        Kind::Unsupported(kind) => Look { kind, readable: false },
+    }
 }
 
 /// Why a document has no text.
@@ -505,4 +540,41 @@ async fn last_words(mut errors: ChildStderr) -> Vec<u8> {
         kept.extend(buffer.iter().take(count.min(room)));
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::document::{READABLE, UNREADABLE};
+
+    #[test]
+    fn what_is_said_to_be_read_is_read_and_the_rest_is_not() {
+        let docx = samples::docx("tide");
+        for document in READABLE {
+            for extension in document.extensions {
+                let head: &[u8] = match document.kind {
+                    "pdf" => b"%PDF-1.7\n",
+                    "docx" | "pptx" | "xlsx" | "xlsb" | "odt" | "ods" | "odp" | "odg" => &docx,
+                    "xls" => b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0",
+                    _ => b"a line of text\n",
+                };
+                assert!(looks_like(head, extension.trim_start_matches('.')).readable, "{extension}");
+            }
+        }
+        let read: Vec<&str> = READABLE.iter().flat_map(|document| document.extensions).copied().collect();
+        let unread: Vec<&str> = UNREADABLE.iter().flat_map(|document| document.extensions).copied().collect();
+        let mut all: Vec<&str> = read.iter().chain(&unread).copied().collect();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count, "an ending is in one list, once");
+        for (head, kind) in [
+            (&b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..], "png"),
+            (b"{\\rtf1 text}", "rtf"),
+            (b"\x1a\x45\xdf\xa3\0\0", "matroska"),
+        ] {
+            assert_eq!(looks_like(head, "txt"), Look { kind, readable: false });
+        }
+        assert!(looks_like(b"\x1f\x8b\x08\0\0\0\0\0\0\x03abc", "txt").readable, "it is unpacked by the child");
+    }
 }
