@@ -11,7 +11,7 @@ use super::*;
 use crate::clock::{Clock, ordered_uuid, random_bytes, random_uuid};
 use crate::model::access::Right;
 use crate::model::change::{ContentDraft, Identity, IdentityKind, IdentityRelation, ItemDraft, Patch, PatchOperator};
-use crate::model::session::{SessionState, Strategy};
+use crate::model::session::{Declaration, SessionState, Strategy};
 use crate::model::source::Content;
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -918,4 +918,34 @@ async fn a_version_that_is_to_be_the_first_replaces_nothing() {
     let file = case.store.file(&tenant(), session.file).await.unwrap().unwrap();
     assert_eq!(file.version.unwrap().id, first.version);
     case.sound().await;
+}
+
+#[tokio::test]
+async fn a_file_that_nobody_registered_can_be_taken_back() {
+    let case = Case::new().await;
+    let before = case.store.usage(&tenant()).await.unwrap();
+    let declaration = Declaration { name: "a".into(), mime_type: "a/b".into(), ..Declaration::default() };
+    let session = Session { declaration: Some(declaration), ..case.draft() };
+    assert_eq!(case.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
+    assert!(!case.store.discard_file(&tenant(), session.file, case.now).await.unwrap(), "nothing is there yet");
+    let version = case.version(&session, 1);
+    assert!(matches!(case.store.commit(version.clone()).await.unwrap(), Committed::New(_)));
+    assert!(!case.store.discard_file(&"others".into(), session.file, case.now).await.unwrap());
+    assert!(case.store.discard_file(&tenant(), session.file, case.now).await.unwrap());
+    assert!(!case.store.discard_file(&tenant(), session.file, case.now).await.unwrap());
+    assert_eq!(case.store.file_record(&tenant(), session.file).await.unwrap(), None);
+    assert_eq!(case.store.due_tombstones(case.now, 10).await.unwrap().len(), 1);
+    assert_eq!(case.store.usage(&tenant()).await.unwrap(), before);
+    // Its upload is over: the same bytes do not bring it back.
+    assert_eq!(case.store.commit(case.version(&session, 1)).await.unwrap(), Committed::Closed);
+
+    let declaration = Declaration { name: "b".into(), mime_type: "a/b".into(), ..Declaration::default() };
+    let session = Session { declaration: Some(declaration), registers: true, ..case.draft() };
+    assert_eq!(case.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
+    assert!(matches!(case.store.commit(case.version(&session, 1)).await.unwrap(), Committed::New(_)));
+    assert!(!case.store.discard_file(&tenant(), session.file, case.now).await.unwrap(), "it is registered");
+    let found = case.store.file_record(&tenant(), session.file).await.unwrap().unwrap();
+    assert_eq!((found.name.as_str(), found.stored_as.as_str()), ("b", "b"));
+    let register = RegisterFile { tenant: tenant(), file: session.file, name: "c".into(), now: case.now };
+    assert!(matches!(case.store.register_file(register).await.unwrap(), Registered::Before(_)));
 }

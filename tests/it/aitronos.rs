@@ -18,7 +18,7 @@ impl Reply {
     /// Itself, being an error of this API: eight fields, always; the `error` object.
     #[track_caller]
     pub(crate) fn fault(&self, status: u16, code: &str) -> Value {
-        let text = self.text();
+        let text: String = self.text().chars().take(2_000).collect();
         assert_eq!(self.status, status, "wanted {status} {code}: {text}");
         assert_eq!(self.header("content-type"), Some("application/json"), "{text}");
         let body = self.json();
