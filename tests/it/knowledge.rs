@@ -510,6 +510,7 @@ async fn check_50_limits_are_public_and_usage_adds_up() {
 async fn documents_of_every_kind_are_found_by_a_phrase_within() {
     let server = Server::start().await;
     let long = (0..400).map(|n| format!("Sentence number {n} of a long story. ")).collect::<String>();
+    let long = long.trim_end();
     let story = format!("{long}\n\nIn the end the keeper slept beneath the lantern.\n\n{long}");
     let files: [(&str, Vec<u8>, &str); 5] = [
         ("a.pdf", samples::pdf_flate("gulls over the harbour"), "gulls over the harbour"),
@@ -535,10 +536,7 @@ async fn documents_of_every_kind_are_found_by_a_phrase_within() {
     let hits = server.hits("\"slept beneath the lantern\"").await;
     let at = |name: &str| usize::try_from(hits[0]["position"][name].as_u64().unwrap()).unwrap();
     let text: String = story.chars().skip(at("start")).take(at("end") - at("start")).collect();
-    assert_eq!(
-        text.split_whitespace().collect::<Vec<_>>(),
-        hits[0]["text"].as_str().unwrap().split_whitespace().collect::<Vec<_>>()
-    );
+    assert_eq!(hits[0]["text"], text);
     assert!(at("chunk") > 0);
     let detail = server.read_store(&format!("/{}", ids[2])).await;
     assert!(detail["chunk_count"].as_u64().unwrap() > 20, "{detail}");
