@@ -448,6 +448,7 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
     let apis = Router::new()
         .merge(coveo::api::shared_routes())
         .merge(aitronos::shared_routes(post(root::files)))
+        .route("/v1/", any(root::unknown))
         .route("/v1/{*rest}", any(root::unknown))
         .nest("/coveo", coveo::api::routes())
         .nest("/aitronos", aitronos::routes())

@@ -49,7 +49,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    async fn read(response: reqwest::Response) -> Self {
+    pub(crate) async fn read(response: reqwest::Response) -> Self {
         let status = response.status().as_u16();
         let text = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
         let headers = response.headers().iter().map(|(n, v)| (n.as_str().to_owned(), text(v))).collect();
@@ -134,6 +134,10 @@ pub(crate) struct Call<'s> {
 }
 
 impl<'s> Call<'s> {
+    pub(crate) const fn server(&self) -> &'s Server {
+        self.server
+    }
+
     /// Without any credential.
     pub(crate) fn anonymous(mut self) -> Self {
         self.headers.retain(|(n, _)| n != "Authorization");
@@ -303,6 +307,10 @@ impl Server {
         let output = tokio::task::spawn_blocking(run).await.unwrap().expect("the built binary");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "landfall doctor: {out}{err}");
+    }
+
+    pub(crate) fn engine(&self) -> &landfall::engine::Engine {
+        self.app.as_ref().expect("a running server").engine()
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -676,12 +684,8 @@ impl Binary {
         std::fs::write(&file, text).unwrap();
         let log = dir.path().join("log");
         let out = std::fs::File::create(&log).unwrap();
-        let mut command = Command::new(PROGRAM);
-        command.arg("serve").arg("--config").arg(&file).env("LANDFALL_LOG_FILTER", "trace");
-        let process =
-            command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().expect("the binary");
         let mut binary = Self {
-            process,
+            process: Self::spawn(&file, out),
             address,
             http: client(),
             tenant: String::from("measured"),
@@ -698,6 +702,22 @@ impl Binary {
         let made = admin(&data, &["source", "create", "--tenant", "measured", "many"]);
         binary.source = made["id"].as_str().expect("a source").to_owned();
         binary
+    }
+
+    fn spawn(config: &Path, out: std::fs::File) -> Process {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg("--config").arg(config).env("LANDFALL_LOG_FILTER", "trace");
+        command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().expect("the binary")
+    }
+
+    /// Kills it as a crash would, and starts it again on the same data and port.
+    pub(crate) async fn crash(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        let out = std::fs::File::options().append(true).open(&self.log).unwrap();
+        self.process = Self::spawn(&self.dir.path().join("landfall.toml"), out);
+        self.http = client();
+        self.ready().await;
     }
 
     async fn ready(&mut self) {

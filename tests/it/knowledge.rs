@@ -13,22 +13,10 @@ mod samples;
 const MIB: usize = 1024 * 1024;
 
 impl Reply {
-    /// Itself, being an error in the vendor's eight fields.
+    /// The details of an error of this API.
     #[track_caller]
-    fn fault(self, status: u16, code: &str) -> Value {
-        let body = self.text();
-        assert_eq!(self.status, status, "wanted {status} {code}: {body}");
-        let json = self.json();
-        assert_eq!(json["success"], false, "{body}");
-        let error = json["error"].as_object().unwrap_or_else(|| panic!("no error: {body}"));
-        let mut names: Vec<&str> = error.keys().map(String::as_str).collect();
-        names.sort_unstable();
-        let eight = ["code", "details", "message", "status", "system_message", "timestamp", "trace_id", "type"];
-        assert_eq!(names, eight, "{body}");
-        assert_eq!((&error["code"], &error["status"]), (&json!(code), &json!(status)), "{body}");
-        assert_eq!(error["trace_id"], self.header("x-request-id").expect("x-request-id"), "{body}");
-        assert!(error["details"].is_object() && !error["system_message"].as_str().unwrap().is_empty(), "{body}");
-        json["error"]["details"].clone()
+    fn details(&self, status: u16, code: &str) -> Value {
+        self.fault(status, code)["details"].clone()
     }
 }
 
@@ -62,14 +50,14 @@ impl Server {
         id
     }
 
-    async fn register(&self, id: &str) -> Reply {
+    async fn link(&self, id: &str) -> Reply {
         self.call("POST", self.in_store("/register")).json(json!({"upload_id": id})).send().await
     }
 
     /// A file in the first store.
     async fn stored(&self, name: &str, content: &[u8]) -> String {
         let id = self.put(name, content).await;
-        self.register(&id).await.expect(201);
+        self.link(&id).await.expect(201);
         id
     }
 
@@ -132,7 +120,7 @@ async fn check_42_an_upload_url_has_exactly_four_fields() {
         assert!((life - 7 * 24 * 3600).abs() < 60, "{life}");
     }
     let path = server.in_store("/upload-url?organization_id=other");
-    let details = server.call("POST", path).json(&body).send().await.fault(400, "INVALID_FIELD_VALUE");
+    let details = server.call("POST", path).json(&body).send().await.details(400, "INVALID_FIELD_VALUE");
     assert_eq!(details, json!({"field": "organization_id", "value": "other"}));
 }
 
@@ -148,19 +136,19 @@ async fn check_43_an_unknown_store_and_a_foreign_one_are_the_same() {
         let path = server.at(&format!("/stores/{store}/files/upload-url"));
         let reply = server.call("POST", path).json(&body).send().await;
         assert_eq!(reply.json()["error"]["system_message"], "Vector store not found");
-        let details = reply.fault(404, "VECTOR_STORE_NOT_FOUND");
+        let details = reply.details(404, "VECTOR_STORE_NOT_FOUND");
         assert_eq!(details, json!({"store_id": store, "organization_id": server.tenant}));
         for (method, rest) in [("GET", ""), ("GET", "/file_x"), ("POST", "/file_x/retry"), ("DELETE", "/file_x")] {
             let path = server.at(&format!("/stores/{store}/files{rest}"));
-            server.call(method, path).send().await.fault(404, "VECTOR_STORE_NOT_FOUND");
+            server.call(method, path).send().await.details(404, "VECTOR_STORE_NOT_FOUND");
         }
         let path = server.at(&format!("/knowledge/stores/{store}"));
-        server.call("GET", path).send().await.fault(404, "VECTOR_STORE_NOT_FOUND");
+        server.call("GET", path).send().await.details(404, "VECTOR_STORE_NOT_FOUND");
         server.native("GET", &format!("/stores/{store}/files")).problem(404).await;
     }
     for org in [tenant.as_str(), "nobody"] {
         let path = format!("/v1/organizations/{org}/stores/{theirs}/files/upload-url");
-        let details = server.call("POST", path).json(&body).send().await.fault(403, "ORGANIZATION_ACCESS_DENIED");
+        let details = server.call("POST", path).json(&body).send().await.details(403, "ORGANIZATION_ACCESS_DENIED");
         assert_eq!(details, json!({"organization_id": org}));
     }
     server
@@ -169,7 +157,7 @@ async fn check_43_an_unknown_store_and_a_foreign_one_are_the_same() {
         .json(&body)
         .send()
         .await
-        .fault(401, "AUTHENTICATION_REQUIRED");
+        .details(401, "AUTHENTICATION_REQUIRED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +182,7 @@ async fn check_44_names_sizes_and_paths_are_checked() {
         ("relative_path", json!("a/../b")),
         ("relative_path", json!("x".repeat(1025))),
     ] {
-        let details = server.ask_upload(with(field, value.clone())).await.fault(400, "INVALID_FIELD_VALUE");
+        let details = server.ask_upload(with(field, value.clone())).await.details(400, "INVALID_FIELD_VALUE");
         assert_eq!(details["field"], field);
     }
     for (field, value) in [
@@ -207,13 +195,13 @@ async fn check_44_names_sizes_and_paths_are_checked() {
         server.ask_upload(with(field, value)).await.expect(200);
     }
     let body = json!({"filename": "a.txt", "file_size": 10, "mime_type": "text/plain"});
-    let details = server.ask_upload(body).await.fault(422, "VALIDATION_ERROR");
+    let details = server.ask_upload(body).await.details(422, "VALIDATION_ERROR");
     assert_eq!(details["errors"][0]["field"], "file_name");
     for (field, value) in [("file_size", json!("10")), ("file_size", json!(1.5)), ("relative_path", json!(7))] {
-        server.ask_upload(with(field, value)).await.fault(422, "VALIDATION_ERROR");
+        server.ask_upload(with(field, value)).await.details(422, "VALIDATION_ERROR");
     }
     for body in ["", "[]", "{"] {
-        server.call("POST", server.in_store("/upload-url")).json(body).send().await.fault(422, "VALIDATION_ERROR");
+        server.call("POST", server.in_store("/upload-url")).json(body).send().await.details(422, "VALIDATION_ERROR");
     }
 }
 
@@ -222,17 +210,17 @@ async fn check_45_a_file_is_registered_when_its_bytes_are_there() {
     let server = Server::start().await;
     let content = b"The lighthouse keeper counts the ships at dusk.";
     let (id, url) = server.opened("keeper.txt", content.len()).await;
-    let details = server.register(&id).await.fault(400, "UPLOAD_INCOMPLETE");
+    let details = server.link(&id).await.details(400, "UPLOAD_INCOMPLETE");
     assert_eq!(details, json!({"file_id": id, "received_bytes": 0, "expected_bytes": content.len()}));
     server.bare("PUT", &url).body(content.as_slice()).send().await.expect(200);
     assert_eq!(server.read_store("").await["total"], 0, "not yet");
-    let made = server.register(&id).await.expect(201).json();
+    let made = server.link(&id).await.expect(201).json();
     assert_eq!(keys(&made), ["created_at", "file_id", "mime_type", "name", "relative_path", "size", "status"]);
     assert_eq!(made["file_id"], id);
     assert_eq!((&made["status"], &made["relative_path"]), (&json!("pending"), &json!("a/b")));
     assert_eq!(made["size"], content.len());
     server.processed(&id).await;
-    assert_eq!(server.register(&id).await.expect(200).json(), made, "the same object");
+    assert_eq!(server.link(&id).await.expect(200).json(), made, "the same object");
     assert_eq!(server.read_store("").await["total"], 1);
     let file = server.call("GET", server.at(&format!("/files/{id}"))).send().await.expect(200).json();
     assert_eq!((&file["id"], &file["original_filename"]), (&json!(id), &json!("keeper.txt")));
@@ -247,28 +235,29 @@ async fn check_45_a_file_is_registered_when_its_bytes_are_there() {
     }
     let id = server.put("c.txt", b"text").await;
     let body = json!({"upload_id": id, "relative_path": "../c"});
-    server.call("POST", path.as_str()).json(body).send().await.fault(400, "INVALID_FIELD_VALUE");
-    server.call("POST", path.as_str()).json("{}").send().await.fault(422, "VALIDATION_ERROR");
+    server.call("POST", path.as_str()).json(body).send().await.details(400, "INVALID_FIELD_VALUE");
+    server.call("POST", path.as_str()).json("{}").send().await.details(422, "VALIDATION_ERROR");
 
     // Of another store, of the Files API, unknown.
     let other = server.new_store("Other").await;
     let others = server.at(&format!("/stores/{other}/files/register"));
-    let details = server.call("POST", others).json(json!({"upload_id": id})).send().await.fault(404, "FILE_NOT_FOUND");
+    let details =
+        server.call("POST", others).json(json!({"upload_id": id})).send().await.details(404, "FILE_NOT_FOUND");
     assert_eq!(details, json!({"file_id": id}));
     let body = json!({"filename": "f.txt", "file_size": 4, "mime_type": "text/plain"});
     let of_files = server.call("POST", server.at("/files/upload-url")).json(body).send().await.expect(200).json();
     let unknown = json!("file_00000000000000000000000000000000");
     for id in [&of_files["file_id"], &unknown, &json!("x")] {
-        server.register(id.as_str().unwrap()).await.fault(404, "FILE_NOT_FOUND");
+        server.link(id.as_str().unwrap()).await.details(404, "FILE_NOT_FOUND");
     }
     server.bare("PUT", of_files["upload_url"].as_str().unwrap()).body("text").send().await.expect(200);
-    server.register(of_files["file_id"].as_str().unwrap()).await.fault(404, "FILE_NOT_FOUND");
+    server.link(of_files["file_id"].as_str().unwrap()).await.details(404, "FILE_NOT_FOUND");
 
     // What waits for longer than its session is gone; what is registered stays.
     let waiting = server.put("late.txt", b"text").await;
     server.clock.advance(Duration::from_secs(7 * 24 * 3600 + 1));
-    server.register(&waiting).await.fault(404, "FILE_NOT_FOUND");
-    assert_eq!(server.register(made["file_id"].as_str().unwrap()).await.expect(200).json(), made);
+    server.link(&waiting).await.details(404, "FILE_NOT_FOUND");
+    assert_eq!(server.link(made["file_id"].as_str().unwrap()).await.expect(200).json(), made);
     server.leaves_everything_whole().await;
 }
 
@@ -307,14 +296,14 @@ async fn check_46_a_direct_upload_takes_its_parts_in_either_order() {
     }
     assert_eq!(send(&[file]).await.expect(201).json()["relative_path"], Value::Null);
     let before = server.get("/usage").await;
-    send(&[path]).await.fault(422, "VALIDATION_ERROR");
-    send(&[file, file]).await.fault(422, "VALIDATION_ERROR");
-    send(&[file, ("relative_path", None, b"../x")]).await.fault(400, "INVALID_FIELD_VALUE");
+    send(&[path]).await.details(422, "VALIDATION_ERROR");
+    send(&[file, file]).await.details(422, "VALIDATION_ERROR");
+    send(&[file, ("relative_path", None, b"../x")]).await.details(400, "INVALID_FIELD_VALUE");
     let large = vec![b'x'; 31 * MIB + 1];
-    let details = send(&[("file", Some("large.txt"), &large)]).await.fault(413, "FILE_TOO_LARGE");
+    let details = send(&[("file", Some("large.txt"), &large)]).await.details(413, "FILE_TOO_LARGE");
     assert_eq!(details["max_bytes"], 32_505_856);
     let larger = vec![b'x'; 40 * MIB];
-    send(&[("file", Some("larger.txt"), &larger)]).await.fault(413, "FILE_TOO_LARGE");
+    send(&[("file", Some("larger.txt"), &larger)]).await.details(413, "FILE_TOO_LARGE");
     let after = server.get("/usage").await;
     for part in ["files", "stores", "bytes"] {
         assert_eq!(after[part], before[part], "a refused form left `{part}` behind");
@@ -369,9 +358,9 @@ async fn check_47_files_are_listed_by_state_name_and_stretch() {
         [("?status=done", "status"), ("?limit=101", "limit"), ("?limit=0", "limit"), ("?skip=-1", "skip")]
     {
         let reply = server.call("GET", server.in_store(query)).send().await;
-        assert_eq!(reply.fault(400, "INVALID_FIELD_VALUE")["field"], field);
+        assert_eq!(reply.details(400, "INVALID_FIELD_VALUE")["field"], field);
     }
-    server.call("GET", server.in_store("?skip=x")).send().await.fault(422, "VALIDATION_ERROR");
+    server.call("GET", server.in_store("?skip=x")).send().await.details(422, "VALIDATION_ERROR");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -428,9 +417,9 @@ async fn check_48_processing_is_told_and_tried_again() {
     for rest in ["", "/status", "/logs"] {
         let unknown = "file_00000000000000000000000000000000";
         let path = server.in_store(&format!("/{unknown}{rest}"));
-        assert_eq!(server.call("GET", path).send().await.fault(404, "FILE_NOT_FOUND"), json!({"file_id": unknown}));
+        assert_eq!(server.call("GET", path).send().await.details(404, "FILE_NOT_FOUND"), json!({"file_id": unknown}));
     }
-    server.call("POST", server.in_store("/x/retry")).send().await.fault(404, "FILE_NOT_FOUND");
+    server.call("POST", server.in_store("/x/retry")).send().await.details(404, "FILE_NOT_FOUND");
     server.leaves_everything_whole().await;
 }
 
@@ -447,23 +436,23 @@ async fn check_49_files_leave_a_store_and_its_index() {
     let one = server.in_store(&format!("/{}", ids[0]));
     let gone = server.call("DELETE", one.as_str()).send().await.expect(204);
     assert!(gone.body.is_empty());
-    server.call("DELETE", one.as_str()).send().await.fault(404, "FILE_NOT_FOUND");
-    server.call("GET", one).send().await.fault(404, "FILE_NOT_FOUND");
+    server.call("DELETE", one.as_str()).send().await.details(404, "FILE_NOT_FOUND");
+    server.call("GET", one).send().await.details(404, "FILE_NOT_FOUND");
     let bulk = server.in_store("/remove-bulk");
     let body = json!({"file_ids": [ids[1], "file_00000000000000000000000000000000", "x"]});
     server.call("POST", bulk.as_str()).json(body).send().await.expect(204);
     for body in [json!({"file_ids": []}), json!({}), json!({"file_ids": [1]}), json!({"file_ids": "x"})] {
-        server.call("POST", bulk.as_str()).json(body).send().await.fault(422, "VALIDATION_ERROR");
+        server.call("POST", bulk.as_str()).json(body).send().await.details(422, "VALIDATION_ERROR");
     }
     assert_eq!(server.hits("lighthouse").await.len(), 2);
     // They are the organization's still; deleted there, they leave every store.
     server.call("GET", server.at(&format!("/files/{}", ids[0]))).send().await.expect(200);
     server.call("DELETE", server.at(&format!("/files/{}", ids[2]))).send().await.expect(204);
-    server.call("GET", server.in_store(&format!("/{}", ids[2]))).send().await.fault(404, "FILE_NOT_FOUND");
+    server.call("GET", server.in_store(&format!("/{}", ids[2]))).send().await.details(404, "FILE_NOT_FOUND");
     assert_eq!(server.hits("lighthouse").await.len(), 1);
     assert_eq!(server.read_store("").await["total"], 1);
     // Registered again, it is back.
-    server.register(&ids[0]).await.expect(201);
+    server.link(&ids[0]).await.expect(201);
     server.processed(&ids[0]).await;
     assert_eq!(server.hits("lighthouse").await.len(), 2);
     server.leaves_everything_whole().await;
@@ -503,7 +492,7 @@ async fn check_50_limits_are_public_and_usage_adds_up() {
     assert_eq!(listed, 16);
     let native = server.get("/usage").await;
     assert_eq!(native["stores"][0]["bytes"], 16, "{native}");
-    server.call("GET", server.at("/stores/usage")).anonymous().send().await.fault(401, "AUTHENTICATION_REQUIRED");
+    server.call("GET", server.at("/stores/usage")).anonymous().send().await.details(401, "AUTHENTICATION_REQUIRED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -623,11 +612,11 @@ async fn stores_are_made_changed_listed_and_deleted() {
         (json!({"slice_id": ""}), "slice_id"),
     ] {
         let reply = server.call("PATCH", one.as_str()).json(body).send().await;
-        assert_eq!(reply.fault(400, "INVALID_FIELD_VALUE")["field"], field);
+        assert_eq!(reply.details(400, "INVALID_FIELD_VALUE")["field"], field);
     }
-    server.call("PATCH", one.as_str()).json(json!({"is_active": 1})).send().await.fault(422, "VALIDATION_ERROR");
-    server.call("POST", all.as_str()).json("{}").send().await.fault(422, "VALIDATION_ERROR");
-    server.call("POST", all.as_str()).json(json!({"name": " "})).send().await.fault(400, "INVALID_FIELD_VALUE");
+    server.call("PATCH", one.as_str()).json(json!({"is_active": 1})).send().await.details(422, "VALIDATION_ERROR");
+    server.call("POST", all.as_str()).json("{}").send().await.details(422, "VALIDATION_ERROR");
+    server.call("POST", all.as_str()).json(json!({"name": " "})).send().await.details(400, "INVALID_FIELD_VALUE");
 
     let slice = server.at("/knowledge/slices/kslice_2/stores");
     let second = server.call("POST", slice.as_str()).json(json!({"name": "atlas"})).send().await.expect(201).json();
@@ -644,7 +633,7 @@ async fn stores_are_made_changed_listed_and_deleted() {
     assert_eq!(names(&slice).await, ["atlas", "Maps"]);
     assert_eq!(names(&format!("{all}?skip=1&limit=1")).await, ["Maps"]);
     for query in ["sort=x", "order=up", "status=x", "limit=0"] {
-        server.call("GET", format!("{all}?{query}")).send().await.fault(400, "INVALID_FIELD_VALUE");
+        server.call("GET", format!("{all}?{query}")).send().await.details(400, "INVALID_FIELD_VALUE");
     }
 
     // A store with files goes at once, with its chunks; the files stay the organization's.
@@ -653,15 +642,15 @@ async fn stores_are_made_changed_listed_and_deleted() {
     let default = server.at(&format!("/knowledge/stores/{}", server.store));
     assert_eq!(server.call("GET", default.as_str()).send().await.expect(200).json()["file_count"], 1);
     server.call("DELETE", default.as_str()).send().await.expect(204);
-    server.call("DELETE", default.as_str()).send().await.fault(404, "VECTOR_STORE_NOT_FOUND");
-    server.call("GET", server.in_store("")).send().await.fault(404, "VECTOR_STORE_NOT_FOUND");
+    server.call("DELETE", default.as_str()).send().await.details(404, "VECTOR_STORE_NOT_FOUND");
+    server.call("GET", server.in_store("")).send().await.details(404, "VECTOR_STORE_NOT_FOUND");
     server.call("GET", server.at(&format!("/files/{file}"))).send().await.expect(200);
     let usage = server.get("/usage").await;
     assert_eq!(usage["stores"].as_array().unwrap().len(), 2, "{usage}");
     // A key without the right.
     let key = server.key_with(&server.tenant, "read,upload").await;
     let reply = server.call("POST", all.as_str()).bearer(&key).json(json!({"name": "no"})).send().await;
-    assert_eq!(reply.fault(403, "INSUFFICIENT_PERMISSIONS")["right"], "sources");
+    assert_eq!(reply.details(403, "INSUFFICIENT_PERMISSIONS")["right"], "sources");
     server.leaves_everything_whole().await;
 }
 
@@ -682,7 +671,7 @@ async fn files_of_the_organization_are_attached_in_a_wrapper() {
     // An upload that nobody registered, and an unknown file.
     let waiting = server.put("w.txt", b"text").await;
     for id in [waiting.as_str(), "file_00000000000000000000000000000000", "x"] {
-        assert_eq!(attach(id).await.fault(404, "FILE_NOT_FOUND"), json!({"file_id": id}));
+        assert_eq!(attach(id).await.details(404, "FILE_NOT_FOUND"), json!({"file_id": id}));
     }
     let read =
         async |rest: &str| server.call("GET", format!("{files}{rest}")).send().await.expect(200).json()["data"].clone();
@@ -703,7 +692,7 @@ async fn files_of_the_organization_are_attached_in_a_wrapper() {
     let retry = server.call("POST", format!("{files}/{file}/retry")).json(json!({"reset_error": true})).send().await;
     assert_eq!(retry.expect(200).json()["data"]["status"], "pending");
     server.call("DELETE", format!("{files}/{file}")).send().await.expect(204);
-    server.call("GET", format!("{files}/{file}")).send().await.fault(404, "FILE_NOT_FOUND");
+    server.call("GET", format!("{files}/{file}")).send().await.details(404, "FILE_NOT_FOUND");
     server.read_store(&format!("/{file}")).await;
     // What else the vendor has there is not served.
     for (method, path) in [
@@ -711,7 +700,7 @@ async fn files_of_the_organization_are_attached_in_a_wrapper() {
         ("POST", "/vector-stores".to_owned()),
         ("GET", format!("/vector-stores/{other}")),
     ] {
-        server.call(method, server.at(&path)).json("{}").send().await.fault(404, "NOT_FOUND");
+        server.call(method, server.at(&path)).json("{}").send().await.details(404, "NOT_FOUND");
     }
     server.leaves_everything_whole().await;
 }
@@ -824,7 +813,7 @@ async fn the_page_works_as_it_is_written() {
         assert_eq!(reply.status, if end == total { 200 } else { 308 }, "{}", reply.text());
         sent = end;
     }
-    let made = server.register(opened["upload_id"].as_str().unwrap()).await.expect(201).json();
+    let made = server.link(opened["upload_id"].as_str().unwrap()).await.expect(201).json();
     assert_eq!((&made["size"], &made["relative_path"]), (&json!(total), &json!("data/imports")));
     let status = server.processed(made["file_id"].as_str().unwrap()).await;
     assert_eq!(status["status"], "completed", "{status}");

@@ -8,6 +8,7 @@
     reason = "a test that can't go on has failed; the bans are the server's"
 )]
 
+mod aitronos;
 mod bodies;
 mod coveo;
 mod doctor;
