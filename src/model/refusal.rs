@@ -162,6 +162,12 @@ impl Refusal {
         Self::Invalid { name: name.into(), reason: reason.into() }
     }
 
+    /// A mark that stands for another call already.
+    #[must_use]
+    pub fn other_call() -> Self {
+        Self::invalid("Idempotency-Key", "was used within 24 hours for another call, or with another body")
+    }
+
     /// A body that is not what it should be, in one line.
     #[must_use]
     pub fn malformed(reason: impl Into<String>) -> Self {

@@ -291,6 +291,11 @@ impl Server {
         assert!(output.status.success(), "landfall doctor: {out}{err}");
     }
 
+    /// The server itself, for what no API shows.
+    pub(crate) fn app(&self) -> &App {
+        self.app.as_ref().expect("a running server")
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }

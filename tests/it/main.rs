@@ -9,8 +9,10 @@
 )]
 
 mod coveo;
+mod files;
 mod harness;
 mod hostile;
 mod limits;
 mod native;
 mod seed_pages;
+mod uploads;

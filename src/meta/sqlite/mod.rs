@@ -1,5 +1,6 @@
 //! Facts in SQLite.
 
+mod calls;
 mod files;
 mod items;
 mod jobs;
@@ -20,8 +21,8 @@ use serde_json::Value;
 
 use super::{
     Accepted, Advance, Applied, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter, KeyCreated,
-    KeyInfo, Lease, LeasedJob, MetaError, MetaStore, NewPush, NewSource, NewVersion, Once, OverQuota, Quota,
-    RegisterFile, Registered, Resolved, Result, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
+    KeyInfo, Lease, LeasedJob, Marked, MetaError, MetaStore, NewPush, NewSource, NewVersion, Once, Opening, OverQuota,
+    Quota, RegisterFile, Registered, Resolved, Result, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -114,6 +115,16 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| tenants::create_key(c, &key, hash, once.as_ref())).await
     }
 
+    async fn recall(&self, tenant: &TenantId, once: Once) -> Result<Marked> {
+        let tenant = tenant.clone();
+        self.read(move |c| calls::recall(c, &tenant, &once)).await
+    }
+
+    async fn remember(&self, tenant: &TenantId, once: Once, answer: Vec<u8>, now: Timestamp) -> Result<Marked> {
+        let tenant = tenant.clone();
+        self.write(move |c| calls::remember(c, &tenant, &once, &answer, now)).await
+    }
+
     async fn caller(&self, hash: [u8; 32], now: Timestamp) -> Result<Option<Caller>> {
         self.read(move |c| tenants::caller(c, hash, now)).await
     }
@@ -179,6 +190,10 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| uploads::open_sessions(c, &sessions)).await
     }
 
+    async fn open_marked(&self, session: Session, once: Once) -> Result<Opening> {
+        self.write(move |c| uploads::open_marked(c, &session, &once)).await
+    }
+
     async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>> {
         let tenant = tenant.clone();
         self.read(move |c| uploads::session(c, &tenant, id)).await
@@ -203,6 +218,11 @@ impl MetaStore for SqliteMeta {
 
     async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>> {
         self.write(move |c| resume::end_session(c, id, state, now)).await
+    }
+
+    async fn versions_of(&self, tenant: &TenantId, file: FileId) -> Result<Vec<Version>> {
+        let tenant = tenant.clone();
+        self.read(move |c| uploads::versions_of(c, &tenant, file)).await
     }
 
     async fn register_file(&self, register: RegisterFile) -> Result<Registered> {

@@ -20,7 +20,8 @@ pub(super) fn upload(c: &Connection, id: SessionId) -> R<Option<Upload>> {
 
 fn with_progress(c: &Connection, session: Session) -> R<Upload> {
     let progress = progress(c, session.id)?;
-    Ok(Upload { session, progress })
+    let receipt = uploads::receipt(c, session.id)?;
+    Ok(Upload { session, progress, receipt })
 }
 
 fn progress(c: &Connection, id: SessionId) -> R<Progress> {
@@ -65,7 +66,7 @@ pub(super) fn uploads(c: &Connection, tenant: &TenantId, filter: &UploadFilter) 
         c,
         &format!(
             "{SESSION} WHERE tenant = ?1 AND name IS NOT NULL AND id < ?2
-             AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR size = ?5)
+             AND (?3 IS NULL OR ?3 = CASE WHEN state = 'open' AND expires <= ?8 THEN 'expired' ELSE state END) AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR size = ?5)
              AND (?6 IS NULL OR json_extract(declaration, '$.digests.sha256') = json(?6))
              ORDER BY id DESC LIMIT ?7"
         ),
@@ -76,7 +77,8 @@ pub(super) fn uploads(c: &Connection, tenant: &TenantId, filter: &UploadFilter) 
             filter.name,
             filter.size.map(sql),
             sha256,
-            filter.limit
+            filter.limit,
+            filter.now.0
         ],
         read_session,
     )?;
