@@ -28,23 +28,26 @@ use crate::faults;
 use crate::http::auth::RateLimiter;
 use crate::http::body::BodyTiming;
 use crate::http::doors::Doors;
-use crate::http::server::{self, Listener, ServerOptions, TlsFiles};
+use crate::http::server::{self, Early, Listener, ServerOptions, TlsFiles};
 use crate::ingress::put::{self, Envelope, PutDoor};
 use crate::ingress::resumable;
 use crate::meta::sqlite::SqliteMeta;
-use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, Quota, TenantInfo};
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, TenantInfo};
 use crate::model::access::Rights;
 use crate::model::ids::{KeyId, SourceId, TenantId};
 use crate::process::extract::{ExtractLimits, Pool};
 use crate::process::worker;
-use crate::search::{SearchError, SqliteSearch};
+use crate::search::{NoSearch, SearchError, SearchIndex, SqliteSearch};
 use crate::telemetry::{Metrics, TelemetryError};
-use crate::ticket::Tickets;
+use crate::ticket::{self, Tickets};
 
 /// The lock of a data directory. It holds no data.
 const LOCK: &str = "lock";
 const BLOBS: &str = "blobs";
 const TICKET_SECRET: &str = "ticket_secret";
+/// Settings: the id of the key that the first start made, and whether it was shown.
+const FIRST_KEY: &str = "first_key";
+const FIRST_KEY_SHOWN: &str = "first_key_shown";
 /// The first tenant and its sources.
 const TENANT: &str = "default";
 const SOURCE: &str = "default-files";
@@ -158,7 +161,7 @@ impl App {
             config: Arc::clone(&config),
         });
         let metrics = Metrics::install()?;
-        let options = ServerOptions::new(&config);
+        let options = ServerOptions { early: refuse_early, ..ServerOptions::new(&config) };
         let mut public = router(&doors, &control, admin.is_none().then(|| metrics.clone()));
         // A proxy may take the public URL's path off, or leave it on.
         if !config.public_prefix().is_empty() {
@@ -192,10 +195,19 @@ impl App {
         &self.engine
     }
 
-    /// What was made, if this was the data directory's first start.
+    /// What was made, if this was the data directory's first start, or nobody has seen the key of the first one. Who
+    /// shows it says so with [`Self::first_key_shown`].
     #[must_use]
     pub const fn first_start(&self) -> Option<&FirstStart> {
         self.first_start.as_ref()
+    }
+
+    /// Remembers that somebody has seen the first key. Until then every start makes another and revokes the one before.
+    ///
+    /// # Errors
+    /// [`MetaError`]; then the next start shows another key.
+    pub async fn first_key_shown(&self) -> Result<(), MetaError> {
+        self.engine.meta.set_setting(FIRST_KEY_SHOWN, Vec::new(), true).await.map(drop)
     }
 
     /// Stops accepting, lets bodies end within the configured time, ends the step that the processor is in.
@@ -294,31 +306,61 @@ pub async fn engine(
         Some(secret) => secret,
         None => meta.set_setting(TICKET_SECRET, Tickets::new_secret(), true).await?,
     };
+    Ok(assemble(config, clock, meta, blobs, search, &secret))
+}
+
+fn assemble(
+    config: &Config,
+    clock: Clock,
+    meta: Arc<dyn MetaStore>,
+    blobs: Arc<Local>,
+    search: Arc<dyn SearchIndex>,
+    secret: &[u8],
+) -> Engine {
     let policy = Policy {
         container_max: config.container_max,
         free_space_min: config.free_space_min,
         create_providers: config.create_providers,
         keep_md5: config.digests.iter().any(|digest| digest == "md5"),
     };
-    Ok(Engine::new(meta, blobs, search, clock, Tickets::new(&secret), policy))
+    Engine::new(meta, blobs, search, clock, Tickets::new(secret), policy)
 }
 
+/// An engine over a data directory as it is: nothing is made, migrated or changed, whatever is asked of it.
+///
+/// # Errors
+/// [`StartError`] when something is missing or has another format than this version's.
+pub fn open_to_read(config: &Config, clock: Clock) -> Result<Engine, StartError> {
+    let directory = &config.data;
+    let unusable = |error| StartError::Data { directory: directory.display().to_string(), error };
+    let meta = SqliteMeta::open_to_read(directory)?;
+    let blobs = Local::open_to_read(&directory.join(BLOBS)).map_err(unusable)?;
+    // It issues no ticket, so that it needs no secret, and full text is derived.
+    Ok(assemble(config, clock, Arc::new(meta), Arc::new(blobs), Arc::new(NoSearch), &[]))
+}
+
+/// What a first start makes, until somebody has seen its key.
 async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> {
     let tenant = TenantId::from(TENANT);
+    let unseen = match engine.meta.setting(FIRST_KEY).await? {
+        // The key was made, or was about to be, and is not known to have been shown: only its hash is left of it.
+        Some(id) if engine.meta.setting(FIRST_KEY_SHOWN).await?.is_none() => {
+            String::from_utf8(id).ok().and_then(|id| id.parse::<KeyId>().ok())
+        }
+        Some(_) => return Ok(None),
+        None => None,
+    };
     let begun = match engine.meta.tenants().await?.as_slice() {
         [] => true,
         // A first start that was cut off: what it made is kept, the rest is made now.
         [only] => only.id == tenant && engine.meta.keys(Some(&tenant)).await?.is_empty(),
         _ => false,
     };
-    if !begun {
+    if !begun && unseen.is_none() {
         return Ok(None);
     }
     let now = engine.clock.now();
-    engine
-        .meta
-        .create_tenant(TenantInfo { id: tenant.clone(), api: "auto".into(), created: now, quota: Quota::default() })
-        .await?;
+    engine.meta.create_tenant(TenantInfo::new(tenant.clone(), "auto", now)).await?;
     faults::point("start.tenant");
     for (id, name, stream_enabled) in [(SOURCE, "Files", false), (CATALOG, "Catalog", true)] {
         let new = NewSource {
@@ -332,10 +374,13 @@ async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> 
         engine.meta.create_source(new).await?;
     }
     faults::point("start.sources");
-    // The key is last: whoever has one can use everything that was made before it.
+    if let Some(unseen) = unseen {
+        engine.meta.revoke_key(Some(&tenant), unseen, now).await?;
+    }
     let key = credential::new_key();
+    let id = KeyId(crate::clock::ordered_uuid(now));
     let info = KeyInfo {
-        id: KeyId(crate::clock::ordered_uuid(now)),
+        id,
         tenant,
         name: "first key".into(),
         rights: Rights::all(),
@@ -343,7 +388,12 @@ async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> 
         expires: None,
         revoked: None,
     };
+    // Intent first: a start after this one knows which key nobody has seen.
+    engine.meta.set_setting(FIRST_KEY, id.to_string().into_bytes(), false).await?;
+    faults::point("start.intent");
+    // The key is last: whoever has one can use everything that was made before it.
     engine.meta.create_key(info, credential::hash_key(&key), None).await?;
+    faults::point("start.key");
     Ok(Some(FirstStart { tenant: TENANT.into(), key, source: SOURCE.into(), catalog: CATALOG.into() }))
 }
 
@@ -375,6 +425,19 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
     put::routes().with_state(put_door).merge(resumable::routes().with_state(Arc::clone(doors))).merge(apis)
+}
+
+/// What no handler sees is refused in the shape of the API that its path is of.
+fn refuse_early(path: &str, early: &Early, request_id: &str) -> Response {
+    if path.strip_prefix('/').is_some_and(|path| path.starts_with(&format!("{}/", ticket::PREFIX))) {
+        coveo::api::refuse_upload_early(early, request_id)
+    } else if coveo::api::is_path(path) {
+        coveo::api::refuse_early(early, request_id)
+    } else if native::is_path(path) {
+        native::refuse_early(early, request_id)
+    } else {
+        early.problem(request_id)
+    }
 }
 
 /// Probes for whoever runs the server.

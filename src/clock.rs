@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
 /// A wall-clock instant in milliseconds since the Unix epoch (UTC).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(pub i64);
@@ -22,6 +24,18 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
+    /// Days since the Unix epoch, in UTC.
+    #[must_use]
+    pub const fn day(self) -> i64 {
+        self.0.div_euclid(DAY_MS)
+    }
+
+    /// How long its day still lasts, in UTC: more than nothing, and at most a day.
+    #[must_use]
+    pub fn rest_of_day(self) -> Duration {
+        Duration::from_millis(u64::try_from(DAY_MS - self.0.rem_euclid(DAY_MS)).unwrap_or(0))
+    }
+
     /// This instant moved forward by `by`; saturates at the end of time.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
@@ -32,6 +46,18 @@ impl Timestamp {
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// Reads an RFC 3339 time. The last day of the year 9999 is one, and can't be reckoned with in every time zone: such
+    /// a time becomes the last one that can.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(time) = text.parse::<jiff::Timestamp>() {
+            return Some(Self(time.as_millisecond()));
+        }
+        let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+        let whole = pieces.time().is_some() && pieces.offset().is_some();
+        (whole && pieces.date().year() == 9999).then_some(Self(jiff::Timestamp::MAX.as_millisecond()))
     }
 
     /// RFC 3339 in UTC with milliseconds and `Z`, as `2026-01-02T03:04:05.678Z`.
@@ -136,4 +162,33 @@ pub fn random_uuid() -> uuid::Uuid {
 #[must_use]
 pub fn ordered_uuid(now: Timestamp) -> uuid::Uuid {
     uuid::Builder::from_unix_timestamp_millis(u64::try_from(now.0).unwrap_or(0), &random_bytes()).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rfc_3339_time_is_read() {
+        assert_eq!(Timestamp::parse("1970-01-02T00:00:00Z"), Some(Timestamp(DAY_MS)));
+        assert_eq!(Timestamp::parse("1970-01-01T00:00:00.5-01:00"), Some(Timestamp(3_600_500)));
+        let last = Timestamp(jiff::Timestamp::MAX.as_millisecond());
+        for late in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999-12:00", "9999-12-30T23:00:00+00:00"] {
+            assert_eq!(Timestamp::parse(late), Some(last), "{late}");
+        }
+        assert!(last.rfc3339().starts_with("9999-12-30T"), "{}", last.rfc3339());
+        for bad in
+            ["", "9999", "9999-12-31", "9999-12-31T23:59:59", "9999-13-31T00:00:00Z", "soon", "10000-01-01T00:00:00Z"]
+        {
+            assert_eq!(Timestamp::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_day_ends_at_midnight_in_utc() {
+        let noon = Timestamp(3 * DAY_MS + DAY_MS / 2);
+        assert_eq!((noon.day(), noon.rest_of_day()), (3, Duration::from_secs(12 * 3600)));
+        assert_eq!((Timestamp(DAY_MS).day(), Timestamp(DAY_MS).rest_of_day()), (1, Duration::from_secs(24 * 3600)));
+        assert_eq!((Timestamp(-1).day(), Timestamp(-1).rest_of_day()), (-1, Duration::from_millis(1)));
+    }
 }

@@ -103,9 +103,13 @@ pub struct Config {
     pub body_grace_seconds: u64,
     /// Slowest accepted body, in bytes per second on average.
     pub body_rate_bytes: u64,
+    /// Slowest body while others wait for memory, in bytes per second.
+    pub body_yield_rate_bytes: u64,
+    /// Seconds in which a client must take something of its answer.
+    pub answer_idle_seconds: u64,
     /// Seconds that a client has for its request head.
     pub header_seconds: u64,
-    /// Bytes of bodies in memory, over all connections.
+    /// Bytes of bodies in memory, over all connections: one half for uploads, one for JSON.
     pub body_memory_max: u64,
     /// Texts extracted at once.
     pub workers: usize,
@@ -137,6 +141,8 @@ impl Default for Config {
             body_idle_seconds: limits::BODY_IDLE.as_secs(),
             body_grace_seconds: limits::BODY_GRACE.as_secs(),
             body_rate_bytes: limits::BODY_RATE_BYTES,
+            body_yield_rate_bytes: limits::BODY_YIELD_RATE_BYTES,
+            answer_idle_seconds: limits::ANSWER_IDLE.as_secs(),
             header_seconds: limits::HEADER_TIME.as_secs(),
             body_memory_max: 128 * 1024 * 1024,
             workers: 2,
@@ -168,6 +174,8 @@ const FIELDS: &[&str] = &[
     "body_idle_seconds",
     "body_grace_seconds",
     "body_rate_bytes",
+    "body_yield_rate_bytes",
+    "answer_idle_seconds",
     "header_seconds",
     "body_memory_max",
     "workers",
@@ -250,6 +258,8 @@ impl Config {
             "body_idle_seconds" => self.body_idle_seconds = number(field, value)?,
             "body_grace_seconds" => self.body_grace_seconds = number(field, value)?,
             "body_rate_bytes" => self.body_rate_bytes = bytes(field, value)?,
+            "body_yield_rate_bytes" => self.body_yield_rate_bytes = bytes(field, value)?,
+            "answer_idle_seconds" => self.answer_idle_seconds = number(field, value)?,
             "header_seconds" => self.header_seconds = number(field, value)?,
             "body_memory_max" => self.body_memory_max = bytes(field, value)?,
             "workers" => self.workers = number(field, value)?,
@@ -282,6 +292,7 @@ impl Config {
         range("stop_seconds", self.stop_seconds, 0, day)?;
         range("body_idle_seconds", self.body_idle_seconds, 1, day)?;
         range("body_grace_seconds", self.body_grace_seconds, 1, day)?;
+        range("answer_idle_seconds", self.answer_idle_seconds, 1, day)?;
         range("header_seconds", self.header_seconds, 1, day)?;
         range("body_memory_max", self.body_memory_max, 16 * 1024 * 1024, 1 << 40)?;
         range("workers", u64::try_from(self.workers).unwrap_or(u64::MAX), 1, 256)?;

@@ -166,19 +166,27 @@ pub struct RefusalRecord {
     pub rule: String,
     /// One sentence with the values.
     pub detail: String,
-    /// Method and path, without the query.
+    /// Method and path, without the query and not longer than is useful.
     pub request: String,
     /// The status that the wire got.
     pub status: u16,
     /// When.
     pub at: Timestamp,
+    /// Did the signature hold? Without one, anybody may have sent it.
+    pub verified: bool,
 }
 
-/// The last refusals by request id, in memory: a bounded ring for each tenant, so that no tenant's mistakes push out
-/// another's.
+/// The last refusals by request id, in memory: bounded rings for each tenant, so that no tenant's mistakes push out
+/// another's, and that who only knows a tenant's name pushes out nothing of those who have its keys.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    rings: Mutex<HashMap<TenantId, Ring>>,
+    rings: Mutex<HashMap<TenantId, Rings>>,
+}
+
+#[derive(Debug, Default)]
+struct Rings {
+    verified: Ring,
+    unverified: Ring,
 }
 
 #[derive(Debug, Default)]
@@ -187,25 +195,36 @@ struct Ring {
     records: HashMap<String, RefusalRecord>,
 }
 
+impl Ring {
+    fn push(&mut self, request_id: &str, record: RefusalRecord, most: usize) {
+        if self.order.len() >= most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.records.remove(&oldest);
+        }
+        self.order.push_back(request_id.to_owned());
+        self.records.insert(request_id.to_owned(), record);
+    }
+}
+
 impl Refusals {
-    /// Remembers one, forgetting the tenant's oldest when there are too many. The tenant must exist.
+    /// Remembers one, forgetting the tenant's oldest of its kind when there are too many. The tenant must exist.
     pub fn record(&self, request_id: &str, record: RefusalRecord) {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        let ring = rings.entry(record.tenant.clone()).or_default();
-        if ring.order.len() >= limits::REFUSALS_KEPT
-            && let Some(oldest) = ring.order.pop_front()
-        {
-            ring.records.remove(&oldest);
+        let rings = rings.entry(record.tenant.clone()).or_default();
+        if record.verified {
+            rings.verified.push(request_id, record, limits::REFUSALS_KEPT);
+        } else {
+            rings.unverified.push(request_id, record, limits::UNVERIFIED_REFUSALS_KEPT);
         }
-        ring.order.push_back(request_id.to_owned());
-        ring.records.insert(request_id.to_owned(), record);
     }
 
     /// The record of a request of this tenant.
     #[must_use]
     pub fn of(&self, tenant: &TenantId, request_id: &str) -> Option<RefusalRecord> {
         let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        rings.get(tenant)?.records.get(request_id).cloned()
+        let rings = rings.get(tenant)?;
+        rings.verified.records.get(request_id).or_else(|| rings.unverified.records.get(request_id)).cloned()
     }
 }
 
@@ -214,7 +233,7 @@ impl From<MetaError> for Refusal {
         match error {
             MetaError::OutOfSpace => Self::OutOfSpace,
             MetaError::Closed => Self::Unavailable,
-            MetaError::Failed(_) => {
+            MetaError::Failed(_) | MetaError::Format(_) => {
                 tracing::error!(%error, "the database failed");
                 Self::Unavailable
             }
@@ -262,24 +281,41 @@ impl From<SearchError> for Refusal {
 mod tests {
     use super::*;
 
-    #[test]
-    fn refusals_are_bounded_and_each_tenant_has_its_own() {
-        let refusals = Refusals::default();
-        let record = |tenant: &str| RefusalRecord {
+    fn record(tenant: &str, verified: bool) -> RefusalRecord {
+        RefusalRecord {
             tenant: tenant.into(),
             rule: "signature".into(),
             detail: String::new(),
             request: "PUT /".into(),
             status: 403,
             at: Timestamp(0),
-        };
+            verified,
+        }
+    }
+
+    #[test]
+    fn refusals_are_bounded_and_each_tenant_has_its_own() {
+        let refusals = Refusals::default();
         for n in 0..=limits::REFUSALS_KEPT {
-            refusals.record(&n.to_string(), record("a"));
+            refusals.record(&n.to_string(), record("a", true));
         }
         assert!(refusals.of(&"a".into(), "0").is_none());
         assert!(refusals.of(&"a".into(), "1").is_some());
         assert!(refusals.of(&"b".into(), "1").is_none());
-        refusals.record("x", record("b"));
+        refusals.record("x", record("b", true));
         assert!(refusals.of(&"a".into(), "1").is_some());
+    }
+
+    #[test]
+    fn requests_that_nobody_vouches_for_push_out_only_their_like() {
+        let refusals = Refusals::default();
+        refusals.record("mine", record("a", true));
+        refusals.record("stranger", record("a", false));
+        for n in 0..2 * limits::REFUSALS_KEPT {
+            refusals.record(&format!("s{n}"), record("a", false));
+        }
+        assert!(refusals.of(&"a".into(), "mine").is_some());
+        assert!(refusals.of(&"a".into(), "stranger").is_none());
+        assert!(refusals.of(&"a".into(), &format!("s{}", 2 * limits::REFUSALS_KEPT - 1)).is_some());
     }
 }

@@ -17,11 +17,15 @@
 
 use std::io;
 
-/// Every point: the crash points in the order a file passes them, then those of every transaction, then the operations that can be made to fail, then
-/// the syncs that can be switched off, then the sweeper's hour of waiting, which a test can't sit out.
+/// Every point: the crash points in the order a file passes them, then those of every transaction, then the operations
+/// that can be made to fail, then the syncs that can be switched off, then the sweeper's hour of waiting, which a test
+/// can't sit out.
 pub const POINTS: &[&str] = &[
     "start.tenant",
     "start.sources",
+    "start.intent",
+    "start.key",
+    "start.shown",
     "single.session_row",
     "single.ticket_sent",
     "segment.create",
@@ -34,6 +38,14 @@ pub const POINTS: &[&str] = &[
     "segment.read",
     "single.committed",
     "single.reply",
+    "resumable.session_row",
+    "resumable.taken_over",
+    "resumable.recorded",
+    "resumable.last_written",
+    "resumable.committed",
+    "resumable.reply",
+    "file.checked",
+    "file.registered",
     "register.checked",
     "register.committed",
     "register.reply",

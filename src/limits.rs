@@ -62,8 +62,10 @@ pub const PUSH_FAILURES: u64 = 100;
 pub const PUSH_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a deleted item's ordering id is remembered.
 pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Refusal records kept in memory per tenant.
+/// Refusal records kept in memory per tenant, of requests whose signature held.
 pub const REFUSALS_KEPT: usize = 1_000;
+/// And of requests that nobody vouches for.
+pub const UNVERIFIED_REFUSALS_KEPT: usize = 200;
 /// A refused body is read and thrown away up to this many bytes, so that the client reads the answer.
 pub const DRAIN_BYTES: u64 = 64 * 1024 * 1024;
 /// And for this long.
@@ -76,6 +78,22 @@ pub const BODY_IDLE: Duration = Duration::from_secs(30);
 pub const BODY_GRACE: Duration = Duration::from_secs(30);
 /// Slowest accepted body, in bytes per second.
 pub const BODY_RATE_BYTES: u64 = 1024;
+/// Memory that a body has while nothing of it is in hand: it stands for its connection's buffer.
+pub const BODY_STEP_BYTES: u64 = 16 * 1024;
+/// And at most, when it comes fast and there is memory.
+pub const BODY_STEP_MAX_BYTES: u64 = 512 * 1024;
+/// While others wait for memory, a body must come at this rate, in bytes per second, or may have to end.
+pub const BODY_YIELD_RATE_BYTES: u64 = 64 * 1024;
+/// Over which time that is measured.
+pub const BODY_YIELD_WINDOW: Duration = Duration::from_secs(2);
+/// Who has waited for memory so long makes slow bodies end.
+pub const BODY_PRESS_AFTER: Duration = Duration::from_secs(1);
+/// Bodies received at once for one upload session.
+pub const SESSION_BODIES: usize = 4;
+/// When a client that found no memory for its body is to come again.
+pub const BUSY_RETRY: Duration = Duration::from_secs(2);
+/// Time in which a client must take something of its answer.
+pub const ANSWER_IDLE: Duration = Duration::from_secs(60);
 /// Bytes without a row are left alone for this long after their last write.
 pub const ORPHAN_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Superseded bytes stay for this long, so that a running download ends on them.

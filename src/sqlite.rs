@@ -30,6 +30,17 @@ pub enum SqliteError {
         /// The newest format known.
         known: i64,
     },
+    /// Written by an older version of this program, and opened only to be read.
+    #[error("the data has format {found}, this version of landfall has format {known}: run the server once")]
+    Older {
+        /// The format found.
+        found: i64,
+        /// The format that a start of the server would make of it.
+        known: i64,
+    },
+    /// Opened only to be read, and not there.
+    #[error("there is no {}: run the server once, or give another directory with --data", .0.display())]
+    Absent(PathBuf),
     /// Anything else.
     #[error("the database failed: {0}")]
     Failed(String),
@@ -121,6 +132,31 @@ impl Database {
             }
         })?;
         Ok(Self { shared })
+    }
+
+    /// Opens the file as it is, only to be read: nothing is made and no migration runs, so that it must have this
+    /// version's format. Verbs are refused as by a database that is closed.
+    ///
+    /// # Errors
+    /// [`SqliteError::Absent`], [`SqliteError::Older`], [`SqliteError::Newer`], else what SQLite says.
+    pub fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Self> {
+        if !path.is_file() {
+            return Err(SqliteError::Absent(path.to_owned()));
+        }
+        let connection = connect(path, true)?;
+        let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        if found > known {
+            return Err(SqliteError::Newer { found, known });
+        }
+        if found < known {
+            return Err(SqliteError::Older { found, known });
+        }
+        // Nobody takes verbs from this queue.
+        let (verbs, _) = mpsc::sync_channel(1);
+        let readers = Mutex::new(vec![connection]);
+        let reading = Semaphore::new(READERS);
+        Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), verbs, readers, reading }) })
     }
 
     /// Runs a verb on the writer, in its own savepoint; answers when its group is durable.

@@ -1,5 +1,6 @@
 //! Log lines and metrics. What is secret (queries, keys, tokens) never gets here: callers log paths, ids and counts.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -92,25 +93,48 @@ pub fn upkeep() {
     }
 }
 
+/// Characters of a path that the log shows.
+const PATH_BYTES: usize = 256;
+/// How often a path is decoded to look for a key in it: whoever encodes one more often than this means to hide it.
+const DECODINGS: usize = 4;
+
 /// A path for the log: without a query, not longer than is useful, and without a key that somebody put into it, as
 /// one does who means to revoke it.
 #[must_use]
 pub fn redact_path(path: &str) -> String {
     let path = path.split(['?', '#']).next().unwrap_or_default();
-    let mut end = path.len().min(256);
+    let shown = |segment| if holds_key(segment) { "(key)" } else { segment };
+    let mut path = path.split('/').map(shown).collect::<Vec<_>>().join("/");
+    let mut end = path.len().min(PATH_BYTES);
     while !path.is_char_boundary(end) {
         end -= 1;
     }
-    let shown = |segment| if is_key(segment) { "(key)" } else { segment };
-    path[..end].split('/').map(shown).collect::<Vec<_>>().join("/")
+    path.truncate(end);
+    path
 }
 
-/// Does it look like a key, whole or cut short? The form is that of `credential.rs`.
-fn is_key(segment: &str) -> bool {
-    let mut groups = segment.split('-');
+/// Is there a key in it, as it stands or percent-encoded?
+fn holds_key(segment: &str) -> bool {
+    let mut text = Cow::Borrowed(segment);
+    for _ in 0..DECODINGS {
+        // Where a key ends nobody says: any other character may stand around it.
+        if text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').any(is_key) {
+            return true;
+        }
+        match percent_encoding::percent_decode_str(&text).decode_utf8_lossy() {
+            decoded if decoded == text => return false,
+            decoded => text = Cow::Owned(decoded.into_owned()),
+        }
+    }
+    // Still encoded: nobody can tell what is in it.
+    true
+}
+
+/// Does it look like a key, whole or cut short, in either case? The form is that of `credential.rs`.
+fn is_key(word: &str) -> bool {
+    let mut groups = word.split('-');
     let first = groups.next().unwrap_or_default();
-    let word = |group: &str| group.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    first.len() == 10 && first.starts_with("lf") && word(first) && groups.next().is_some()
+    first.len() == 10 && first.get(..2).is_some_and(|mark| mark.eq_ignore_ascii_case("lf")) && groups.next().is_some()
 }
 
 #[cfg(test)]
@@ -149,6 +173,14 @@ mod tests {
         let key = "lf1vxk1dlj-c4mv-q9jw-uib5-pwx5mc3tcyx1";
         assert_eq!(redact_path(&format!("/landfall/v1/keys/{key}")), "/landfall/v1/keys/(key)");
         assert_eq!(redact_path(&format!("/v1/{key}%20/files")), "/v1/(key)/files");
+        let encoded: String = key.bytes().map(|b| format!("%{b:02X}")).collect();
+        let twice = encoded.replace('%', "%25");
+        let dash = key.replace('-', "%2d");
+        for hidden in [encoded, twice, dash, format!("a%2F{key}"), format!("id={key};x"), key.to_uppercase()] {
+            assert_eq!(redact_path(&format!("/landfall/v1/keys/{hidden}")), "/landfall/v1/keys/(key)");
+        }
+        let far = format!("/{}/{key}", "x".repeat(250));
+        assert!(!redact_path(&far).contains("lf1"), "{}", redact_path(&far));
         assert_eq!(redact_path("/v1/lf/lf-files/lfabcdefgh"), "/v1/lf/lf-files/lfabcdefgh");
     }
 }

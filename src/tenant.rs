@@ -59,6 +59,15 @@ pub fn check(caller: &Caller, right: Right) -> Result<(), Refusal> {
     if caller.rights.has(right) { Ok(()) } else { Err(Refusal::Forbidden { right: right.name() }) }
 }
 
+/// Checks a right of the caller for a change in its own tenant.
+///
+/// # Errors
+/// [`Refusal::Forbidden`], [`Refusal::TenantPaused`].
+fn check_change(caller: &Caller, right: Right) -> Result<(), Refusal> {
+    check(caller, right)?;
+    if caller.paused { Err(Refusal::TenantPaused) } else { Ok(()) }
+}
+
 /// A key to make.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewKey {
@@ -75,10 +84,10 @@ pub struct NewKey {
 /// Makes a key. The key itself is given only by the call that made it, not by its repetition.
 ///
 /// # Errors
-/// [`Refusal::Forbidden`] for a right that the caller has not, [`Refusal::Invalid`] for a mark that was used on
+/// [`Refusal::Forbidden`] for a right that the caller has not, [`Refusal::TenantPaused`], [`Refusal::Invalid`] for a mark that was used on
 /// another body.
 pub async fn create_key(engine: &Engine, caller: &Caller, new: NewKey) -> Result<(KeyInfo, Option<String>), Refusal> {
-    check(caller, Right::Keys)?;
+    check_change(caller, Right::Keys)?;
     if let Some(beyond) = Right::ALL.into_iter().find(|r| new.rights.has(*r) && !caller.rights.has(*r)) {
         return Err(Refusal::Forbidden { right: beyond.name() });
     }
@@ -114,9 +123,9 @@ pub async fn keys(engine: &Engine, caller: &Caller) -> Result<Vec<KeyInfo>, Refu
 /// Revokes a key of the tenant, at once.
 ///
 /// # Errors
-/// [`Refusal::Forbidden`], [`Refusal::NotFound`].
+/// [`Refusal::Forbidden`], [`Refusal::TenantPaused`], [`Refusal::NotFound`].
 pub async fn revoke_key(engine: &Engine, caller: &Caller, id: &str) -> Result<(), Refusal> {
-    check(caller, Right::Keys)?;
+    check_change(caller, Right::Keys)?;
     let unknown = Refusal::NotFound { what: "the key" };
     let Ok(id) = id.parse::<KeyId>() else { return Err(unknown) };
     if engine.meta.revoke_key(Some(&caller.tenant), id, engine.clock.now()).await? { Ok(()) } else { Err(unknown) }

@@ -67,7 +67,9 @@ pub struct Held {
 pub struct Presented<'a> {
     /// The method.
     pub method: &'a str,
-    /// The host as the client sees it, with its port unless it is the scheme's own.
+    /// `http` or `https`, as the client sees it.
+    pub scheme: &'a str,
+    /// The host as the client sees it, in any spelling.
     pub host: &'a str,
     /// The path as it was on the wire.
     pub path: &'a str,
@@ -75,6 +77,14 @@ pub struct Presented<'a> {
     pub query: &'a str,
     /// The headers.
     pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// A host in the one spelling that is signed: in lower case, and without the port that its scheme has anyway (RFC 3986
+/// 6.2.3). Clients send it either way.
+#[must_use]
+pub fn plain_host(scheme: &str, host: &str) -> String {
+    let port = if scheme == "https" { ":443" } else { ":80" };
+    host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase()
 }
 
 impl Tickets {
@@ -161,13 +171,14 @@ impl Tickets {
     ) -> String {
         let (scheme, rest) = base.split_once("://").unwrap_or(("http", base));
         let (host, prefix) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
+        let host = plain_host(scheme, host);
         let prefix = prefix.trim_end_matches('/');
         let slash = if prefix.is_empty() { "" } else { "/" };
         let path = format!("/{prefix}{slash}{PREFIX}/{}/{}/{}", target.wire, target.tenant, target.session.0.simple());
         let request = PresignRequest {
             method: "PUT",
             scheme,
-            host,
+            host: &host,
             path: &path,
             query: &[],
             signed_headers: headers,
@@ -198,9 +209,10 @@ impl Tickets {
             full = format!("{public_prefix}{}", presented.path);
             &full
         };
+        let host = plain_host(presented.scheme, presented.host);
         let incoming = Incoming {
             method: presented.method,
-            host: presented.host,
+            host: &host,
             path,
             query: presented.query,
             headers: presented.headers,
@@ -258,18 +270,43 @@ mod tests {
         let headers = [("content-type", "application/octet-stream")];
         for (base, prefix) in [("http://h:8080", ""), ("https://h/a/b", "/a/b")] {
             let url = tickets.issue(base, &target, &headers, now, Duration::from_secs(60));
-            let (_, rest) = url.split_once("://").unwrap();
+            let (scheme, rest) = url.split_once("://").unwrap();
             let (host, path) = rest.split_once('/').unwrap();
             let (path, query) = path.split_once('?').unwrap();
             let sent: [(&str, &[u8]); 1] = [("content-type", b"application/octet-stream")];
             let path = format!("/{path}");
             for path in [path.as_str(), path.strip_prefix(prefix).unwrap()] {
-                let presented = Presented { method: "PUT", host, path, query, headers: &sent };
+                let presented = Presented { method: "PUT", scheme, host, path, query, headers: &sent };
                 assert!(tickets.check(&presented, &target, None, prefix, now).is_ok(), "{url}");
             }
-            let other = Presented { method: "PUT", host: "other", path: &path, query, headers: &sent };
+            let other = Presented { method: "PUT", scheme, host: "other", path: &path, query, headers: &sent };
             assert_eq!(tickets.check(&other, &target, None, prefix, now).unwrap_err().rule, "signature");
             assert!(tickets.check(&other, &target, Some(host), prefix, now).is_ok());
         }
+    }
+
+    #[test]
+    fn a_ticket_holds_for_every_spelling_of_its_host() {
+        let tickets = Tickets::new(&Tickets::new_secret());
+        let now = Clock::system().now();
+        let target = Target { wire: "w".into(), tenant: "acme".into(), session: SessionId(ordered_uuid(now)) };
+        let holds = |base: &str, scheme: &str, host: &str| {
+            let url = tickets.issue(base, &target, &[], now, Duration::from_secs(60));
+            let (_, rest) = url.split_once("://").unwrap();
+            let (path, query) = rest[rest.find('/').unwrap()..].split_once('?').unwrap();
+            let presented = Presented { method: "PUT", scheme, host, path, query, headers: &[] };
+            tickets.check(&presented, &target, None, "", now).is_ok()
+        };
+        for base in ["http://files.example", "http://Files.Example:80", "http://FILES.example"] {
+            for host in ["files.example", "files.example:80", "FILES.Example", "Files.example:80"] {
+                assert!(holds(base, "http", host), "{base} {host}");
+            }
+            assert!(!holds(base, "http", "files.example:443"), "{base}");
+            assert!(!holds(base, "http", "files.example:8080"), "{base}");
+        }
+        assert!(holds("https://[2001:DB8::1]:443", "https", "[2001:db8::1]"));
+        assert!(holds("https://a:443", "https", "A"));
+        assert!(!holds("https://a", "https", "a:80"));
+        assert_eq!(plain_host("http", "a:8080"), "a:8080");
     }
 }

@@ -8,7 +8,12 @@ CREATE TABLE tenants (
     created        INTEGER NOT NULL,
     -- Most bytes, committed and reserved, and most open sessions; null for no limit.
     quota_bytes    INTEGER,
-    quota_sessions INTEGER
+    quota_sessions INTEGER,
+    -- Since when nothing is taken or changed; null while it is not paused.
+    paused         INTEGER,
+    -- Most items of one source, and most items added or changed in one day; null without a limit.
+    items_per_source INTEGER,
+    items_per_day    INTEGER
 ) STRICT, WITHOUT ROWID;
 
 -- What a tenant holds, changed in the transaction that changes what it counts: exact after every crash.
@@ -20,6 +25,14 @@ CREATE TABLE usage (
     -- Promised to open sessions.
     reserved      INTEGER NOT NULL,
     open_sessions INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- How many items pushes were accepted for, by day (UTC, in days since the Unix epoch).
+CREATE TABLE item_days (
+    tenant TEXT NOT NULL REFERENCES tenants,
+    day    INTEGER NOT NULL,
+    items  INTEGER NOT NULL,
+    PRIMARY KEY (tenant, day)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE keys (
@@ -57,6 +70,8 @@ CREATE TABLE sources (
     activity       TEXT NOT NULL,
     -- Changes with a lower ordering id are refused: the highest "delete what is older than" so far.
     floor          BLOB NOT NULL,
+    -- Items that it holds: a limit must not cost a count of them with every push.
+    items          INTEGER NOT NULL DEFAULT 0,
     created        INTEGER NOT NULL,
     UNIQUE (tenant, id)
 ) STRICT;
@@ -206,6 +221,8 @@ CREATE TABLE pushes (
     due             INTEGER NOT NULL,
     lease           INTEGER,
     cursor          INTEGER NOT NULL,
+    -- Records that may make a new item and are not applied yet. Before the records themselves, which may be long.
+    puts            INTEGER NOT NULL DEFAULT 0,
     changes         BLOB,
     changes_version BLOB,
     changes_size    INTEGER NOT NULL,

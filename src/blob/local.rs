@@ -39,6 +39,8 @@ pub struct Local {
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
+    /// Are empty directories removed?
+    tidies: bool,
     /// Directories that are known to exist durably.
     known: Mutex<HashSet<PathBuf>>,
     syncs: Mutex<HashMap<PathBuf, Arc<GroupSync>>>,
@@ -59,14 +61,30 @@ impl Local {
                 sync_directory(parent)?;
             }
         }
-        Ok(Self {
+        Ok(Self::at(root, true))
+    }
+
+    /// Opens the directory as it is, only to be read: nothing in it is made, tidied or removed.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn open_to_read(root: &Path) -> io::Result<Self> {
+        if root.is_dir() {
+            return Ok(Self::at(root, false));
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no {}", root.display())))
+    }
+
+    fn at(root: &Path, tidies: bool) -> Self {
+        Self {
             shared: Arc::new(Shared {
                 root: root.to_owned(),
+                tidies,
                 known: Mutex::default(),
                 syncs: Mutex::default(),
                 failed_syncs: AtomicU64::new(0),
             }),
-        })
+        }
     }
 
     fn directory(&self, segment: SegmentId) -> PathBuf {
@@ -177,11 +195,11 @@ impl BlobStore for Local {
     }
 
     async fn list(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError> {
-        let root = self.shared.root.clone();
+        let (root, tidies) = (self.shared.root.clone(), self.shared.tidies);
         let days = blocking(move || subdirectories(&root)).await?;
         for day in days {
             for minute in blocking(move || subdirectories(&day)).await? {
-                let listed = blocking(move || list_directory(&minute)).await?;
+                let listed = blocking(move || list_directory(&minute, tidies)).await?;
                 if !listed.is_empty() {
                     each(listed);
                 }
@@ -209,7 +227,7 @@ fn subdirectories(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn list_directory(path: &Path) -> io::Result<Vec<Listed>> {
+fn list_directory(path: &Path, tidies: bool) -> io::Result<Vec<Listed>> {
     let mut listed = Vec::new();
     let mut empty = true;
     let entries = match std::fs::read_dir(path) {
@@ -232,7 +250,7 @@ fn list_directory(path: &Path) -> io::Result<Vec<Listed>> {
             written: Timestamp(i64::try_from(written).unwrap_or(i64::MAX)),
         });
     }
-    if empty && is_long_past(path) {
+    if empty && tidies && is_long_past(path) {
         // Fails when a segment was created meanwhile, which is right.
         let _ = std::fs::remove_dir(path);
         if let Some(day) = path.parent() {

@@ -10,9 +10,9 @@ use crate::app::{self, StartError};
 use crate::clock::{Clock, Timestamp, ordered_uuid, random_bytes};
 use crate::config;
 use crate::credential;
-use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, Quota, TenantInfo};
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewItemLimits, NewSource, Quota, TenantInfo};
 use crate::model::access::Rights;
-use crate::model::ids::{KeyId, SourceId, TenantId};
+use crate::model::ids::{KeyId, NAME_CHARS, SourceId, TenantId, is_name};
 
 /// What to manage.
 #[derive(Debug, Subcommand)]
@@ -41,7 +41,7 @@ pub(super) enum TenantCommand {
         #[command(flatten)]
         place: Place,
     },
-    /// List the tenants
+    /// List the tenants, with their limits and since when they are paused
     List {
         #[command(flatten)]
         place: Place,
@@ -56,6 +56,34 @@ pub(super) enum TenantCommand {
         /// Most open uploads: a number, or none
         #[arg(long, value_name = "N|none", value_parser = parse_count)]
         sessions: Option<Ceiling>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Pause a tenant: what it holds stays and can be read; uploads, pushes and changes are refused from the next
+    /// request on. What was accepted before is still processed
+    Pause {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// End a pause
+    Resume {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Limit how many items a tenant may have and change; what is not named stays as it is
+    Limit {
+        /// Its id
+        id: String,
+        /// Items that one source may hold; `none` takes the limit away
+        #[arg(long, value_name = "N|none", value_parser = parse_limit)]
+        items_per_source: Option<Limit>,
+        /// Items that may be added or changed in a day (UTC); `none` takes the limit away
+        #[arg(long, value_name = "N|none", value_parser = parse_limit)]
+        items_per_day: Option<Limit>,
         #[command(flatten)]
         place: Place,
     },
@@ -82,6 +110,21 @@ fn parse_count(text: &str) -> Result<Ceiling, String> {
             Some(count) => Ok(Ceiling(Some(count))),
             None => Err("use a whole number, 0 or more, or `none`".into()),
         },
+    }
+}
+
+/// A limit as it is given: a number, or none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit(Option<u64>);
+
+fn parse_limit(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    match text.parse() {
+        // The database counts in 63 bits.
+        Ok(limit) if i64::try_from(limit).is_ok() => Ok(Limit(Some(limit))),
+        _ => Err(String::from("use a whole number, 0 or more, or `none`")),
     }
 }
 
@@ -174,7 +217,10 @@ impl Admin {
             Self::Tenant(
                 TenantCommand::Create { place, .. }
                 | TenantCommand::List { place }
-                | TenantCommand::Quota { place, .. },
+                | TenantCommand::Quota { place, .. }
+                | TenantCommand::Pause { place, .. }
+                | TenantCommand::Resume { place, .. }
+                | TenantCommand::Limit { place, .. },
             )
             | Self::Key(
                 KeyCommand::Create { place, .. } | KeyCommand::List { place, .. } | KeyCommand::Revoke { place, .. },
@@ -218,8 +264,7 @@ async fn tenant(meta: &dyn MetaStore, command: &TenantCommand, now: Timestamp) -
                     "`{id}` can't be a tenant's id: use 1 to 64 lower-case letters, digits, `-` and `_`, first a letter or digit"
                 )));
             }
-            let tenant =
-                TenantInfo { id: TenantId::from(id.as_str()), api: api.clone(), created: now, quota: Quota::default() };
+            let tenant = TenantInfo::new(TenantId::from(id.as_str()), api.clone(), now);
             if !meta.create_tenant(tenant).await? {
                 return Err(refused(format!("the tenant `{id}` exists already")));
             }
@@ -228,7 +273,16 @@ async fn tenant(meta: &dyn MetaStore, command: &TenantCommand, now: Timestamp) -
         TenantCommand::Quota { id, bytes, sessions, .. } => quota(meta, id, *bytes, *sessions).await,
         TenantCommand::List { .. } => {
             let tenants = meta.tenants().await?;
-            Ok(tenants.iter().map(|t| json!({"id": t.id, "api": t.api, "created": t.created.rfc3339()})).collect())
+            Ok(tenants.iter().map(shown_tenant).collect())
+        }
+        TenantCommand::Pause { id, .. } => {
+            changed(id, meta.pause_tenant(&TenantId::from(id.as_str()), Some(now)).await?)
+        }
+        TenantCommand::Resume { id, .. } => changed(id, meta.pause_tenant(&TenantId::from(id.as_str()), None).await?),
+        TenantCommand::Limit { id, items_per_source, items_per_day, .. } => {
+            let given = |limit: &Option<Limit>| limit.map(|Limit(limit)| limit);
+            let limits = NewItemLimits { per_source: given(items_per_source), per_day: given(items_per_day) };
+            changed(id, meta.limit_tenant(&TenantId::from(id.as_str()), limits).await?)
         }
     }
 }
@@ -256,13 +310,27 @@ async fn quota(
     })])
 }
 
+fn changed(id: &str, tenant: Option<TenantInfo>) -> Result<Vec<Value>, AdminError> {
+    tenant.map(|tenant| vec![shown_tenant(&tenant)]).ok_or_else(|| unknown_tenant(id))
+}
+
+fn shown_tenant(tenant: &TenantInfo) -> Value {
+    json!({
+        "id": tenant.id, "api": tenant.api, "created": tenant.created.rfc3339(),
+        "paused": tenant.paused.map(Timestamp::rfc3339),
+        "items_per_source": tenant.items.per_source, "items_per_day": tenant.items.per_day,
+    })
+}
+
+fn unknown_tenant(id: &str) -> AdminError {
+    refused(format!("the tenant `{id}` does not exist: create it with `landfall admin tenant create {id}`"))
+}
+
 async fn existing(meta: &dyn MetaStore, id: &str) -> Result<TenantId, AdminError> {
     let tenant = TenantId::from(id);
     match meta.tenant(&tenant).await? {
         Some(_) => Ok(tenant),
-        None => Err(refused(format!(
-            "the tenant `{id}` does not exist: create it with `landfall admin tenant create {id}`"
-        ))),
+        None => Err(unknown_tenant(id)),
     }
 }
 
@@ -270,9 +338,13 @@ async fn key(meta: &dyn MetaStore, command: &KeyCommand, now: Timestamp) -> Resu
     match command {
         KeyCommand::Create { tenant, name, rights, expires, .. } => {
             let tenant = existing(meta, tenant).await?;
-            let rights = Rights::parse(rights).map_err(|right| {
-                refused(format!("`{right}` is not a right: use all, or some of {}", Rights::all().names().join(", ")))
-            })?;
+            check_name(name)?;
+            let some = || format!("use all, or some of {}", Rights::all().names().join(", "));
+            let rights =
+                Rights::parse(rights).map_err(|right| refused(format!("`{right}` is not a right: {}", some())))?;
+            if rights == Rights::default() {
+                return Err(refused(format!("a key needs at least one right: {}", some())));
+            }
             let expires = expires.as_deref().map(|text| parse_expiry(text, now)).transpose()?;
             let key = credential::new_key();
             let info = KeyInfo {
@@ -301,6 +373,13 @@ async fn key(meta: &dyn MetaStore, command: &KeyCommand, now: Timestamp) -> Resu
     }
 }
 
+fn check_name(name: &str) -> Result<(), AdminError> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(refused(format!("a name has up to {NAME_CHARS} characters, none of them a control character")))
+}
+
 fn shown(info: &KeyInfo, key: Option<&str>) -> Value {
     let time = |t: Option<Timestamp>| t.map(Timestamp::rfc3339);
     let mut shown = json!({
@@ -317,8 +396,7 @@ fn parse_expiry(text: &str, now: Timestamp) -> Result<Timestamp, AdminError> {
     let wrong = || {
         refused(format!("`{text}` is no time to expire at: use an RFC 3339 time or a duration such as 90d, 12h, 30m"))
     };
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        let time = Timestamp(time.as_millisecond());
+    if let Some(time) = Timestamp::parse(text) {
         return if time > now { Ok(time) } else { Err(refused(format!("`{text}` is in the past"))) };
     }
     let (number, unit) = text.split_at(text.len().saturating_sub(1));
@@ -337,6 +415,10 @@ async fn source(meta: &dyn MetaStore, command: &SourceCommand, now: Timestamp) -
     match command {
         SourceCommand::Create { tenant, name, id, stream, .. } => {
             let tenant = existing(meta, tenant).await?;
+            check_name(name)?;
+            if name.is_empty() {
+                return Err(refused("a source needs a name"));
+            }
             let id = id.clone().unwrap_or_else(|| format!("{tenant}-{}", hex::encode(random_bytes::<8>())));
             if id.is_empty() || id.len() > 128 || id.chars().any(|c| c.is_control() || c == '/') {
                 return Err(refused(format!("`{id}` can't be a source's id")));

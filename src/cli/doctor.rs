@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Place, failed};
-use crate::app::{self, StartError};
+use crate::app;
 use crate::clock::Clock;
 use crate::faults;
 use crate::upload::check;
@@ -48,12 +48,9 @@ impl Doctor {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let keepers = app::open(&config.data)?;
             let clock = Clock::system();
             faults::move_clock(&clock);
-            let engine = app::engine(&config, clock, keepers.meta, keepers.blobs, keepers.search)
-                .await
-                .map_err(StartError::from)?;
+            let engine = app::open_to_read(&config, clock)?;
             Ok(check::everything(&engine, self.deep).await?)
         })
     }

@@ -29,7 +29,7 @@ enum Role {
     /// Manage tenants, keys and sources. Prints one line of JSON; works while the server runs.
     #[command(subcommand)]
     Admin(admin::Admin),
-    /// Check every invariant on disk and in the database. Exits with 1 and a list if one is broken.
+    /// Check every invariant on disk and in the database. Changes nothing; exits with 1 and a list if one is broken.
     Doctor(doctor::Doctor),
     /// Extract text: the server's own child process.
     #[command(hide = true)]

@@ -82,6 +82,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let base = public.unwrap_or_else(|| format!("{scheme}://{}", app.address()));
     if let Some(first) = app.first_start() {
         introduce(&base, first);
+        faults::point("start.shown");
+        app.first_key_shown().await?;
     } else {
         println!("Landfall listens on {base}");
     }

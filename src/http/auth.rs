@@ -121,7 +121,7 @@ mod tests {
     use crate::engine::Policy;
     use crate::meta::KeyInfo;
     use crate::meta::sqlite::SqliteMeta;
-    use crate::meta::{MetaStore, Quota, TenantInfo};
+    use crate::meta::{MetaStore, TenantInfo};
     use crate::model::access::Rights;
     use crate::search::SqliteSearch;
     use crate::ticket::Tickets;
@@ -130,7 +130,7 @@ mod tests {
         let meta = SqliteMeta::open(directory).expect("a database");
         let clock = Clock::system();
         let created = clock.now();
-        let tenant = TenantInfo { id: "t".into(), api: "auto".into(), created, quota: Quota::default() };
+        let tenant = TenantInfo::new("t".into(), "auto", created);
         assert!(meta.create_tenant(tenant).await.expect("a tenant"));
         let info = KeyInfo {
             id: KeyId(random_uuid()),

@@ -1,4 +1,16 @@
 //! Bodies on their way in: read at a pace, within a budget, and thrown away politely when they are refused.
+//!
+//! Who gets memory and who has to yield is decided in `http::budget`. What a body counts:
+//!
+//! - **A step**, [`limits::BODY_STEP_BYTES`] or more for a fast one, as long as it comes: for the connection's buffer and
+//!   for what comes next. It is taken before the first byte is asked for, so that a client that waits for `100 Continue`
+//!   waits on, and the system's own flow control holds back all others.
+//! - **Of bytes, every chunk until its last copy is dropped.** When there is no step to be had, the receiver is asked to
+//!   write (by an empty chunk) and the body waits with empty hands.
+//! - **Of JSON, the buffer that holds it, until the call is done with it.** The buffer grows as bytes come.
+//!
+//! A small chunk is copied out of the connection's buffer: hyper allocates at least 8 KiB for each read whose neighbours
+//! are still in use, so that a client that sends single bytes would hold 8 KiB with each of them.
 
 use std::fmt;
 use std::future::Future;
@@ -11,14 +23,16 @@ use axum::body::{Body, HttpBody};
 use axum::http::header::{CONNECTION, EXPECT};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::budget::{Budget, Lease, Member, Place, Places, Turn, Verdict};
 use crate::config::Config;
 use crate::limits;
+use crate::model::ids::{SessionId, TenantId};
 use crate::model::refusal::Refusal;
 use crate::upload::receive::BodyError;
 
@@ -26,8 +40,12 @@ use crate::upload::receive::BodyError;
 const DRAIN_FIRST_BYTES: u64 = 256 * 1024;
 /// And the time for it.
 const DRAIN_FIRST_TIME: Duration = Duration::from_millis(500);
-/// The budget is counted in units of so many bytes.
-const UNIT_BYTES: u64 = 1024;
+/// A chunk below this is copied out of the connection's buffer, which has up to so many bytes twice.
+const COPY_BELOW: usize = 32 * 1024;
+/// What a chunk takes besides its bytes.
+const CHUNK_BYTES: u64 = 192;
+/// JSON announced to be at most this long gets its whole buffer at once.
+const BUFFER_AT_ONCE: u64 = 64 * 1024;
 
 /// How bodies are read: their pace and the memory that all of them share. Clones share the memory.
 #[derive(Clone, Debug)]
@@ -35,38 +53,51 @@ pub struct BodyTiming {
     idle: Duration,
     grace: Duration,
     rate_bytes: u64,
+    yield_rate_bytes: u64,
     stop: Duration,
-    budget: Arc<Semaphore>,
-    budget_units: u64,
+    bytes: Budget,
+    json: Budget,
+    places: Places,
 }
 
 impl BodyTiming {
     /// The pace and the memory that the configuration gives.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let budget_units = (config.body_memory_max / UNIT_BYTES).clamp(1, u64::from(u32::MAX));
         let stop = Duration::from_secs(config.stop_seconds);
         Self {
             idle: Duration::from_secs(config.body_idle_seconds),
             grace: Duration::from_secs(config.body_grace_seconds),
             rate_bytes: config.body_rate_bytes,
+            yield_rate_bytes: config.body_yield_rate_bytes,
             // A body that is cut at a stop leaves a tenth of the time for what has to be said about it.
             stop: stop - stop / 10,
-            budget: Arc::new(Semaphore::new(usize::try_from(budget_units).unwrap_or(Semaphore::MAX_PERMITS))),
-            budget_units,
+            bytes: Budget::new(config.body_memory_max / 2, false),
+            json: Budget::new(config.body_memory_max / 2, true),
+            places: Places::default(),
         }
     }
 
-    fn reserve(&self, bytes: u64) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES).min(self.budget_units)).unwrap_or(u32::MAX);
-        let (budget, patience) = (Arc::clone(&self.budget), self.idle);
-        async move {
-            if let Ok(Ok(permit)) = tokio::time::timeout(patience, budget.acquire_many_owned(units)).await {
-                return Some(permit);
+    /// Waits for a place and for the first step.
+    fn begin(&self, member: &Member, session: Option<SessionId>, step: u64, turn: Turn) -> Beginning {
+        let place = session.map(|session| self.places.enter(session));
+        let (member, patience) = (member.clone(), self.idle);
+        Box::pin(async move {
+            let mut waits_for = "session";
+            let begin = async {
+                let place = match place {
+                    Some(place) => Some(place.await?),
+                    None => None,
+                };
+                waits_for = "memory";
+                Some((place, member.take(step, turn).await))
+            };
+            if let Ok(Some(begun)) = tokio::time::timeout(patience, begin).await {
+                return Some(begun);
             }
-            tracing::warn!("refusing a body: as many are being received as fit into `body_memory_max`");
+            busy(waits_for);
             None
-        }
+        })
     }
 }
 
@@ -76,36 +107,78 @@ impl Default for BodyTiming {
     }
 }
 
-/// A body as a stream of chunks that ends with an error when it stands still, comes too slowly or is cut.
-///
-/// Its memory is reserved before the first byte is asked for, so that a client that waits for `100 Continue` waits on,
-/// and the system's own flow control holds back all others. At a stop it may end within the time for that.
-pub fn receive(body: Body, timing: &BodyTiming, stopping: watch::Receiver<bool>) -> Receiving {
-    // What a receiver gathers before it writes, and the connection's buffer.
-    let most = u64::try_from(limits::WRITE_BYTES).unwrap_or(u64::MAX).saturating_add(64 * 1024);
-    let reserve = body.size_hint().exact().unwrap_or(most).min(most);
-    Receiving::new(body, timing, reserve, Some(stopping))
+/// Is a body of this length one that others let go first?
+fn is_small(announced: u64) -> bool {
+    announced <= limits::BODY_STEP_BYTES
 }
 
+fn busy(waits_for: &'static str) {
+    metrics::counter!("landfall_bodies_refused_total", "reason" => waits_for).increment(1);
+    match waits_for {
+        "session" => tracing::warn!("refusing a body: its session receives as many as it may"),
+        _ => tracing::warn!("refusing a body: as many are being received as fit into `body_memory_max`"),
+    }
+}
+
+/// Takes memory for a body that has begun, and waits for it within the body's patience.
+async fn more(member: &Member, bytes: u64, turn: Turn, patience: Duration) -> Option<Lease> {
+    let lease = tokio::time::timeout(patience, member.take(bytes, turn)).await.ok();
+    if lease.is_none() {
+        busy("memory");
+    }
+    lease
+}
+
+/// A body as a stream of chunks that ends with an error when it stands still, comes too slowly, finds no memory or is
+/// cut. An empty chunk asks the receiver to write what it has gathered.
+///
+/// Its memory is counted for the tenant. Of one session, where it has one, only [`limits::SESSION_BODIES`] are received
+/// at once and others wait for their turn. Memory is taken before the first byte is asked for. At a stop the body may
+/// end within the time for that.
+pub fn receive(
+    body: Body,
+    timing: &BodyTiming,
+    tenant: &TenantId,
+    session: Option<SessionId>,
+    stopping: watch::Receiver<bool>,
+) -> Receiving {
+    Receiving::new(body, timing, timing.bytes.join(tenant), session, Some(stopping))
+}
+
+type Beginning = Pin<Box<dyn Future<Output = Option<(Option<Place>, Lease)>> + Send>>;
+type Going = Pin<Box<dyn Future<Output = Option<Lease>> + Send>>;
+
 enum Memory {
-    Waiting(Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>),
-    Held { _permit: OwnedSemaphorePermit },
+    Begins(Beginning),
+    Has(Lease),
+    /// Waits for a step, and has asked its receiver to write.
+    Waits(Going),
     Ended,
 }
 
 /// What [`receive`] gives.
 pub struct Receiving {
     body: Body,
+    member: Member,
     memory: Memory,
+    place: Option<Place>,
+    /// Is each chunk counted until it is dropped? Otherwise the reader counts its own buffer.
+    counts_chunks: bool,
     stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
     ticks: Interval,
     idle: Duration,
     grace: Duration,
     rate_bytes: u64,
+    yield_rate_bytes: u64,
     /// Time waited for the client since its last byte, and in all. What we take ourselves is not counted.
     silent: Duration,
     waited: Duration,
     received: u64,
+    /// `waited` and `received` when the pace was last looked at, and what was seen.
+    looked: (Duration, u64),
+    slow: bool,
+    /// Was the receiver asked to write what came last?
+    asked: bool,
 }
 
 impl fmt::Debug for Receiving {
@@ -114,17 +187,48 @@ impl fmt::Debug for Receiving {
     }
 }
 
+/// A chunk, or a whole body, and the memory that it is counted with.
+struct Counted<T> {
+    bytes: T,
+    _lease: Lease,
+}
+
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Counted<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+}
+
+/// What becomes of a body that stands still.
+enum Standing {
+    Waits,
+    Writes,
+    Ends,
+}
+
 impl Receiving {
-    fn new(body: Body, timing: &BodyTiming, reserve: u64, stopping: Option<watch::Receiver<bool>>) -> Self {
+    fn new(
+        body: Body,
+        timing: &BodyTiming,
+        member: Member,
+        session: Option<SessionId>,
+        stopping: Option<watch::Receiver<bool>>,
+    ) -> Self {
         let tick = (timing.idle.min(timing.grace) / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let mut ticks = tokio::time::interval(tick);
         ticks.reset();
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = timing.stop;
+        let announced = body.size_hint().exact();
+        let step = announced.unwrap_or(u64::MAX).saturating_add(CHUNK_BYTES).min(limits::BODY_STEP_BYTES);
+        let turn = if announced.is_some_and(is_small) { Turn::Small } else { Turn::New };
         metrics::gauge!("landfall_bodies_in_flight").increment(1.0);
         Self {
             body,
-            memory: Memory::Waiting(Box::pin(timing.reserve(reserve))),
+            memory: Memory::Begins(timing.begin(&member, session, step, turn)),
+            member,
+            place: None,
+            counts_chunks: stopping.is_some(),
             stopping: Box::pin(async move {
                 if let Some(mut stopping) = stopping
                     && stopping.wait_for(|stopping| *stopping).await.is_ok()
@@ -137,24 +241,93 @@ impl Receiving {
             idle: timing.idle,
             grace: timing.grace,
             rate_bytes: timing.rate_bytes,
+            yield_rate_bytes: timing.yield_rate_bytes,
             silent: Duration::ZERO,
             waited: Duration::ZERO,
             received: 0,
+            looked: (Duration::ZERO, 0),
+            slow: false,
+            asked: false,
         }
     }
 
-    fn too_slow(&mut self, cx: &mut Context<'_>) -> bool {
+    fn stands(&mut self, cx: &mut Context<'_>) -> Standing {
+        let mut ticked = false;
         while self.ticks.poll_tick(cx).is_ready() {
             self.silent += self.ticks.period();
             self.waited += self.ticks.period();
+            ticked = true;
         }
         let wanted = self.rate_bytes.saturating_mul(self.waited.as_secs());
-        self.silent >= self.idle || (self.waited > self.grace && self.received < wanted)
+        if self.silent >= self.idle || (self.waited > self.grace && self.received < wanted) {
+            return Standing::Ends;
+        }
+        if !ticked {
+            return Standing::Waits;
+        }
+        let (waited, received) = (self.waited.saturating_sub(self.looked.0), self.received - self.looked.1);
+        if waited >= limits::BODY_YIELD_WINDOW {
+            let wanted = u128::from(self.yield_rate_bytes) * waited.as_millis() / 1000;
+            self.slow = u128::from(received) < wanted;
+            self.looked = (self.waited, self.received);
+        }
+        match self.member.pace(self.slow) {
+            Verdict::Stay => Standing::Waits,
+            Verdict::Write if self.counts_chunks && self.holds_chunks() => Standing::Writes,
+            Verdict::Write => Standing::Waits,
+            Verdict::Yield => {
+                metrics::counter!("landfall_bodies_refused_total", "reason" => "yielded").increment(1);
+                tracing::info!(bytes = self.received, "ending a slow body: others wait for memory");
+                Standing::Ends
+            }
+        }
+    }
+
+    fn holds_chunks(&self) -> bool {
+        match &self.memory {
+            Memory::Has(step) => self.member.held() > step.bytes(),
+            Memory::Begins(_) | Memory::Waits(_) | Memory::Ended => self.member.held() > 0,
+        }
+    }
+
+    /// Counts a chunk with what the step has, and takes the next step as far as there is memory.
+    fn counted(&mut self, data: Bytes) -> Bytes {
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.received = self.received.saturating_add(length);
+        let Memory::Has(step) = &mut self.memory else { return data };
+        if !self.counts_chunks {
+            return data;
+        }
+        let bytes = if data.len() < COPY_BELOW { Bytes::copy_from_slice(&data) } else { data };
+        let takes = length + CHUNK_BYTES;
+        let mut lease = step.split(takes);
+        if lease.bytes() < takes {
+            // It is here already; the next step waits until that is in order again.
+            lease.absorb(self.member.count(takes - lease.bytes()));
+        }
+        let wanted = length.saturating_mul(2).clamp(limits::BODY_STEP_BYTES, limits::BODY_STEP_MAX_BYTES);
+        if step.bytes() > wanted {
+            drop(step.split(step.bytes() - wanted));
+        } else if step.bytes() < wanted
+            && let Some(more) = self.member.try_take(wanted - step.bytes())
+        {
+            step.absorb(more);
+        }
+        if step.bytes() < limits::BODY_STEP_BYTES {
+            let (member, patience) = (self.member.clone(), self.idle);
+            // Whoever waits holds nothing.
+            self.memory =
+                Memory::Waits(Box::pin(
+                    async move { more(&member, limits::BODY_STEP_BYTES, Turn::Begun, patience).await },
+                ));
+        }
+        Bytes::from_owner(Counted { bytes, _lease: lease })
     }
 }
 
 impl Drop for Receiving {
     fn drop(&mut self) {
+        self.member.ended();
         metrics::gauge!("landfall_bodies_in_flight").decrement(1.0);
     }
 }
@@ -165,23 +338,34 @@ impl Stream for Receiving {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         loop {
+            if !this.asked && matches!(this.memory, Memory::Waits(_)) && this.holds_chunks() {
+                this.asked = true;
+                return Poll::Ready(Some(Ok(Bytes::new())));
+            }
             let end = match &mut this.memory {
                 Memory::Ended => return Poll::Ready(None),
-                Memory::Waiting(reserved) => match ready!(reserved.as_mut().poll(cx)) {
-                    Some(permit) => {
-                        this.memory = Memory::Held { _permit: permit };
+                Memory::Begins(begins) => match ready!(begins.as_mut().poll(cx)) {
+                    Some((place, step)) => {
+                        this.place = place;
+                        this.memory = Memory::Has(step);
                         continue;
                     }
-                    None => Some(Err(BodyError::Stopping)),
+                    None => Some(Err(BodyError::Busy)),
                 },
-                Memory::Held { .. } => match Pin::new(&mut this.body).poll_frame(cx) {
+                Memory::Waits(waits) => match ready!(waits.as_mut().poll(cx)) {
+                    Some(step) => {
+                        this.memory = Memory::Has(step);
+                        continue;
+                    }
+                    None => Some(Err(BodyError::Busy)),
+                },
+                Memory::Has(_) => match Pin::new(&mut this.body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
                         this.silent = Duration::ZERO;
                         match frame.into_data() {
                             Ok(data) if !data.is_empty() => {
-                                this.received =
-                                    this.received.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
-                                return Poll::Ready(Some(Ok(data)));
+                                this.asked = false;
+                                return Poll::Ready(Some(Ok(this.counted(data))));
                             }
                             // Trailers say nothing here.
                             _ => continue,
@@ -190,22 +374,38 @@ impl Stream for Receiving {
                     Poll::Ready(Some(Err(_))) => Some(Err(BodyError::Cut)),
                     Poll::Ready(None) => None,
                     Poll::Pending if this.stopping.as_mut().poll(cx).is_ready() => Some(Err(BodyError::Stopping)),
-                    Poll::Pending if this.too_slow(cx) => Some(Err(BodyError::TooSlow)),
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => match this.stands(cx) {
+                        Standing::Ends => Some(Err(BodyError::TooSlow)),
+                        Standing::Writes if !this.asked => {
+                            this.asked = true;
+                            return Poll::Ready(Some(Ok(Bytes::new())));
+                        }
+                        Standing::Writes | Standing::Waits => return Poll::Pending,
+                    },
                 },
             };
             this.memory = Memory::Ended;
+            this.place = None;
+            this.member.ended();
             return Poll::Ready(end);
         }
     }
 }
 
-/// Reads a whole body of at most `limit` bytes. An announced length is tested before a byte is read.
+/// Reads a whole body of at most `limit` bytes for a tenant. An announced length is tested before a byte is read. The
+/// memory is counted until the bytes are dropped.
 ///
 /// # Errors
-/// [`Refusal::TooLarge`] with `remedy`, [`Refusal::Incomplete`], [`Refusal::Unavailable`].
-pub async fn read_all(body: Body, limit: u64, remedy: &'static str, timing: &BodyTiming) -> Result<Bytes, Refusal> {
+/// [`Refusal::TooLarge`] with `remedy`, [`Refusal::Incomplete`], [`Refusal::Busy`].
+pub async fn read_all(
+    body: Body,
+    limit: u64,
+    remedy: &'static str,
+    timing: &BodyTiming,
+    tenant: &TenantId,
+) -> Result<Bytes, Refusal> {
     let too_large = || Refusal::TooLarge { what: "the request body", limit, remedy };
+    let busy = || Refusal::Busy { retry_after: limits::BUSY_RETRY };
     let announced = body.size_hint().exact();
     if announced.is_some_and(|announced| announced > limit) {
         return Err(too_large());
@@ -213,15 +413,19 @@ pub async fn read_all(body: Body, limit: u64, remedy: &'static str, timing: &Bod
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    let mut stream = Receiving::new(body, timing, announced.unwrap_or(limit), None);
-    let mut first = Bytes::new();
-    let mut whole = BytesMut::new();
+    let most = announced.unwrap_or(limit);
+    let turn = if announced.is_some_and(is_small) { Turn::Small } else { Turn::Begun };
+    let member = timing.json.join(tenant);
+    let mut stream = Receiving::new(body, timing, member.clone(), None, None);
+    let mut whole: Vec<u8> = Vec::new();
+    let mut lease: Option<Lease> = None;
     let mut size = 0u64;
     while let Some(chunk) = stream.next().await {
         let chunk = match chunk {
             Ok(chunk) => chunk,
             Err(BodyError::TooLong) => return Err(too_large()),
             Err(BodyError::Stopping) => return Err(Refusal::Unavailable),
+            Err(BodyError::Busy) => return Err(busy()),
             Err(error @ (BodyError::Cut | BodyError::TooSlow)) => {
                 return Err(Refusal::Incomplete { reason: format!("{error} after {size} bytes") });
             }
@@ -230,18 +434,23 @@ pub async fn read_all(body: Body, limit: u64, remedy: &'static str, timing: &Bod
         if size > limit {
             return Err(too_large());
         }
-        // Most bodies are one chunk, which needs no copy.
-        if first.is_empty() && whole.is_empty() {
-            first = chunk;
-        } else {
-            if whole.is_empty() {
-                whole.reserve(usize::try_from(announced.unwrap_or(size)).unwrap_or(0));
-                whole.extend_from_slice(&first);
+        let has = lease.as_ref().map_or(0, Lease::bytes);
+        if size > has {
+            let wants = if most <= BUFFER_AT_ONCE { most } else { has.saturating_mul(2).min(most) }.max(size);
+            let more = more(&member, wants - has, turn, timing.idle).await.ok_or_else(busy)?;
+            match &mut lease {
+                Some(lease) => lease.absorb(more),
+                None => lease = Some(more),
             }
-            whole.extend_from_slice(&chunk);
+            let room = usize::try_from(wants).unwrap_or(usize::MAX);
+            whole.reserve_exact(room.saturating_sub(whole.len()));
         }
+        whole.extend_from_slice(&chunk);
     }
-    Ok(if whole.is_empty() { first } else { whole.freeze() })
+    Ok(match lease {
+        Some(lease) => Bytes::from_owner(Counted { bytes: whole, _lease: lease }),
+        None => Bytes::new(),
+    })
 }
 
 /// Reads a body and throws it away, within [`limits::DRAIN_BYTES`] and [`limits::DRAIN_TIME`]; true when it came to
@@ -380,3 +589,6 @@ impl Kept {
         tokio::spawn(async move { discard(&mut body, limits::DRAIN_TIME).await });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use super::doors::{self, Doors};
 use super::server::ConnectionInfo;
 use super::{auth, body};
 use crate::model::access::Caller;
+use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
 
 /// What a handler answers; a refusal gets the shape of its dialect.
@@ -74,6 +75,8 @@ pub struct Call {
     /// Its id.
     pub request_id: String,
     parameters: Vec<(String, String)>,
+    /// Whose key it came with, once that is known.
+    tenant: OnceLock<TenantId>,
     /// In a mutex only because a body may not be shared between threads, and a handler borrows the call.
     body: Mutex<axum::body::Body>,
 }
@@ -96,6 +99,7 @@ impl Call {
             headers: parts.headers,
             request_id,
             parameters,
+            tenant: OnceLock::new(),
             body: Mutex::new(body),
         }
     }
@@ -111,7 +115,9 @@ impl Call {
     /// # Errors
     /// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::RateLimited`].
     pub async fn caller(&self, doors: &Doors) -> Result<Caller, Refusal> {
-        auth::caller(&doors.engine, &doors.limiter, &self.headers).await
+        let caller = auth::caller(&doors.engine, &doors.limiter, &self.headers).await?;
+        self.tenant.get_or_init(|| caller.tenant.clone());
+        Ok(caller)
     }
 
     /// The base of the locations that the answer names.
@@ -123,14 +129,18 @@ impl Call {
     /// The JSON body, of at most `limit` bytes. Another content type is refused before the size, and the size before
     /// the content. A call without a body, or without a type, is taken as it is.
     ///
+    /// Its memory is the caller's tenant's: nothing is read before [`Call::caller`] has found one.
+    ///
     /// # Errors
-    /// [`Refusal::MediaType`], [`Refusal::TooLarge`] with `remedy`, [`Refusal::Incomplete`].
+    /// [`Refusal::MediaType`], [`Refusal::TooLarge`] with `remedy`, [`Refusal::Incomplete`], [`Refusal::Busy`];
+    /// [`Refusal::NoCredential`] where nobody has asked who calls.
     pub async fn json(&mut self, doors: &Doors, limit: u64, remedy: &'static str) -> Result<Bytes, Refusal> {
         let body = std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner));
         if !body.is_end_stream() && !is_json(&self.headers) {
             return Err(Refusal::MediaType { expected: "application/json" });
         }
-        body::read_all(body, limit, remedy, &doors.timing).await
+        let tenant = self.tenant.get().ok_or(Refusal::NoCredential)?;
+        body::read_all(body, limit, remedy, &doors.timing, tenant).await
     }
 }
 

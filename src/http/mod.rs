@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod body;
+mod budget;
 pub mod call;
 pub mod doors;
 pub mod download;

@@ -31,11 +31,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tower::{Layer, Service, ServiceExt};
@@ -46,10 +47,11 @@ use crate::clock::{Clock, random_uuid};
 use crate::config::Config;
 use crate::telemetry;
 
-/// Below so many connections each gets a large buffer: a few fast streams gain by it, many would only cost memory.
-const LARGE_BUFFER_BELOW: usize = 32;
-const LARGE_BUFFER_BYTES: usize = 512 * 1024;
-const SMALL_BUFFER_BYTES: usize = 64 * 1024;
+/// Connections up to which each gets a buffer of this size: a few fast streams gain by it, many would only cost memory.
+/// An idle connection keeps what its last request has filled.
+const BUFFERS: [(usize, usize); 2] = [(32, 512 * 1024), (128, 64 * 1024)];
+/// The buffer of every other; a request head must fit.
+const SMALL_BUFFER_BYTES: usize = HEAD_BYTES;
 /// Longest request head.
 const HEAD_BYTES: usize = 32 * 1024;
 /// Longest path with its query.
@@ -156,18 +158,42 @@ impl Listener {
     }
 }
 
+/// Why a request is refused before any API sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Early {
+    /// The status.
+    pub status: StatusCode,
+    /// A stable word, such as `uri-too-long`.
+    pub kind: &'static str,
+    /// One sentence.
+    pub detail: &'static str,
+}
+
+/// How such a refusal is told: the path, which says whose client asks, the refusal, and the request's id.
+pub type EarlyEnvelope = fn(&str, &Early, &str) -> Response;
+
+impl Early {
+    /// As problem details.
+    #[must_use]
+    pub fn problem(&self, request_id: &str) -> Response {
+        problem(self.status, self.kind, self.detail, request_id)
+    }
+}
+
 /// What [`serve`] and [`wrap`] need to know.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// The configuration.
     pub config: Arc<Config>,
+    /// The shape of what is refused before any API sees it.
+    pub early: EarlyEnvelope,
 }
 
 impl ServerOptions {
-    /// From a valid configuration.
+    /// From a valid configuration, with a shape of no API in particular for early refusals.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self { config: Arc::new(config.clone()) }
+        Self { config: Arc::new(config.clone()), early: |_, early, id| early.problem(id) }
     }
 }
 
@@ -207,6 +233,7 @@ pub async fn serve(listener: Listener, router: Router, options: ServerOptions, m
     let open = Arc::new(AtomicUsize::new(0));
     let (cut, cut_receiver) = watch::channel(false);
     let header_time = Duration::from_secs(config.header_seconds);
+    let answer_time = Duration::from_secs(config.answer_idle_seconds);
     let mut hangups = tls.as_ref().and_then(|_| signal(SignalKind::hangup()).ok());
     let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
@@ -241,8 +268,9 @@ pub async fn serve(listener: Listener, router: Router, options: ServerOptions, m
         };
         let connection = Connection {
             router: router.clone(),
-            large: open.fetch_add(1, Ordering::Relaxed) < LARGE_BUFFER_BELOW,
+            buffer: buffer(open.fetch_add(1, Ordering::Relaxed)),
             header_time,
+            answer_time,
             stop: stop.clone(),
             cut: cut_receiver.clone(),
         };
@@ -281,10 +309,16 @@ fn of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// The buffer of a connection, with so many open before it.
+fn buffer(open: usize) -> usize {
+    BUFFERS.iter().find(|(below, _)| open < *below).map_or(SMALL_BUFFER_BYTES, |(_, bytes)| *bytes)
+}
+
 struct Connection {
     router: Router,
-    large: bool,
+    buffer: usize,
     header_time: Duration,
+    answer_time: Duration,
     stop: watch::Receiver<bool>,
     cut: watch::Receiver<bool>,
 }
@@ -295,6 +329,7 @@ impl Connection {
         // Answers are small and written whole.
         let _ = stream.set_nodelay(true);
         let info = ConnectionInfo { peer, local, tls: tls.is_some() };
+        let stream = Attentive::new(stream, self.answer_time);
         match tls {
             None => self.http(stream, info).await,
             Some(tls) => {
@@ -325,7 +360,7 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_time)
             .max_header_size(HEAD_BYTES)
-            .max_buf_size(if self.large { LARGE_BUFFER_BYTES } else { SMALL_BUFFER_BYTES });
+            .max_buf_size(self.buffer);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut stopping = false;
         loop {
@@ -343,6 +378,66 @@ impl Connection {
                 _ = self.cut.wait_for(|cut| *cut) => return,
             }
         }
+    }
+}
+
+/// A stream whose writing fails when the other end takes nothing for a while.
+struct Attentive<S> {
+    stream: S,
+    patience: Duration,
+    stands: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncWrite + Unpin> Attentive<S> {
+    fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, stands: None }
+    }
+
+    fn watch<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stands = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stands = self.stands.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        match stands.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing"))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Attentive<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Attentive<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch(written, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.watch(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -412,13 +507,14 @@ where
 /// browsers safe, a log line and metrics; a panic becomes an answer, and a body that was not read is seen to.
 /// A handler runs to its end even when its client goes away.
 pub fn wrap(router: Router, options: &ServerOptions, clock: &Clock) -> Router {
-    let around = Around { config: Arc::clone(&options.config), clock: clock.clone() };
+    let around = Around { config: Arc::clone(&options.config), early: options.early, clock: clock.clone() };
     router.layer(axum::middleware::from_fn_with_state(around, entry))
 }
 
 #[derive(Clone)]
 struct Around {
     config: Arc<Config>,
+    early: EarlyEnvelope,
     clock: Clock,
 }
 
@@ -476,7 +572,12 @@ impl Around {
         // whatever another server took for the next request is never read as one.
         let chunked = request.headers().contains_key(TRANSFER_ENCODING);
         let origin = Cors::of(&self.config, request.headers());
-        let early = bounds(&request, &seen.id).or_else(|| preflight(&origin, &request, &seen.id));
+        let early = bounds(&request)
+            .map(|early| {
+                let path = request.uri().path();
+                (self.early)(path.strip_prefix(self.config.public_prefix()).unwrap_or(path), &early, &seen.id)
+            })
+            .or_else(|| preflight(&origin, &request, &seen.id));
         let (body, kept) = lend(std::mem::take(request.body_mut()));
         let mut response = if let Some(response) = early {
             drop(body);
@@ -530,8 +631,8 @@ pub fn problem(status: StatusCode, kind: &str, detail: &str, request_id: &str) -
 }
 
 /// Requests that no handler should have to think about.
-fn bounds(request: &Request, id: &str) -> Option<Response> {
-    let refuse = |status, kind, detail| Some(problem(status, kind, detail, id));
+fn bounds(request: &Request) -> Option<Early> {
+    let refuse = |status, kind, detail| Some(Early { status, kind, detail });
     let headers = request.headers();
     if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > TARGET_BYTES) {
         return refuse(StatusCode::URI_TOO_LONG, "uri-too-long", "the path and its query are limited to 16384 bytes");
@@ -770,15 +871,20 @@ pub fn origin(config: &Config, headers: &HeaderMap, info: &ConnectionInfo) -> St
     if let Some(url) = &config.public_url {
         return url.clone();
     }
-    let trusted = config.trusts(info.peer.ip());
-    let forwarded = |name: &str| if trusted { last(headers, name) } else { None };
-    let scheme = match forwarded("x-forwarded-proto") {
+    let scheme = seen_scheme(config, headers, info);
+    format!("{scheme}://{}{}", seen_host(config, headers, info), seen_prefix(config, headers, info))
+}
+
+/// The scheme that the client used, as far as a trusted proxy tells it.
+#[must_use]
+pub fn seen_scheme(config: &Config, headers: &HeaderMap, info: &ConnectionInfo) -> &'static str {
+    let forwarded = if config.trusts(info.peer.ip()) { last(headers, "x-forwarded-proto") } else { None };
+    match forwarded {
         Some("https") => "https",
         Some("http") => "http",
         _ if info.tls => "https",
         _ => "http",
-    };
-    format!("{scheme}://{}{}", seen_host(config, headers, info), seen_prefix(config, headers, info))
+    }
 }
 
 /// The path that a proxy takes off every request before it passes it on: the configured one, or what a trusted proxy

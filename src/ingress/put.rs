@@ -19,8 +19,14 @@ use crate::http::server::{self, ConnectionInfo};
 use crate::model::file::Declared;
 use crate::model::ids::{SessionId, TenantId};
 use crate::model::refusal::{Refusal, TicketRefusal};
+use crate::telemetry;
 use crate::ticket::{self, Held, Presented, Target};
+use crate::upload::access;
 use crate::upload::receive::{self, Receipt};
+
+const IF_NONE_MATCH: &str = "If-None-Match";
+/// Longest method that a refusal record shows.
+const METHOD_CHARS: usize = 16;
 
 /// Shapes a refusal for a wire: the refusal, the request's id, and the size that the client announced.
 pub type Envelope = fn(&Refusal, &str, Option<u64>) -> Response;
@@ -43,12 +49,21 @@ pub fn routes() -> Router<Arc<PutDoor>> {
 
 async fn receive(State(door): State<Arc<PutDoor>>, request: Request) -> Response {
     let request_id = doors::request_id(&request);
-    let line = format!("{} {}", request.method(), request.uri().path());
-    let length = content_length(request.headers());
     let path = request.uri().path().to_owned();
+    // Who sent it may be anybody, and it is kept.
+    let method: String = request.method().as_str().chars().take(METHOD_CHARS).collect();
+    let line = format!("{method} {}", telemetry::redact_path(&path));
+    let length = content_length(request.headers());
     let (wire, tenant) = named(&path);
     let envelope = door.envelopes.get(wire).copied().unwrap_or(door.fallback);
-    match put(&door.doors, request, length).await {
+    let (parts, body) = request.into_parts();
+    let held = hold(&door.doors, &parts);
+    let verified = held.is_ok();
+    let outcome = match held {
+        Ok(held) => put(&door.doors, &parts.headers, &held, body, length).await,
+        Err(refused) => Err(refused),
+    };
+    match outcome {
         Ok(receipt) => {
             let reply = stored(&receipt, &request_id);
             faults::point("single.reply");
@@ -64,6 +79,7 @@ async fn receive(State(door): State<Arc<PutDoor>>, request: Request) -> Response
                 request: line,
                 status: response.status().as_u16(),
                 at: door.doors.engine.clock.now(),
+                verified,
             };
             door.doors.record_refusal(&request_id, record).await;
             response
@@ -71,16 +87,27 @@ async fn receive(State(door): State<Arc<PutDoor>>, request: Request) -> Response
     }
 }
 
-async fn put(doors: &Doors, request: Request, length: Option<u64>) -> Result<Receipt, Refusal> {
-    let (parts, body) = request.into_parts();
-    let connection = doors::connection(&parts.extensions);
-    let target = target(parts.uri.path())?;
-    let held = check(doors, &parts, &connection, &target)?;
-    let declared = declared(&parts.headers, &held)?;
+async fn put(
+    doors: &Doors,
+    headers: &HeaderMap,
+    held: &Held,
+    body: axum::body::Body,
+    length: Option<u64>,
+) -> Result<Receipt, Refusal> {
+    let target = &held.target;
+    access::not_paused(&doors.engine, &target.tenant).await?;
+    let declared = declared(headers, held)?;
     let admitted = receive::admit(&doors.engine, &target.tenant, target.session, length).await?;
+    let admitted = if only_new(headers)? { admitted.only_new(IF_NONE_MATCH)? } else { admitted };
     // Only now is the body asked for: a refused one costs a client that waits for `100 Continue` nothing.
-    let body = pin!(body::receive(body, &doors.timing, doors.stopping.clone()));
+    let body = pin!(body::receive(body, &doors.timing, &target.tenant, Some(target.session), doors.stopping.clone(),));
     receive::single(&doors.engine, admitted, body, length, declared).await
+}
+
+/// What the request's signature says, if it holds.
+fn hold(doors: &Doors, parts: &http::request::Parts) -> Result<Held, Refusal> {
+    let connection = doors::connection(&parts.extensions);
+    check(doors, parts, &connection, &target(parts.uri.path())?)
 }
 
 fn check(
@@ -93,6 +120,7 @@ fn check(
     let headers: Vec<(&str, &[u8])> = parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
     let presented = Presented {
         method: parts.method.as_str(),
+        scheme: server::seen_scheme(&doors.config, &parts.headers, connection),
         host: &host,
         path: parts.uri.path(),
         query: parts.uri.query().unwrap_or_default(),
@@ -149,6 +177,17 @@ fn declared(headers: &HeaderMap, held: &Held) -> Result<Declared, Refusal> {
     Ok(declared)
 }
 
+/// Is the PUT meant for a location without content only (RFC 9110 13.1.2)?
+fn only_new(headers: &HeaderMap) -> Result<bool, Refusal> {
+    let mut values = headers.get_all(header::IF_NONE_MATCH).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(false),
+        (Some(value), None) if value.as_bytes().trim_ascii() == b"*" => Ok(true),
+        // A condition that is not understood must not pass for one that holds.
+        (Some(_), _) => Err(Refusal::invalid(IF_NONE_MATCH, "takes only `*` here: there is no content yet")),
+    }
+}
+
 fn decode<const N: usize>(name: &str, value: &[u8]) -> Result<[u8; N], Refusal> {
     base64::engine::general_purpose::STANDARD
         .decode(value)
@@ -188,12 +227,17 @@ fn told(refused: &Refusal) -> (String, String) {
         Refusal::Superseded => "superseded",
         Refusal::OutOfSpace => "out_of_space",
         Refusal::Unavailable => "unavailable",
+        Refusal::Busy { .. } => "busy",
         Refusal::Internal => "internal",
+        Refusal::TenantPaused => "tenant_paused",
+        Refusal::ConditionFailed { .. } => "condition",
         Refusal::Missing { .. } | Refusal::Invalid { .. } | Refusal::Malformed { .. } => "header",
         Refusal::NoCredential
         | Refusal::BadCredential
         | Refusal::Forbidden { .. }
         | Refusal::TenantUnknown
+        | Refusal::TooManyItems { .. }
+        | Refusal::TooManyItemsToday { .. }
         | Refusal::TargetUnknown { .. }
         | Refusal::NotFound { .. }
         | Refusal::MediaType { .. }

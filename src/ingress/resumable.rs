@@ -69,7 +69,8 @@ async fn receive(doors: &Doors, session: SessionId, chunk: Chunk, body: Body) ->
         Admission::Answer(standing) => Ok(standing),
         // Only now is the body asked for: a refused one costs a client that waits for `100 Continue` nothing.
         Admission::Body(admitted) => {
-            let body = pin!(body::receive(body, &doors.timing, doors.stopping.clone()));
+            // Bodies of one session do not wait for each other: the newest takes over.
+            let body = pin!(body::receive(body, &doors.timing, admitted.tenant(), None, doors.stopping.clone()));
             resume::receive(&doors.engine, admitted, body).await
         }
     }
@@ -294,23 +295,24 @@ fn refuse(refused: &Refusal) -> Response {
         | Refusal::UploadIncomplete { .. }
         | Refusal::Conflict { .. } => StatusCode::BAD_REQUEST,
         Refusal::TooLarge { .. } | Refusal::Quota { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Refusal::NoCredential | Refusal::BadCredential | Refusal::Forbidden { .. } | Refusal::Ticket(_) => {
-            StatusCode::FORBIDDEN
-        }
+        Refusal::NoCredential
+        | Refusal::BadCredential
+        | Refusal::Forbidden { .. }
+        | Refusal::TenantPaused
+        | Refusal::TooManyItems { .. }
+        | Refusal::Ticket(_) => StatusCode::FORBIDDEN,
+        Refusal::ConditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
         Refusal::TenantUnknown | Refusal::TargetUnknown { .. } | Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
         Refusal::Gone { .. } => StatusCode::GONE,
-        Refusal::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Refusal::RateLimited { .. } | Refusal::TooManyItemsToday { .. } => StatusCode::TOO_MANY_REQUESTS,
         Refusal::OutOfSpace => StatusCode::INSUFFICIENT_STORAGE,
-        Refusal::Incomplete { .. } | Refusal::Superseded | Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Incomplete { .. } | Refusal::Busy { .. } | Refusal::Superseded | Refusal::Unavailable => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let mut response = error(status, &refused.to_string());
-    let retry = match refused {
-        Refusal::RateLimited { retry_after } => Some(retry_after.as_secs().max(1)),
-        _ if status == StatusCode::SERVICE_UNAVAILABLE => Some(1),
-        _ => None,
-    };
-    if let Some(seconds) = retry {
+    if let Some(seconds) = refused.retry_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response

@@ -31,7 +31,7 @@ impl Case {
         let directory = tempfile::tempdir().unwrap();
         let store: Box<dyn MetaStore> = Box::new(SqliteMeta::open(directory.path()).unwrap());
         let now = Clock::system().now();
-        let info = TenantInfo { id: tenant(), api: "auto".into(), created: now, quota: Quota::default() };
+        let info = TenantInfo::new(tenant(), "auto", now);
         assert!(store.create_tenant(info.clone()).await.unwrap());
         assert!(!store.create_tenant(info).await.unwrap(), "a tenant is created once");
         let source = store
@@ -90,6 +90,7 @@ impl Case {
             digests,
             now: self.now,
             keep_replaced: ZERO,
+            only_new: false,
         }
     }
 
@@ -107,6 +108,7 @@ impl Case {
             serde_json::to_writer(&mut lines, change).unwrap();
             lines.push(b'\n');
         }
+        let counted = |which: fn(&Change) -> bool| u64::try_from(changes.iter().filter(|c| which(c)).count()).unwrap();
         NewPush {
             request: RequestId(random_uuid()),
             tenant: tenant(),
@@ -117,6 +119,8 @@ impl Case {
             due: self.now,
             changes: Changes::Inline(lines),
             records: u64::try_from(changes.len()).unwrap(),
+            puts: counted(|c| matches!(c, Change::Put(_) | Change::Merge(_))),
+            changed: counted(|c| !matches!(c, Change::Delete { .. })),
             uses: Vec::new(),
             closes: None,
             now: self.now,
@@ -686,4 +690,225 @@ async fn what_can_t_be_deleted_is_tried_again_and_keeps_nothing_else_waiting() {
     case.store.postpone(vec![segment], case.later(7200)).await.unwrap();
     assert!(case.store.due_tombstones(case.later(7199), 10).await.unwrap().is_empty());
     assert_eq!(case.store.due_tombstones(case.later(7200), 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_paused_tenant_is_told_to_its_callers_and_takes_no_push() {
+    let case = Case::new().await;
+    let info = KeyInfo {
+        id: KeyId(ordered_uuid(case.now)),
+        tenant: tenant(),
+        name: "k".into(),
+        rights: Rights::all(),
+        created: case.now,
+        expires: None,
+        revoked: None,
+    };
+    case.store.create_key(info, [1; 32], None).await.unwrap();
+    let paused = async || case.store.caller([1; 32], case.now).await.unwrap().expect("the key holds").paused;
+    assert!(!paused().await);
+    assert_eq!(case.store.pause_tenant(&"nobody".into(), Some(case.now)).await.unwrap(), None);
+    let told = case.store.pause_tenant(&tenant(), Some(case.now)).await.unwrap().expect("the tenant");
+    assert_eq!(told.paused, Some(case.now));
+    let again = case.store.pause_tenant(&tenant(), Some(case.later(60))).await.unwrap().expect("the tenant");
+    assert_eq!(again.paused, Some(case.now), "it is paused since it was paused first");
+    assert_eq!(case.store.tenants().await.unwrap(), [again]);
+    assert!(paused().await);
+    for changes in [vec![put("x://1", "a")], vec![delete("x://1", false)]] {
+        let push = case.push(PushKind::Items, 1, &changes);
+        assert_eq!(case.store.accept(push.clone()).await.unwrap(), Accepted::TenantPaused);
+        assert_eq!(case.store.push(&tenant(), push.request).await.unwrap(), None);
+    }
+    let told = case.store.pause_tenant(&tenant(), None).await.unwrap().expect("the tenant");
+    assert_eq!(told.paused, None);
+    assert!(!paused().await);
+    case.apply(PushKind::Items, 1, &[put("x://1", "a")]).await;
+}
+
+impl Case {
+    async fn limited(&self, per_source: Option<u64>, per_day: Option<u64>) {
+        let limits = NewItemLimits { per_source: Some(per_source), per_day: Some(per_day) };
+        let told = self.store.limit_tenant(&tenant(), limits).await.unwrap().expect("the tenant");
+        assert_eq!(told.items, ItemLimits { per_source, per_day });
+    }
+
+    async fn accepted(&self, push: NewPush) -> Accepted {
+        self.store.accept(push).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_source_holds_no_more_items_than_its_limit_waiting_ones_included() {
+    let case = Case::new().await;
+    let full = Accepted::TooManyItems(3);
+    case.limited(Some(3), None).await;
+    case.apply(PushKind::Items, 1, &[put("x://1", "a"), put("x://2", "b")]).await;
+    let two = [put("x://3", "c"), put("x://4", "d")];
+    assert_eq!(case.accepted(case.push(PushKind::Items, 2, &two)).await, full);
+    // One waits, so that there is no room for another, but for a change to what is there.
+    let third = case.push(PushKind::Items, 2, &two[..1]);
+    assert_eq!(case.accepted(third.clone()).await, Accepted::New(Ordering(2)));
+    assert_eq!(case.accepted(case.push(PushKind::Items, 3, &two[1..])).await, full);
+    let known = case.push(PushKind::Items, 3, &[put("x://1", "new"), put("x://1", "newer")]);
+    assert_eq!(case.accepted(known.clone()).await, Accepted::New(Ordering(3)));
+    // A long push is not read for what it names: each of its records counts.
+    let session = case.session().await;
+    let version = case.version(&session, 9);
+    case.store.commit(version.clone()).await.unwrap();
+    let stored = Changes::Stored { file: session.file, version: version.version, size: version.size };
+    let long = NewPush { changes: stored, ..case.push(PushKind::Items, 3, &[put("x://1", "new")]) };
+    assert_eq!(case.accepted(long).await, full);
+    // Deleting is never refused, nor is what changes a part of an item, nor what replaces everything by less.
+    let deleted = case.push(PushKind::Items, 4, &[delete("x://2", false), delete("x://3", false)]);
+    assert_eq!(case.accepted(deleted.clone()).await, Accepted::New(Ordering(4)));
+    let load = case.push(PushKind::Load, 4, &[put("x://7", ""), put("x://8", ""), put("x://9", "")]);
+    let four = case.push(PushKind::Load, 4, &[put("x://6", ""), put("x://7", ""), put("x://8", ""), put("x://9", "")]);
+    assert_eq!(case.accepted(four).await, full);
+    // Once everything is applied, what was deleted has made room.
+    for changes in
+        [&two[..1], &[put("x://1", "new"), put("x://1", "newer")], &[delete("x://2", false), delete("x://3", false)]]
+    {
+        let lease = case.store.lease_push(case.now, LEASE).await.unwrap().expect("a push is due");
+        case.finish(&lease, changes).await;
+    }
+    assert_eq!(case.ids().await, ["x://1"]);
+    case.sound_but_for_text().await;
+    assert_eq!(case.accepted(case.push(PushKind::Items, 5, &two)).await, Accepted::New(Ordering(5)));
+    assert_eq!(case.accepted(case.push(PushKind::Items, 6, &[put("x://5", "")])).await, full);
+    assert_eq!(case.accepted(load).await, Accepted::New(Ordering(4)));
+    // A higher limit makes room, a lower one takes nothing away, and without one there is room for all.
+    case.limited(Some(7), None).await;
+    assert_eq!(case.accepted(case.push(PushKind::Items, 6, &[put("x://5", "")])).await, Accepted::New(Ordering(6)));
+    case.limited(Some(0), None).await;
+    assert_eq!(case.ids().await, ["x://1"]);
+    case.limited(None, None).await;
+    assert_eq!(case.accepted(case.push(PushKind::Items, 7, &[put("x://6", "")])).await, Accepted::New(Ordering(7)));
+}
+
+impl Case {
+    /// The count of a source's items is that of its rows.
+    async fn sound_but_for_text(&self) {
+        let broken = self.store.broken_invariants(self.now).await.unwrap();
+        assert!(!broken.iter().any(|line| line.starts_with("source")), "{broken:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_sources_count_of_items_follows_every_way_to_add_and_delete() {
+    let case = Case::new().await;
+    let sound = async || {
+        case.extract_all().await;
+        case.sound().await;
+    };
+    case.apply(PushKind::Items, 1, &[put("x://a", ""), put("x://a/1", ""), put("x://a/2", ""), put("x://b", "")]).await;
+    sound().await;
+    case.apply(PushKind::Items, 2, &[put("x://a", "again"), delete("x://b", false), delete("x://b", false)]).await;
+    sound().await;
+    case.apply(PushKind::Items, 3, &[delete("x://a/", true), delete("x://never", false), put("x://b", "back")]).await;
+    sound().await;
+    case.apply(PushKind::Load, 4, &[put("x://c", "")]).await;
+    sound().await;
+    case.apply(PushKind::OlderThan, 9, &[]).await;
+    sound().await;
+    assert_eq!(case.ids().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_day_takes_no_more_changed_items_than_its_limit() {
+    let case = Case::new().await;
+    let full = Accepted::TooManyItemsToday(3);
+    // What came before the limit counts.
+    case.apply(PushKind::Items, 1, &[put("x://1", "a"), delete("x://2", false)]).await;
+    case.limited(None, Some(3)).await;
+    let patch = Change::Patch(Patch {
+        document_id: "x://1".into(),
+        field: "a".into(),
+        operator: PatchOperator::Replace,
+        value: json!(1),
+    });
+    assert_eq!(
+        case.accepted(case.push(PushKind::Items, 2, std::slice::from_ref(&patch))).await,
+        Accepted::New(Ordering(2))
+    );
+    let two = case.push(PushKind::Items, 3, &[put("x://1", "b"), put("x://3", "c")]);
+    assert_eq!(case.accepted(two.clone()).await, full, "taken whole or refused whole");
+    assert_eq!(case.accepted(case.push(PushKind::Items, 3, &[put("x://3", "c")])).await, Accepted::New(Ordering(3)));
+    assert_eq!(case.accepted(case.push(PushKind::Items, 4, &[patch])).await, full);
+    // Neither a deletion nor another tenant's day is touched by it.
+    let only_deletes = case.push(PushKind::Items, 4, &[delete("x://1", false)]);
+    assert_eq!(case.accepted(only_deletes).await, Accepted::New(Ordering(4)));
+    let identities = NewPush { source: None, ..case.push(PushKind::Identities, 4, &[]) };
+    assert_eq!(case.accepted(identities).await, Accepted::New(Ordering(4)));
+    // The next day begins with nothing; the day before is there again for a clock that is set back.
+    let tomorrow = case.now.plus(case.now.rest_of_day());
+    let next = |now| NewPush { request: RequestId(random_uuid()), now, ..two.clone() };
+    assert_eq!(case.accepted(next(tomorrow)).await, Accepted::New(Ordering(3)));
+    assert_eq!(case.accepted(next(tomorrow)).await, full);
+    assert_eq!(case.accepted(next(case.now)).await, full);
+}
+
+#[tokio::test]
+async fn limits_are_exact_when_many_push_at_once() {
+    let case = std::sync::Arc::new(Case::new().await);
+    case.limited(Some(10), Some(15)).await;
+    let tasks: Vec<_> = (0..40)
+        .map(|n| {
+            let case = std::sync::Arc::clone(&case);
+            tokio::spawn(
+                async move { case.accepted(case.push(PushKind::Items, 1, &[put(&format!("x://{n}"), "")])).await },
+            )
+        })
+        .collect();
+    let mut taken = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Accepted::New(_) => taken += 1,
+            other => assert_eq!(other, Accepted::TooManyItems(10)),
+        }
+    }
+    assert_eq!(taken, 10);
+}
+
+#[tokio::test]
+async fn a_repeated_push_gets_its_answer_also_when_there_is_no_room_left() {
+    let case = Case::new().await;
+    case.limited(Some(1), Some(1)).await;
+    let (file, version) = case.container().await;
+    let uses = vec![FileUse { file, version, call: b"c".to_vec(), as_content: false }];
+    let push = NewPush { uses, ..case.push(PushKind::Items, 1, &[put("x://1", "")]) };
+    assert_eq!(case.accepted(push.clone()).await, Accepted::New(Ordering(1)));
+    let again = NewPush { request: RequestId(random_uuid()), ..push.clone() };
+    assert_eq!(case.accepted(again).await, Accepted::Before(push.request, Ordering(1)));
+}
+
+#[tokio::test]
+async fn a_push_whose_container_got_another_content_is_told_so() {
+    let case = Case::new().await;
+    let session = case.session().await;
+    let (first, second) = (case.version(&session, 1), case.version(&session, 2));
+    case.store.commit(first.clone()).await.unwrap();
+    case.store.commit(second.clone()).await.unwrap();
+    let using = |version| {
+        let uses = vec![FileUse { file: session.file, version, call: b"c".to_vec(), as_content: false }];
+        NewPush { uses, ..case.push(PushKind::Items, 1, &[]) }
+    };
+    assert_eq!(case.accepted(using(first.version)).await, Accepted::FileReplaced(session.file));
+    let late = NewPush { now: case.later(4000), ..using(first.version) };
+    assert_eq!(case.accepted(late).await, Accepted::FileGone(session.file));
+    assert_eq!(case.accepted(using(second.version)).await, Accepted::New(Ordering(1)));
+}
+
+#[tokio::test]
+async fn a_version_that_is_to_be_the_first_replaces_nothing() {
+    let case = Case::new().await;
+    let session = case.session().await;
+    let only_new = |crc| NewVersion { only_new: true, ..case.version(&session, crc) };
+    let first = only_new(1);
+    assert!(matches!(case.store.commit(first.clone()).await.unwrap(), Committed::New(_)));
+    for crc in [1, 2] {
+        assert_eq!(case.store.commit(only_new(crc)).await.unwrap(), Committed::Exists);
+    }
+    let file = case.store.file(&tenant(), session.file).await.unwrap().unwrap();
+    assert_eq!(file.version.unwrap().id, first.version);
+    case.sound().await;
 }

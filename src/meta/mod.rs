@@ -32,6 +32,9 @@ pub enum MetaError {
     /// It is shutting down.
     #[error("the database is closed")]
     Closed,
+    /// Its data is not there, or has a format that this program does not work with. The sentence says what to do.
+    #[error("{0}")]
+    Format(String),
     /// Anything else.
     #[error("the database failed: {0}")]
     Failed(String),
@@ -105,7 +108,36 @@ pub enum KeyCreated {
     OtherBody,
 }
 
-/// What a key's owner may know about the key's tenant.
+/// How many items a tenant may have and change; `None` is without a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ItemLimits {
+    /// Items that one source may hold.
+    pub per_source: Option<u64>,
+    /// Items that may be added or changed in one day (UTC).
+    pub per_day: Option<u64>,
+}
+
+/// A change of [`ItemLimits`]: the outer `None` leaves a limit as it is, the inner one takes it away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NewItemLimits {
+    /// Items that one source may hold.
+    pub per_source: Option<Option<u64>>,
+    /// Items that may be added or changed in one day (UTC).
+    pub per_day: Option<Option<u64>>,
+}
+
+/// How many items a push may add and change now; `None` is without a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ItemRoom {
+    /// Items that may be added: what the source's limit leaves beside what it holds and what waits.
+    pub puts: Option<u64>,
+    /// Items that may be added or changed: what the day's limit leaves.
+    pub changed: Option<u64>,
+    /// The limits themselves.
+    pub limits: ItemLimits,
+}
+
+/// A tenant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TenantInfo {
     /// Its id.
@@ -116,6 +148,18 @@ pub struct TenantInfo {
     pub created: Timestamp,
     /// What it may hold.
     pub quota: Quota,
+    /// Since when nothing is taken or changed, while it is paused.
+    pub paused: Option<Timestamp>,
+    /// How many items it may have and change.
+    pub items: ItemLimits,
+}
+
+impl TenantInfo {
+    /// A tenant as it begins: neither paused nor limited.
+    #[must_use]
+    pub fn new(id: TenantId, api: impl Into<String>, created: Timestamp) -> Self {
+        Self { id, api: api.into(), created, paused: None, items: ItemLimits::default(), quota: Quota::default() }
+    }
 }
 
 /// What a tenant may hold; `None` for no limit.
@@ -178,6 +222,8 @@ pub struct NewVersion {
     pub now: Timestamp,
     /// How long replaced bytes are kept for those who still read them.
     pub keep_replaced: Duration,
+    /// Only where there is no version yet.
+    pub only_new: bool,
 }
 
 /// What became of a commit.
@@ -194,6 +240,8 @@ pub enum Committed {
         /// Digests of the bytes that were used.
         digests: Digests,
     },
+    /// There is a version already, and this one was to be the first.
+    Exists,
     /// The file has been used and its bytes were others.
     Used,
     /// The session is no longer open: expired, aborted, or its epoch has risen.
@@ -226,6 +274,8 @@ pub struct Upload {
     pub progress: Progress,
     /// What its commit answered, if it is committed.
     pub receipt: Option<Receipt>,
+    /// Is its tenant paused?
+    pub paused: bool,
 }
 
 /// Which of a tenant's uploads to list.
@@ -341,6 +391,10 @@ pub struct NewPush {
     pub changes: Changes,
     /// How many there are.
     pub records: u64,
+    /// Of them, those that add an item or replace one.
+    pub puts: u64,
+    /// Of them, those that add or change an item: what a day's limit counts.
+    pub changed: u64,
     /// The containers that it uses up; each must be unused, or used by an equal push.
     pub uses: Vec<FileUse>,
     /// The stream that it closes.
@@ -387,8 +441,16 @@ pub enum Accepted {
     New(Ordering),
     /// An equal call was accepted before, under these ids.
     Before(RequestId, Ordering),
-    /// A container is unknown, expired, replaced meanwhile, or used by another call.
+    /// A container is unknown, expired, or used by another call.
     FileGone(FileId),
+    /// A container has another content than the one that the caller saw.
+    FileReplaced(FileId),
+    /// The tenant is paused.
+    TenantPaused,
+    /// The source would hold more items than this.
+    TooManyItems(u64),
+    /// More items than this would be added or changed in the day.
+    TooManyItemsToday(u64),
     /// The stream is unknown or closed by another call.
     StreamGone,
     /// The source was deleted meanwhile.
@@ -570,6 +632,11 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn set_quota(&self, tenant: &TenantId, quota: Quota) -> Result<bool>;
     /// Every tenant.
     async fn tenants(&self) -> Result<Vec<TenantInfo>>;
+    /// Pauses a tenant from now on, or resumes it; the tenant as it is then, if it exists. One that is paused already
+    /// stays so since it was.
+    async fn pause_tenant(&self, tenant: &TenantId, paused: Option<Timestamp>) -> Result<Option<TenantInfo>>;
+    /// Limits how many items a tenant may have and change; the tenant as it is then, if it exists.
+    async fn limit_tenant(&self, tenant: &TenantId, limits: NewItemLimits) -> Result<Option<TenantInfo>>;
     /// Stores a key by its hash; with a repetition mark, only if no call with that mark did so before.
     async fn create_key(&self, key: KeyInfo, hash: [u8; 32], once: Option<Once>) -> Result<KeyCreated>;
     /// What became of the call with this mark, if there was one.
@@ -679,8 +746,13 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
 
     // --- pushes
 
-    /// Accepts a push: uses up its containers and makes its job due, in one step.
+    /// Accepts a push: uses up its containers and makes its job due, in one step, in which the tenant's limits are
+    /// compared with what it holds, with what waits, and with what was accepted in the day. A repeated push is
+    /// recognised first: it adds nothing.
     async fn accept(&self, push: NewPush) -> Result<Accepted>;
+    /// How many items a push of this kind to a source could add and change now. What [`Self::accept`] says counts: this
+    /// saves the work for a push that it would refuse.
+    async fn item_room(&self, tenant: &TenantId, source: i64, kind: PushKind, now: Timestamp) -> Result<ItemRoom>;
     /// Leases the next push that is due, one at a time per source or provider.
     async fn lease_push(&self, now: Timestamp, lease: Duration) -> Result<Option<Lease>>;
     /// Applies changes to items, moving the cursor.

@@ -116,6 +116,8 @@ pub struct Caller {
     pub rights: Rights,
     /// When it stops working.
     pub expires: Option<Timestamp>,
+    /// Is the tenant paused? Then it may read, and nothing else.
+    pub paused: bool,
 }
 
 #[cfg(test)]

@@ -119,6 +119,15 @@ macro_rules! prefixed_id {
 prefixed_id!(FileId, "file_");
 prefixed_id!(StoreId, "vs_");
 
+/// Characters of a name that people give.
+pub const NAME_CHARS: usize = 255;
+
+/// May people call something this? At most [`NAME_CHARS`] characters, none of them a control character.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    text.chars().count() <= NAME_CHARS && !text.chars().any(char::is_control)
+}
+
 impl TenantId {
     /// May a new tenant have this id? Lower-case letters, digits, `-` and `_`, 1 to 64 characters, first a letter or digit.
     #[must_use]
@@ -184,6 +193,14 @@ mod tests {
         assert_eq!(FileId::from_public(&id.public()), Some(id));
         for bad in ["", "file_", &id.to_string(), &id.public().to_uppercase(), &format!("{}0", id.public()), "vs_1"] {
             assert_eq!(FileId::from_public(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_bounded_and_has_no_control_characters() {
+        assert!(is_name("") && is_name("Grüße an alle") && is_name(&"é".repeat(NAME_CHARS)));
+        for bad in ["a\0b", "a\nb", "\u{7f}", "\u{85}", &"x".repeat(NAME_CHARS + 1)] {
+            assert!(!is_name(bad), "{bad:?}");
         }
     }
 

@@ -21,6 +21,23 @@ pub enum Refusal {
     /// The tenant does not exist.
     #[error("the tenant does not exist")]
     TenantUnknown,
+    /// The tenant is paused: what it holds can be read, and nothing of it changes.
+    #[error("the tenant is paused: nothing is taken or changed until an operator resumes it")]
+    TenantPaused,
+    /// The source would hold more items than the tenant's limit.
+    #[error("the source is limited to {limit} items: delete some first, or ask an operator for a higher limit")]
+    TooManyItems {
+        /// Items that a source of the tenant may hold.
+        limit: u64,
+    },
+    /// More items would be added or changed today than the tenant's limit.
+    #[error("more than {limit} items would be added or changed today (UTC), which is the limit")]
+    TooManyItemsToday {
+        /// Items a day.
+        limit: u64,
+        /// The rest of the day.
+        retry_after: Duration,
+    },
     /// The source or identity provider does not exist in the tenant.
     #[error("{what} `{id}` does not exist")]
     TargetUnknown {
@@ -96,6 +113,12 @@ pub enum Refusal {
         /// How.
         reason: String,
     },
+    /// The request depends on a condition that does not hold.
+    #[error("the condition in the header `{header}` does not hold: there is content already")]
+    ConditionFailed {
+        /// The header that states it.
+        header: &'static str,
+    },
     /// Too many requests.
     #[error("too many requests")]
     RateLimited {
@@ -135,6 +158,12 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// As much is being received as may be.
+    #[error("the server is receiving as much as it may; send it again a little later")]
+    Busy {
+        /// When to come again.
+        retry_after: Duration,
+    },
     /// No space left, or nearly so.
     #[error("there is not enough free space")]
     OutOfSpace,
@@ -168,9 +197,60 @@ impl Refusal {
         Self::invalid("Idempotency-Key", "was used within 24 hours for another call, or with another body")
     }
 
+    /// Whole seconds, at least one, after which the caller may come again; `None` where waiting does not help.
+    #[must_use]
+    pub fn retry_seconds(&self) -> Option<u64> {
+        match self {
+            Self::RateLimited { retry_after }
+            | Self::Busy { retry_after }
+            | Self::TooManyItemsToday { retry_after, .. } => {
+                Some(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0)).max(1))
+            }
+            Self::Unavailable | Self::Superseded => Some(1),
+            Self::NoCredential
+            | Self::BadCredential
+            | Self::Forbidden { .. }
+            | Self::TenantUnknown
+            | Self::TenantPaused
+            | Self::TooManyItems { .. }
+            | Self::TargetUnknown { .. }
+            | Self::NotFound { .. }
+            | Self::Missing { .. }
+            | Self::Invalid { .. }
+            | Self::Malformed { .. }
+            | Self::MediaType { .. }
+            | Self::TooLarge { .. }
+            | Self::Ticket(_)
+            | Self::Conflict { .. }
+            | Self::DigestMismatch { .. }
+            | Self::Incomplete { .. }
+            | Self::ConditionFailed { .. }
+            | Self::Quota { .. }
+            | Self::UploadIncomplete { .. }
+            | Self::Gone { .. }
+            | Self::OutOfSpace
+            | Self::Internal => None,
+        }
+    }
+
     /// A body that is not what it should be, in one line.
     #[must_use]
     pub fn malformed(reason: impl Into<String>) -> Self {
         Self::Malformed { reason: reason.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_is_told_in_whole_seconds() {
+        let limited = |ms| Refusal::RateLimited { retry_after: Duration::from_millis(ms) }.retry_seconds();
+        assert_eq!((limited(0), limited(1500), limited(2000)), (Some(1), Some(2), Some(2)));
+        let today = Refusal::TooManyItemsToday { limit: 1, retry_after: Duration::from_millis(86_399_001) };
+        assert_eq!(today.retry_seconds(), Some(86_400));
+        assert_eq!(Refusal::Unavailable.retry_seconds(), Some(1));
+        assert_eq!(Refusal::OutOfSpace.retry_seconds(), None);
     }
 }

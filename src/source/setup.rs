@@ -5,14 +5,23 @@ use serde_json::{Map, Value};
 use crate::clock::random_bytes;
 use crate::engine::Engine;
 use crate::meta::NewSource;
-use crate::model::ids::{ProviderId, SourceId, TenantId};
+use crate::model::ids::{NAME_CHARS, ProviderId, SourceId, TenantId, is_name};
 use crate::model::refusal::Refusal;
 use crate::model::source::{Activity, Source};
+
+/// `parameter` is what the caller calls the name.
+fn check_name(parameter: &str, name: &str) -> Result<(), Refusal> {
+    if is_name(name) && !name.is_empty() {
+        return Ok(());
+    }
+    let reason = format!("must be 1 to {NAME_CHARS} characters, none of them a control character");
+    Err(Refusal::invalid(parameter, reason))
+}
 
 /// Creates a source with an id of its own, made of the tenant's id and a random part.
 ///
 /// # Errors
-/// The keepers' own.
+/// [`Refusal::Invalid`] for a name that can't be, and the keepers' own.
 pub async fn create_source(
     engine: &Engine,
     tenant: &TenantId,
@@ -20,6 +29,7 @@ pub async fn create_source(
     stream_enabled: bool,
     properties: Map<String, Value>,
 ) -> Result<Source, Refusal> {
+    check_name("name", name)?;
     loop {
         let new = NewSource {
             tenant: tenant.clone(),
@@ -53,8 +63,9 @@ pub async fn sources(engine: &Engine, tenant: &TenantId) -> Result<Vec<Source>, 
 /// Stores a source's changed name, stream switch and properties.
 ///
 /// # Errors
-/// [`Refusal::TargetUnknown`] when it was deleted meanwhile.
+/// [`Refusal::Invalid`] for a name that can't be, [`Refusal::TargetUnknown`] when it was deleted meanwhile.
 pub async fn update_source(engine: &Engine, source: &Source) -> Result<(), Refusal> {
+    check_name("name", &source.name)?;
     if engine.meta.update_source(source).await? {
         return Ok(());
     }
@@ -83,16 +94,18 @@ pub async fn set_activity(engine: &Engine, source: &Source, activity: Activity) 
 /// Creates or replaces an identity provider.
 ///
 /// # Errors
-/// The keepers' own.
+/// [`Refusal::Invalid`] for an id that can't be, and the keepers' own.
 pub async fn put_provider(engine: &Engine, tenant: &TenantId, id: &str, body: Value) -> Result<(), Refusal> {
+    check_name("providerId", id)?;
     Ok(engine.meta.put_provider(tenant, &ProviderId(id.to_owned()), body, engine.clock.now()).await?)
 }
 
 /// Makes sure that an identity provider exists, making it if the configuration says so.
 ///
 /// # Errors
-/// [`Refusal::TargetUnknown`].
+/// [`Refusal::TargetUnknown`]; [`Refusal::Invalid`] for an id that none can have.
 pub async fn find_provider(engine: &Engine, tenant: &TenantId, id: &str) -> Result<(), Refusal> {
+    check_name("providerId", id)?;
     if engine.meta.provider(tenant, &ProviderId(id.to_owned())).await?.is_some() {
         return Ok(());
     }

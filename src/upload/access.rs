@@ -32,11 +32,25 @@ impl Grant {
     }
 }
 
-/// Checks that the tenant exists, that the caller is of it, and that its key has the right; in this order.
+/// Checks that the tenant exists, that the caller is of it, that its key has the right, and that the tenant is not
+/// paused; in this order.
+///
+/// # Errors
+/// [`Refusal::TenantUnknown`], [`Refusal::Forbidden`] or [`Refusal::TenantPaused`].
+pub async fn grant(engine: &Engine, caller: &Caller, tenant: &TenantId, right: Right) -> Result<Grant, Refusal> {
+    view(engine, caller, tenant, right).await?;
+    if caller.paused {
+        return Err(Refusal::TenantPaused);
+    }
+    Ok(Grant { tenant: tenant.clone(), key: Some(caller.key) })
+}
+
+/// Checks the same for a call that only reads, which a paused tenant may still do. It proves nothing, so that no verb
+/// that changes something can follow.
 ///
 /// # Errors
 /// [`Refusal::TenantUnknown`] or [`Refusal::Forbidden`].
-pub async fn grant(engine: &Engine, caller: &Caller, tenant: &TenantId, right: Right) -> Result<Grant, Refusal> {
+pub async fn view(engine: &Engine, caller: &Caller, tenant: &TenantId, right: Right) -> Result<(), Refusal> {
     if caller.tenant != *tenant {
         return match engine.meta.tenant(tenant).await? {
             None => Err(Refusal::TenantUnknown),
@@ -46,5 +60,16 @@ pub async fn grant(engine: &Engine, caller: &Caller, tenant: &TenantId, right: R
     if !caller.rights.has(right) {
         return Err(Refusal::Forbidden { right: right.name() });
     }
-    Ok(Grant { tenant: tenant.clone(), key: Some(caller.key) })
+    Ok(())
+}
+
+/// Checks that a tenant may be changed, for those who come with a ticket instead of a key.
+///
+/// # Errors
+/// [`Refusal::TenantPaused`].
+pub async fn not_paused(engine: &Engine, tenant: &TenantId) -> Result<(), Refusal> {
+    match engine.meta.tenant(tenant).await? {
+        Some(tenant) if tenant.paused.is_some() => Err(Refusal::TenantPaused),
+        Some(_) | None => Ok(()),
+    }
 }

@@ -14,27 +14,30 @@ use crate::model::refusal::{Refusal, TicketRefusal};
 use crate::model::session::{Session, SessionState};
 
 /// Commits the one segment of a single PUT. Equal bytes repeat the old answer, other bytes replace them until the
-/// file is used.
+/// file is used; with `only_new` nothing is replaced.
 ///
 /// # Errors
-/// [`Refusal::Ticket`] when the session ended while the body came, or the file was used with other bytes.
+/// [`Refusal::Ticket`] when the session ended while the body came, or the file was used with other bytes;
+/// [`Refusal::ConditionFailed`] with `only_new` when there is content already.
 pub(super) async fn single(
     engine: &Engine,
     session: &Session,
     piece: Piece,
     receipt: Receipt,
+    only_new: bool,
 ) -> Result<Receipt, Refusal> {
     let (segment, backend) = (piece.segment, piece.backend.clone());
     let digests = receipt.digests;
-    let outcome = engine.meta.commit(version_of(engine, session, piece, digests)).await?;
+    let version = NewVersion { only_new, ..version_of(engine, session, piece, digests) };
     let ticket = |rule, detail: &str| Some(Refusal::Ticket(TicketRefusal { rule, detail: detail.into() }));
-    let refusal = match outcome {
+    let refusal = match engine.meta.commit(version).await? {
         Committed::New(_) => {
             faults::point("single.committed");
             engine.work.wake();
             return Ok(receipt);
         }
         Committed::Same(_) | Committed::SameAsUsed { .. } => None,
+        Committed::Exists => Some(Refusal::ConditionFailed { header: "If-None-Match" }),
         Committed::Used => {
             ticket("used", "the container was used while the body came; other bytes can't replace what was pushed")
         }
@@ -64,7 +67,9 @@ pub(super) async fn internal(
     match engine.meta.commit(version_of(engine, session, piece, digests)).await? {
         Committed::New(version) | Committed::Same(version) => Ok(version),
         Committed::OverQuota(over) => Err(over.into()),
-        Committed::SameAsUsed { .. } | Committed::Used | Committed::Closed => Err(Refusal::Unavailable),
+        Committed::SameAsUsed { .. } | Committed::Used | Committed::Exists | Committed::Closed => {
+            Err(Refusal::Unavailable)
+        }
     }
 }
 
@@ -91,6 +96,7 @@ pub(super) async fn resumable(
         digests,
         now,
         keep_replaced: limits::DOWNLOAD_MAX,
+        only_new: false,
     };
     match engine.meta.commit(new).await? {
         Committed::New(version) => {
@@ -100,7 +106,7 @@ pub(super) async fn resumable(
         }
         Committed::Same(version) => Ok(Some(version)),
         Committed::OverQuota(over) => Err(over.into()),
-        Committed::SameAsUsed { .. } | Committed::Used | Committed::Closed => Ok(None),
+        Committed::SameAsUsed { .. } | Committed::Used | Committed::Exists | Committed::Closed => Ok(None),
     }
 }
 
@@ -117,5 +123,6 @@ fn version_of(engine: &Engine, session: &Session, piece: Piece, digests: Digests
         now,
         // A container can't be downloaded before it is used: nobody reads replaced bytes.
         keep_replaced: if session.declaration.is_some() { limits::DOWNLOAD_MAX } else { Duration::ZERO },
+        only_new: false,
     }
 }

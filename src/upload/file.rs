@@ -115,6 +115,7 @@ async fn compare(engine: &Engine, grant: &Grant, file: &FileRecord, declared: &D
     while let Some(chunk) = bytes.next().await {
         pour.take(chunk.map_err(|_| Refusal::Internal)?).await?;
     }
+    pour.flush().await?;
     let read = pour.finish_hashes().await?;
     verify(declared, &Digests { md5: read.md5.or(known.md5), sha256: read.sha256.or(known.sha256), ..known })
 }
@@ -123,17 +124,9 @@ async fn compare(engine: &Engine, grant: &Grant, file: &FileRecord, declared: &D
 ///
 /// # Errors
 /// [`Refusal::NotFound`].
-pub async fn find(engine: &Engine, grant: &Grant, id: FileId) -> Result<FileRecord, Refusal> {
-    let found = engine.meta.file_record(grant.tenant(), id).await?.filter(|file| file.registered.is_some());
+pub async fn find(engine: &Engine, tenant: &TenantId, id: FileId) -> Result<FileRecord, Refusal> {
+    let found = engine.meta.file_record(tenant, id).await?.filter(|file| file.registered.is_some());
     found.ok_or(Refusal::NotFound { what: "the file" })
-}
-
-/// A registered file of a tenant, for whoever holds a link to it that was signed for tenant and file.
-///
-/// # Errors
-/// [`Refusal::NotFound`].
-pub async fn linked(engine: &Engine, tenant: &TenantId, id: FileId) -> Result<FileRecord, Refusal> {
-    find(engine, &Grant::internal(tenant.clone()), id).await
 }
 
 /// The versions of a file that are kept, newest first; their pieces are left out.
@@ -148,16 +141,16 @@ pub async fn versions(engine: &Engine, file: &FileRecord) -> Result<Vec<Version>
 ///
 /// # Errors
 /// The keepers' own.
-pub async fn list(engine: &Engine, grant: &Grant, filter: FileFilter) -> Result<Vec<FileRecord>, Refusal> {
-    Ok(engine.meta.files(grant.tenant(), filter).await?)
+pub async fn list(engine: &Engine, tenant: &TenantId, filter: FileFilter) -> Result<Vec<FileRecord>, Refusal> {
+    Ok(engine.meta.files(tenant, filter).await?)
 }
 
 /// How many files of the tenant are registered.
 ///
 /// # Errors
 /// The keepers' own.
-pub async fn count(engine: &Engine, grant: &Grant) -> Result<u64, Refusal> {
-    Ok(engine.meta.count_files(grant.tenant()).await?)
+pub async fn count(engine: &Engine, tenant: &TenantId) -> Result<u64, Refusal> {
+    Ok(engine.meta.count_files(tenant).await?)
 }
 
 /// Opens a file's bytes; what is open is read to its end also when the file is deleted meanwhile.

@@ -120,7 +120,7 @@ pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<S
         return Ok(first);
     }
     if let Some(id) = file.next_of {
-        super::file::find(engine, grant, id).await?;
+        super::file::find(engine, grant.tenant(), id).await?;
     }
     receive::require_space(engine, file.size.unwrap_or(0)).await?;
     let session = with_file(session(engine, grant, wire, max_bytes, life), file, strategy);

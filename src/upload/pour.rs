@@ -6,7 +6,6 @@ use bytes::Bytes;
 use md5::Md5;
 use md5::digest::common::hazmat::SerializableState;
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::blob::SegmentWriter;
@@ -21,6 +20,8 @@ pub(super) struct Pour<'a> {
     receiving: &'a AtomicUsize,
     gathered: Vec<Bytes>,
     gathered_bytes: usize,
+    /// How many of the gathered parts end at the mark, or before it.
+    marked_parts: usize,
     crcs: RunningCrcs,
     hashers: Hashers,
     taken: u64,
@@ -46,6 +47,7 @@ impl<'a> Pour<'a> {
             receiving,
             gathered: Vec::new(),
             gathered_bytes: 0,
+            marked_parts: 0,
             crcs: RunningCrcs::default(),
             hashers,
             taken: 0,
@@ -73,19 +75,21 @@ impl<'a> Pour<'a> {
         self.crcs.value()
     }
 
-    /// Takes bytes, and writes when enough have gathered.
+    /// Takes bytes, and writes when enough have gathered, or when an empty chunk asks for it.
     pub(super) async fn take(&mut self, mut bytes: Bytes) -> Result<(), Refusal> {
+        if bytes.is_empty() {
+            return self.flush().await;
+        }
         while !bytes.is_empty() {
             let to_mark = limits::GRANULE_BYTES - self.taken % limits::GRANULE_BYTES;
             let part = bytes.split_to(bytes.len().min(usize::try_from(to_mark).unwrap_or(usize::MAX)));
             self.crcs.update(&part);
-            self.hashers.update(&part).await;
             self.taken += u64::try_from(part.len()).unwrap_or(0);
             self.gathered_bytes += part.len();
             self.gathered.push(part);
             if self.taken.is_multiple_of(limits::GRANULE_BYTES) {
                 self.mark = Mark { bytes: self.taken, crcs: self.crcs.value() };
-                self.hashers.mark().await;
+                self.marked_parts = self.gathered.len();
             }
             let many = self.receiving.load(Ordering::Relaxed) > limits::MANY_BODIES;
             let enough = if many { limits::SMALL_WRITE_BYTES } else { limits::WRITE_BYTES };
@@ -100,12 +104,14 @@ impl<'a> Pour<'a> {
     /// Writes what has gathered.
     pub(super) async fn flush(&mut self) -> Result<(), Refusal> {
         if self.gathered_bytes > 0 {
+            self.hashers.update(&self.gathered, self.marked_parts).await?;
             match &mut self.writer {
                 Some(writer) => writer.write(&mut self.gathered).await?,
                 None => self.gathered.clear(),
             }
             self.written += u64::try_from(self.gathered_bytes).unwrap_or(0);
             self.gathered_bytes = 0;
+            self.marked_parts = 0;
         }
         Ok(())
     }
@@ -122,6 +128,7 @@ impl<'a> Pour<'a> {
             }
         }
         self.gathered_bytes = kept.iter().map(Bytes::len).sum();
+        self.marked_parts = kept.len();
         self.gathered = kept;
         self.flush().await
     }
@@ -218,22 +225,39 @@ impl Running {
     }
 }
 
-enum Feed {
-    Bytes(Bytes),
-    Mark,
-    States(oneshot::Sender<States>),
+/// As of the last byte, and as of the mark.
+#[derive(Clone, Default)]
+pub(super) struct Both {
+    now: Running,
+    marked: Running,
 }
 
-/// MD5 and SHA-256, off the task that receives, and only where somebody wants one.
-pub(super) struct Hashers {
-    feed: Option<mpsc::Sender<Feed>>,
-    result: Option<JoinHandle<Running>>,
+impl Both {
+    fn update(&mut self, parts: &[Bytes], marked: usize) {
+        for (index, part) in parts.iter().enumerate() {
+            self.now.update(part);
+            if index + 1 == marked {
+                self.marked = self.now.clone();
+            }
+        }
+    }
+}
+
+/// Below this, hashing costs less than handing it to another thread.
+const HASHED_AT_ONCE_BYTES: usize = 16 * 1024;
+
+/// MD5 and SHA-256, off the task that receives, and only where somebody wants one. A thread is taken for what was
+/// gathered and not for the whole body: the pool's threads are few, and a slow body would keep one from everybody else.
+pub(super) enum Hashers {
+    None,
+    Idle(Box<Both>),
+    Busy(JoinHandle<Box<Both>>),
 }
 
 impl Hashers {
     /// Hashes from the beginning of a file.
     pub(super) fn start(wanted: Hashes) -> Self {
-        Self::run(Running { md5: wanted.md5.then(Md5::new), sha256: wanted.sha256.then(Sha256::new) })
+        Self::of(Running { md5: wanted.md5.then(Md5::new), sha256: wanted.sha256.then(Sha256::new) })
     }
 
     /// Hashes that go on from stored states. One whose state is missing or unreadable is not computed.
@@ -241,63 +265,51 @@ impl Hashers {
         fn read<H: SerializableState>(state: Option<&Vec<u8>>) -> Option<H> {
             H::deserialize(&state?.as_slice().try_into().ok()?).ok()
         }
-        Self::run(Running { md5: read(states.md5.as_ref()), sha256: read(states.sha256.as_ref()) })
+        Self::of(Running { md5: read(states.md5.as_ref()), sha256: read(states.sha256.as_ref()) })
     }
 
-    fn run(mut running: Running) -> Self {
+    fn of(running: Running) -> Self {
         if running.md5.is_none() && running.sha256.is_none() {
-            return Self { feed: None, result: None };
+            return Self::None;
         }
-        let (feed, mut fed) = mpsc::channel(16);
-        let result = tokio::task::spawn_blocking(move || {
-            let mut marked = running.clone();
-            while let Some(fed) = fed.blocking_recv() {
-                match fed {
-                    Feed::Bytes(bytes) => running.update(&bytes),
-                    Feed::Mark => marked = running.clone(),
-                    Feed::States(answer) => {
-                        let _ = answer.send(marked.states());
-                    }
-                }
-            }
-            running
-        });
-        Self { feed: Some(feed), result: Some(result) }
+        Self::Idle(Box::new(Both { now: running.clone(), marked: running }))
     }
 
-    async fn send(&self, fed: Feed) {
-        if let Some(feed) = &self.feed {
-            // The hashing task ends only with the feed.
-            let _ = feed.send(fed).await;
+    /// The hashes when what they were last given is hashed.
+    async fn settled(&mut self) -> Result<Option<Box<Both>>, Refusal> {
+        match std::mem::replace(self, Self::None) {
+            Self::None => Ok(None),
+            Self::Idle(both) => Ok(Some(both)),
+            Self::Busy(batch) => batch.await.map(Some).map_err(|_| Refusal::Internal),
         }
     }
 
-    async fn update(&self, bytes: &Bytes) {
-        if self.feed.is_some() {
-            self.send(Feed::Bytes(bytes.clone())).await;
+    /// One batch more, of which so many parts end at the mark. The batch before is waited for.
+    async fn update(&mut self, parts: &[Bytes], marked: usize) -> Result<(), Refusal> {
+        let Some(mut both) = self.settled().await? else { return Ok(()) };
+        if parts.iter().map(Bytes::len).sum::<usize>() < HASHED_AT_ONCE_BYTES {
+            both.update(parts, marked);
+            *self = Self::Idle(both);
+        } else {
+            let parts = parts.to_vec();
+            *self = Self::Busy(tokio::task::spawn_blocking(move || {
+                both.update(&parts, marked);
+                both
+            }));
         }
+        Ok(())
     }
 
-    async fn mark(&self) {
-        self.send(Feed::Mark).await;
-    }
-
-    async fn states_at_mark(&self) -> Result<States, Refusal> {
-        if self.feed.is_none() {
-            return Ok(States::default());
-        }
-        let (answer, states) = oneshot::channel();
-        self.send(Feed::States(answer)).await;
-        states.await.map_err(|_| Refusal::Internal)
+    async fn states_at_mark(&mut self) -> Result<States, Refusal> {
+        let Some(both) = self.settled().await? else { return Ok(States::default()) };
+        let states = both.marked.states();
+        *self = Self::Idle(both);
+        Ok(states)
     }
 
     /// The hashes of everything that was fed, and of what their states held before.
     pub(super) async fn finish(&mut self) -> Result<SlowDigests, Refusal> {
-        self.feed = None;
-        match self.result.take() {
-            None => Ok(SlowDigests::default()),
-            Some(result) => result.await.map(Running::finish).map_err(|_| Refusal::Internal),
-        }
+        Ok(self.settled().await?.map_or_else(SlowDigests::default, |both| both.now.finish()))
     }
 }
 
@@ -312,6 +324,7 @@ mod tests {
         let counter = AtomicUsize::new(0);
         let mut first = Pour::new(None, Hashers::start(both), &counter);
         first.take(Bytes::from(data.clone()).slice(..600_000)).await.unwrap();
+        first.flush_to_mark().await.unwrap();
         let mark = first.mark();
         assert_eq!(mark.bytes, 2 * limits::GRANULE_BYTES);
         let states = first.states_at_mark().await.unwrap();
@@ -320,6 +333,7 @@ mod tests {
         let at = usize::try_from(mark.bytes).unwrap();
         let mut second = Pour::new(None, Hashers::resume(&states), &counter);
         second.take(Bytes::from(data.clone()).slice(at..)).await.unwrap();
+        second.flush().await.unwrap();
         let found = second.finish_hashes().await.unwrap();
         assert_eq!(found.md5, Some(Md5::digest(&data).into()));
         assert_eq!(found.sha256, Some(Sha256::digest(&data).into()));

@@ -37,9 +37,13 @@ pub enum BodyError {
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
+    /// There was no memory for it.
+    #[error("the server is receiving as much as it may")]
+    Busy,
 }
 
-/// A body: chunks, then its end, or what went wrong.
+/// A body: chunks, then its end, or what went wrong. An empty chunk asks the receiver to write what it has gathered,
+/// because memory is short; the body may wait until that memory is free.
 pub type Body<'a> = Pin<&'a mut (dyn Stream<Item = Result<Bytes, BodyError>> + Send)>;
 
 /// A session that may take a body now.
@@ -48,6 +52,27 @@ pub struct Admitted {
     session: Session,
     /// The file has been used: the body is only compared with this.
     used: Option<FileInfo>,
+    /// May it only be the first body?
+    only_new: bool,
+}
+
+impl Admitted {
+    /// Did an earlier body make a version?
+    fn holds_content(&self) -> bool {
+        self.session.state == SessionState::Committed
+    }
+
+    /// Lets the body in only as the first one.
+    ///
+    /// # Errors
+    /// [`Refusal::ConditionFailed`] when there is content already.
+    pub fn only_new(self, header: &'static str) -> Result<Self, Refusal> {
+        if self.holds_content() {
+            Err(Refusal::ConditionFailed { header })
+        } else {
+            Ok(Self { only_new: true, ..self })
+        }
+    }
 }
 
 /// What was stored.
@@ -122,7 +147,7 @@ async fn admitted(
         ));
     }
     require_space(engine, length.unwrap_or(0)).await?;
-    Ok(Admitted { session, used })
+    Ok(Admitted { session, used, only_new: false })
 }
 
 /// Is there room for so many bytes more on the backend?
@@ -147,7 +172,8 @@ fn too_large(limit: u64) -> Refusal {
 ///
 /// # Errors
 /// Nothing is stored with any of them: [`Refusal::Incomplete`], [`Refusal::TooLarge`], [`Refusal::DigestMismatch`],
-/// [`Refusal::Ticket`] when the session ended meanwhile or the file was used, and the keepers' own.
+/// [`Refusal::Ticket`] when the session ended meanwhile or the file was used, [`Refusal::ConditionFailed`] when another
+/// body was faster and this one wants to be the first, and the keepers' own.
 pub async fn single(
     engine: &Engine,
     admitted: Admitted,
@@ -167,7 +193,7 @@ async fn take(
     length: Option<u64>,
     declared: Declared,
 ) -> Result<Receipt, Refusal> {
-    let Admitted { session, used } = admitted;
+    let Admitted { session, used, only_new } = admitted;
     let mut expected = Expected {
         limit: session.max_bytes,
         length: length.or(session.size),
@@ -206,7 +232,7 @@ async fn take(
     let extent = finish(writer).await?;
     let piece =
         Piece { segment, length: extent.length, digests: receipt.digests.crcs().into(), backend: extent.backend };
-    commit::single(engine, &session, piece, receipt).await
+    commit::single(engine, &session, piece, receipt, only_new).await
 }
 
 async fn finish(writer: Option<Box<dyn SegmentWriter>>) -> Result<Extent, Refusal> {
@@ -301,6 +327,7 @@ async fn pour_all(pour: &mut Pour<'_>, mut body: Body<'_>, expected: &Expected) 
             Ok(chunk) => pour.take(chunk).await?,
             Err(BodyError::TooLong) => return Err(too_large(expected.limit)),
             Err(BodyError::Stopping) => return Err(Refusal::Unavailable),
+            Err(BodyError::Busy) => return Err(Refusal::Busy { retry_after: limits::BUSY_RETRY }),
             Err(error @ (BodyError::Cut | BodyError::TooSlow)) => {
                 return Err(Refusal::Incomplete { reason: format!("{error} after {size} bytes") });
             }

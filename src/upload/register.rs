@@ -12,7 +12,7 @@ use crate::clock::{Timestamp, ordered_uuid};
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
-use crate::meta::{self, Changes, FileUse, NewPush};
+use crate::meta::{self, Changes, FileUse, ItemLimits, ItemRoom, NewPush};
 use crate::model::change::Ordering;
 use crate::model::ids::{FileId, RequestId, StreamId, VersionId};
 use crate::model::refusal::Refusal;
@@ -104,6 +104,10 @@ pub struct Ask {
     pub records: Records,
     /// How many there are.
     pub count: u64,
+    /// Of them, those that add an item or replace one.
+    pub puts: u64,
+    /// Of them, those that change a part of an item.
+    pub patches: u64,
     /// Containers whose bytes become content of items, with the versions seen.
     pub contents: Vec<Container>,
     /// Containers whose bytes were translated into the records.
@@ -128,6 +132,8 @@ impl Ask {
             ordering: None,
             records: Records::Lines(Vec::new()),
             count: 0,
+            puts: 0,
+            patches: 0,
             contents: Vec::new(),
             used_up: Vec::new(),
             file_parameter: "fileId",
@@ -136,6 +142,50 @@ impl Ask {
             delay: Duration::ZERO,
         }
     }
+}
+
+/// How many items a push may add and change, for those who count them while they read it: a push that would be
+/// refused in the end need not be stored first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    left: ItemRoom,
+    now: Timestamp,
+}
+
+impl Room {
+    /// Is there room for so many records that add or replace an item, and so many that change a part of one?
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyItems`] or [`Refusal::TooManyItemsToday`].
+    pub fn check(&self, puts: u64, patches: u64) -> Result<(), Refusal> {
+        let over = |left: Option<u64>, count: u64| left.is_some_and(|left| count > left);
+        match self.left.limits {
+            ItemLimits { per_source: Some(limit), .. } if over(self.left.puts, puts) => {
+                Err(Refusal::TooManyItems { limit })
+            }
+            ItemLimits { per_day: Some(limit), .. } if over(self.left.changed, puts.saturating_add(patches)) => {
+                Err(too_many_today(limit, self.now))
+            }
+            ItemLimits { .. } => Ok(()),
+        }
+    }
+}
+
+/// The room for a push of this kind; without a limit for identities.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn room(engine: &Engine, grant: &Grant, target: &Target, kind: PushKind) -> Result<Room, Refusal> {
+    let now = engine.clock.now();
+    let left = match target {
+        Target::Source(row, _) => engine.meta.item_room(grant.tenant(), *row, kind, now).await?,
+        Target::Provider(_) => ItemRoom::default(),
+    };
+    Ok(Room { left, now })
+}
+
+fn too_many_today(limit: u64, now: Timestamp) -> Refusal {
+    Refusal::TooManyItemsToday { limit, retry_after: now.rest_of_day() }
 }
 
 /// What a client follows an accepted push by.
@@ -151,7 +201,9 @@ pub struct Accepted {
 /// effect.
 ///
 /// # Errors
-/// [`Refusal::Invalid`] when a container was used by another call meanwhile, and the keepers' own.
+/// [`Refusal::Invalid`] when a container was used by another call or got another content meanwhile;
+/// [`Refusal::TenantPaused`], [`Refusal::TooManyItems`] and [`Refusal::TooManyItemsToday`], which no push gets that only
+/// deletes; and the keepers' own.
 pub async fn accept(engine: &Engine, grant: &Grant, ask: Ask) -> Result<Accepted, Refusal> {
     let now = engine.clock.now();
     let changes = match ask.records {
@@ -192,6 +244,8 @@ pub async fn accept(engine: &Engine, grant: &Grant, ask: Ask) -> Result<Accepted
             due: if ask.delay.is_zero() { Timestamp(0) } else { now.plus(ask.delay) },
             changes,
             records: ask.count,
+            puts: ask.puts,
+            changed: ask.puts.saturating_add(ask.patches),
             uses,
             closes: ask.closes,
             now,
@@ -210,6 +264,13 @@ pub async fn accept(engine: &Engine, grant: &Grant, ask: Ask) -> Result<Accepted
             ask.file_parameter,
             format!("`{file}` was used by another call, or expired: a file container serves one call"),
         )),
+        meta::Accepted::FileReplaced(file) => Err(Refusal::invalid(
+            ask.file_parameter,
+            format!("`{file}` got another content while this call read it: repeat the call"),
+        )),
+        meta::Accepted::TenantPaused => Err(Refusal::TenantPaused),
+        meta::Accepted::TooManyItems(limit) => Err(Refusal::TooManyItems { limit }),
+        meta::Accepted::TooManyItemsToday(limit) => Err(too_many_today(limit, now)),
         meta::Accepted::SourceGone => Err(Refusal::TargetUnknown { what: "source", id: gone }),
         meta::Accepted::StreamGone => Err(Refusal::invalid(
             "streamId",

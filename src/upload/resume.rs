@@ -17,7 +17,7 @@ use crate::faults;
 use crate::limits;
 use crate::meta::{Advance, Upload};
 use crate::model::file::{Crcs, Declared, Digests, FileRecord, Piece, RunningCrcs, Version};
-use crate::model::ids::{SegmentId, SessionId, VersionId};
+use crate::model::ids::{SegmentId, SessionId, TenantId, VersionId};
 use crate::model::refusal::Refusal;
 use crate::model::session::{Hashes, Progress, Session, SessionState, Strategy};
 
@@ -60,7 +60,16 @@ pub struct Chunk {
 #[derive(Debug)]
 pub struct Admitted {
     session: SessionId,
+    tenant: TenantId,
     chunk: Chunk,
+}
+
+impl Admitted {
+    /// Whose session it is.
+    #[must_use]
+    pub const fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
 }
 
 /// What the doors do with a chunk.
@@ -157,7 +166,7 @@ fn wrong_total(total: u64, size: u64) -> Refusal {
 /// Checks everything that the headers of a chunk tell, before a byte of it is asked for and before anybody is fenced.
 ///
 /// # Errors
-/// [`Refusal::Malformed`] for a chunk that can't be, [`Refusal::OutOfSpace`], and the keepers' own. Nothing has changed.
+/// [`Refusal::TenantPaused`], [`Refusal::Malformed`] for a chunk that can't be, [`Refusal::OutOfSpace`], and the keepers' own. Nothing has changed.
 pub async fn admit(engine: &Engine, id: SessionId, chunk: Chunk) -> Result<Admission, Refusal> {
     let admission = admission(engine, id, chunk).await;
     if let Err(refused) = &admission {
@@ -171,10 +180,13 @@ async fn admission(engine: &Engine, id: SessionId, chunk: Chunk) -> Result<Admis
     if !is_open(engine, &upload.session) {
         return standing(engine, upload).await.map(Admission::Answer);
     }
+    if upload.paused {
+        return Err(Refusal::TenantPaused);
+    }
     check(&upload.session, &chunk)?;
     let more = chunk.length.unwrap_or(0);
     receive::require_space(engine, more).await?;
-    Ok(Admission::Body(Admitted { session: id, chunk }))
+    Ok(Admission::Body(Admitted { session: id, tenant: upload.session.tenant, chunk }))
 }
 
 fn check(session: &Session, chunk: &Chunk) -> Result<(), Refusal> {
@@ -795,6 +807,7 @@ fn too_long(wanted: u64) -> Refusal {
 fn broken(error: &BodyError) -> Refusal {
     match error {
         BodyError::Stopping => Refusal::Unavailable,
+        BodyError::Busy => Refusal::Busy { retry_after: limits::BUSY_RETRY },
         BodyError::TooLong => Refusal::malformed("the body is too long"),
         BodyError::Cut | BodyError::TooSlow => Refusal::Incomplete { reason: error.to_string() },
     }

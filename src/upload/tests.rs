@@ -1,5 +1,7 @@
 //! The verbs over keepers that are no local disk: bytes that can't be appended to, and bytes that fail.
 
+mod resumable;
+
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -38,7 +40,7 @@ impl Place {
         let faults = Faulty::new(Arc::new(memory.clone()));
         let meta = SqliteMeta::open(directory.path()).unwrap();
         let tenant = TenantId::from("acme");
-        let info = TenantInfo { id: tenant.clone(), api: "auto".into(), created: clock.now(), quota: Quota::default() };
+        let info = TenantInfo::new(tenant.clone(), "auto", clock.now());
         meta.create_tenant(info).await.unwrap();
         let engine = Engine::new(
             Arc::new(meta),
@@ -167,4 +169,51 @@ async fn what_fails_leaves_nothing_and_the_next_try_works() {
     let read: Vec<_> = reader.stream(0..600_000).collect().await;
     assert!(read.iter().any(Result::is_err), "a read that fails never looks complete");
     place.sound().await;
+}
+
+#[tokio::test]
+async fn a_push_is_told_that_its_container_got_another_content() {
+    let place = Place::new(Form::Disk).await;
+    let opened = place.open().await;
+    place.put(&opened, vec![Ok(Bytes::from_static(b"first"))], Declared::default()).await.unwrap();
+    let name = opened.file.to_string();
+    let seen = register::container(&place.engine, &place.grant, "fileId", &name).await.unwrap();
+    place.put(&opened, vec![Ok(Bytes::from_static(b"second"))], Declared::default()).await.unwrap();
+    let provider = register::Target::Provider("p".into());
+    let ask = |seen| register::Ask {
+        used_up: vec![seen],
+        ..register::Ask::new(provider.clone(), crate::model::source::PushKind::Identities)
+    };
+    match register::accept(&place.engine, &place.grant, ask(seen)).await {
+        Err(Refusal::Invalid { name: parameter, reason }) => {
+            assert_eq!(parameter, "fileId");
+            assert!(reason.contains(&name) && reason.contains("another content"), "{reason}");
+        }
+        other => panic!("taken: {other:?}"),
+    }
+    let again = register::container(&place.engine, &place.grant, "fileId", &name).await.unwrap();
+    register::accept(&place.engine, &place.grant, ask(again)).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_two_bodies_that_are_to_be_the_first_one_is() {
+    let place = Place::new(Form::Disk).await;
+    let opened = place.open().await;
+    let first = async |bytes: &'static [u8]| {
+        let session = opened.session;
+        let admitted = receive::admit(&place.engine, place.grant.tenant(), session, None).await?;
+        let body = futures_util::stream::iter([Ok(Bytes::from_static(bytes))]);
+        receive::single(&place.engine, admitted.only_new("If-None-Match")?, pin!(body), None, Declared::default()).await
+    };
+    let both = futures_util::future::join(first(b"one"), first(b"two"));
+    let refused = Refusal::ConditionFailed { header: "If-None-Match" };
+    match both.await {
+        (Ok(_), Err(other)) | (Err(other), Ok(_)) => assert_eq!(other, refused),
+        other => panic!("{other:?}"),
+    }
+    let content = place.content(&opened).await;
+    assert!(content == b"one" || content == b"two");
+    // What was refused left no bytes, and without the condition a body replaces another.
+    place.put(&opened, vec![Ok(Bytes::from_static(b"three"))], Declared::default()).await.unwrap();
+    assert_eq!(place.content(&opened).await, b"three");
 }

@@ -5,7 +5,7 @@ use super::resume::{self, Standing};
 use crate::engine::{Engine, Trouble};
 use crate::meta::{self, UploadFilter};
 use crate::model::file::{Declared, Receipt};
-use crate::model::ids::{FileId, SessionId};
+use crate::model::ids::{FileId, SessionId, TenantId};
 use crate::model::refusal::Refusal;
 use crate::model::session::{Hashes, SessionState, Strategy};
 
@@ -42,9 +42,9 @@ fn tracked(engine: &Engine, upload: meta::Upload) -> Tracked {
 ///
 /// # Errors
 /// The keepers' own.
-pub async fn list(engine: &Engine, grant: &Grant, filter: UploadFilter) -> Result<Vec<Tracked>, Refusal> {
+pub async fn list(engine: &Engine, tenant: &TenantId, filter: UploadFilter) -> Result<Vec<Tracked>, Refusal> {
     let filter = UploadFilter { now: engine.clock.now(), ..filter };
-    let uploads = engine.meta.uploads(grant.tenant(), filter).await?;
+    let uploads = engine.meta.uploads(tenant, filter).await?;
     Ok(uploads.into_iter().map(|upload| tracked(engine, upload)).collect())
 }
 
@@ -52,18 +52,18 @@ pub async fn list(engine: &Engine, grant: &Grant, filter: UploadFilter) -> Resul
 ///
 /// # Errors
 /// [`Refusal::NotFound`].
-pub async fn find(engine: &Engine, grant: &Grant, id: SessionId) -> Result<Tracked, Refusal> {
-    let found = row(engine, grant, id).await?;
+pub async fn find(engine: &Engine, tenant: &TenantId, id: SessionId) -> Result<Tracked, Refusal> {
+    let found = row(engine, tenant, id).await?;
     if found.state != SessionState::Open || found.upload.session.strategy != Strategy::Resumable {
         return Ok(found);
     }
     engine.seats.ask(id).await;
-    row(engine, grant, id).await
+    row(engine, tenant, id).await
 }
 
-async fn row(engine: &Engine, grant: &Grant, id: SessionId) -> Result<Tracked, Refusal> {
+async fn row(engine: &Engine, tenant: &TenantId, id: SessionId) -> Result<Tracked, Refusal> {
     let found = engine.meta.upload(id).await?;
-    let own = found.filter(|u| u.session.tenant == *grant.tenant() && u.session.declaration.is_some());
+    let own = found.filter(|u| u.session.tenant == *tenant && u.session.declaration.is_some());
     own.map(|upload| tracked(engine, upload)).ok_or_else(unknown)
 }
 
@@ -72,7 +72,7 @@ async fn row(engine: &Engine, grant: &Grant, id: SessionId) -> Result<Tracked, R
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::Gone`], [`Refusal::Conflict`].
 pub async fn live(engine: &Engine, grant: &Grant, id: SessionId) -> Result<Tracked, Refusal> {
-    let found = row(engine, grant, id).await?;
+    let found = row(engine, grant.tenant(), id).await?;
     match found.state {
         SessionState::Open => Ok(found),
         ended => Err(over(ended)),
@@ -94,14 +94,14 @@ fn over(state: SessionState) -> Refusal {
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::Conflict`] for a committed one.
 pub async fn abort(engine: &Engine, grant: &Grant, id: SessionId) -> Result<(), Refusal> {
-    let found = row(engine, grant, id).await?;
+    let found = row(engine, grant.tenant(), id).await?;
     if found.upload.session.strategy == Strategy::Resumable {
         resume::cancel(engine, id).await?;
     } else {
         engine.meta.end_session(id, SessionState::Aborted, engine.clock.now()).await?;
         engine.work.wake();
     }
-    match row(engine, grant, id).await?.state {
+    match row(engine, grant.tenant(), id).await?.state {
         SessionState::Committed => {
             Err(Refusal::Conflict { reason: "the upload is committed: delete its file instead".into() })
         }
@@ -126,10 +126,10 @@ pub struct Claim {
 /// [`Refusal::UploadIncomplete`], [`Refusal::DigestMismatch`] with both values, [`Refusal::Conflict`] when the committed
 /// bytes are others than claimed, [`Refusal::Invalid`] for a digest that nobody computed, [`Refusal::Gone`].
 pub async fn commit(engine: &Engine, grant: &Grant, id: SessionId, claim: Claim) -> Result<(FileId, Receipt), Refusal> {
-    let mut found = row(engine, grant, id).await?;
+    let mut found = row(engine, grant.tenant(), id).await?;
     if found.state == SessionState::Open && found.upload.session.strategy == Strategy::Resumable {
         conclude(engine, &found, claim).await?;
-        found = row(engine, grant, id).await?;
+        found = row(engine, grant.tenant(), id).await?;
     }
     let session = &found.upload.session;
     match (found.state, found.upload.receipt) {

@@ -14,10 +14,16 @@ const SOCKET_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
+    pub head: String,
     pub body: Vec<u8>,
 }
 
 impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
     fn text(&self, name: &str) -> Outcome<String> {
         let json: Value = serde_json::from_slice(&self.body).map_err(|e| format!("not JSON ({e}): {self:?}"))?;
         json[name].as_str().map(str::to_owned).ok_or_else(|| format!("no `{name}` in {json}"))
@@ -179,7 +185,7 @@ impl Client {
     }
 }
 
-fn expect(reply: io::Result<Reply>, wanted: u16) -> Result<Reply, Failed> {
+pub fn expect(reply: io::Result<Reply>, wanted: u16) -> Result<Reply, Failed> {
     match reply {
         Ok(reply) if reply.status == wanted => Ok(reply),
         Ok(reply) => Err(Failed::Answer(format!(
@@ -205,5 +211,5 @@ fn parse(answer: &[u8]) -> Option<Reply> {
         .parse()
         .ok()?;
     let body = answer.get(end + 4..end + 4 + length)?.to_vec();
-    Some(Reply { status, body })
+    Some(Reply { status, head: head.to_owned(), body })
 }

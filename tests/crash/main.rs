@@ -23,6 +23,7 @@ mod disk;
 mod eyes;
 mod faulty;
 mod points;
+mod resumable;
 mod server;
 mod strict;
 mod world;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use landfall::faults;
 
 use crate::client::{Client, Failed, Upload};
+use crate::resumable::{self, Session};
 use crate::server::{Server, Start, doctor};
 use crate::world::{LATER, PATIENCE, World, interrupted, text};
 use crate::{Outcome, all, disk, ensure, eyes, strict, wait_until};
@@ -26,6 +27,8 @@ enum During {
 /// Which test a point has.
 enum Tested {
     Crash(During),
+    /// In a resumable upload.
+    InSession(Session),
     /// In the first start of a data directory.
     FirstStart,
     /// Each time that it is passed, the first to the last.
@@ -34,11 +37,14 @@ enum Tested {
     Elsewhere,
 }
 
-use Tested::{Crash, Elsewhere, EveryTime, FirstStart};
+use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InSession};
 
 const CASES: &[(&str, Tested)] = &[
     ("start.tenant", FirstStart),
     ("start.sources", FirstStart),
+    ("start.intent", FirstStart),
+    ("start.key", FirstStart),
+    ("start.shown", FirstStart),
     ("single.session_row", Crash(During::Upload)),
     ("single.ticket_sent", Crash(During::Upload)),
     ("segment.created", Crash(During::Upload)),
@@ -50,6 +56,24 @@ const CASES: &[(&str, Tested)] = &[
     ("single.committed", Crash(During::Swap)),
     ("single.reply", Crash(During::Upload)),
     ("single.reply", Crash(During::Swap)),
+    ("resumable.session_row", InSession(Session::Fresh)),
+    ("segment.created", InSession(Session::GoingOn)),
+    ("segment.half_written", InSession(Session::Fresh)),
+    ("segment.half_written", InSession(Session::GoingOn)),
+    ("segment.unsynced", InSession(Session::Fresh)),
+    ("segment.synced", InSession(Session::Fresh)),
+    ("segment.named", InSession(Session::Fresh)),
+    ("segment.named", InSession(Session::GoingOn)),
+    ("resumable.taken_over", InSession(Session::GoingOn)),
+    ("resumable.recorded", InSession(Session::Fresh)),
+    ("resumable.recorded", InSession(Session::GoingOn)),
+    ("resumable.last_written", InSession(Session::Fresh)),
+    ("resumable.last_written", InSession(Session::GoingOn)),
+    ("resumable.committed", InSession(Session::Fresh)),
+    ("resumable.reply", InSession(Session::Fresh)),
+    ("resumable.reply", InSession(Session::GoingOn)),
+    ("file.checked", InSession(Session::Fresh)),
+    ("file.registered", InSession(Session::Fresh)),
     ("register.checked", Crash(During::Upload)),
     ("register.committed", Crash(During::Upload)),
     ("register.reply", Crash(During::Upload)),
@@ -75,8 +99,15 @@ const CASES: &[(&str, Tested)] = &[
 fn crash_cases() -> impl Iterator<Item = (&'static str, During)> {
     CASES.iter().filter_map(|(point, tested)| match tested {
         Crash(during) => Some((*point, *during)),
-        FirstStart | EveryTime | Elsewhere => None,
+        InSession(_) | FirstStart | EveryTime | Elsewhere => None,
     })
+}
+
+fn in_sessions(kind: &str, case: fn(&str, Session) -> Outcome) {
+    all(CASES.iter().filter_map(|(point, tested)| match tested {
+        InSession(session) => Some((format!("{kind} at {point} ({session:?})"), case(point, *session))),
+        Crash(_) | FirstStart | EveryTime | Elsewhere => None,
+    }));
 }
 
 fn others(which: fn(&Tested) -> bool) -> Vec<&'static str> {
@@ -220,15 +251,25 @@ fn killed_in_a_first_start(point: &str) -> Outcome {
     let data = world.path("data");
     let mut server = world.spawn(&data, &Start::failing(format!("{point}=return(kill)")));
     server.died_at_its_point()?;
+    // Only a start that came to its printing has shown a key; nobody is known to have seen it.
+    let shown = server.keys();
+    ensure!(shown.len() == usize::from(point == "start.shown"), "the first start printed {} keys", shown.len());
     let server = world.start(&data, &Start::default())?;
-    let client = Client { key: server.first_key()?, ..world.client.clone() };
+    let client = Client { key: server.key_after(&shown)?, ..world.client.clone() };
+    let valid = "SELECT count(*) FROM keys WHERE revoked IS NULL";
+    ensure!(eyes::count(&data, valid)? == 1, "a key that nobody has seen still holds");
     let mut upload = interrupted();
     client.finish(&mut upload)?;
     let found = wait_until(PATIENCE, || client.found("newneedle").is_ok_and(|found| found == [upload.document]));
     ensure!(found, "the first upload is not found");
     ensure!(client.content(upload.document)? == upload.body, "the first upload has other bytes");
     server.terminate()?;
-    doctor(&data, 0).map(drop)
+    doctor(&data, 0)?;
+    // The key was seen: no start makes another.
+    let server = world.start(&data, &Start::default())?;
+    ensure!(client.content(upload.document)? == upload.body, "the key that was shown does not hold any more");
+    ensure!(server.keys().len() == shown.len() + 1, "a later start printed a key");
+    server.terminate()
 }
 
 /// A start, a container, a PUT, a push and its processing pass a transaction more often than this, and not as often as
@@ -357,6 +398,21 @@ fn power_cut_at_every_transaction() {
 #[test]
 fn killed_in_an_upload() {
     each("kill -9", in_uploads, killed);
+}
+
+#[test]
+fn killed_in_a_resumable_upload() {
+    in_sessions("kill -9", resumable::killed);
+}
+
+#[test]
+fn power_cut_in_a_resumable_upload() {
+    in_sessions("power cut", resumable::cut_off);
+}
+
+#[test]
+fn strict_power_cut_in_a_resumable_upload() {
+    in_sessions("strict power cut", resumable::cut_off_strictly);
 }
 
 #[test]

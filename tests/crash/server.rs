@@ -95,12 +95,23 @@ impl Server {
 
     /// The key that a first start prints, after it has begun to listen.
     pub fn first_key(&self) -> Outcome<String> {
+        self.key_after(&[])
+    }
+
+    /// The key that a start prints after these, which are in the log already.
+    pub fn key_after(&self, before: &[String]) -> Outcome<String> {
         let mut key = None;
         wait_until(PATIENCE, || {
-            key = self.output().split_whitespace().find_map(|w| w.strip_prefix("LANDFALL_KEY=").map(str::to_owned));
+            key = self.keys().into_iter().nth(before.len());
             key.is_some()
         });
         key.ok_or_else(|| format!("the first start printed no key: {}", self.tail()))
+    }
+
+    /// Every key that was printed to the log, by this start and by those before.
+    pub fn keys(&self) -> Vec<String> {
+        let output = self.output();
+        output.split_whitespace().filter_map(|w| w.strip_prefix("LANDFALL_KEY=").map(str::to_owned)).collect()
     }
 
     fn output(&self) -> String {

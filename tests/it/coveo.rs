@@ -5,6 +5,7 @@ mod clients;
 mod containers;
 mod errors;
 mod items;
+mod limits;
 mod operation;
 mod platform;
 mod streams;

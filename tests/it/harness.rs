@@ -265,6 +265,7 @@ impl Server {
         let first = app.first_start().expect("a first start");
         let (tenant, key) = (first.tenant.clone(), first.key.clone());
         let (source, catalog) = (first.source.clone(), first.catalog.clone());
+        app.first_key_shown().await.expect("remembered");
         let address = app.address();
         // A restart keeps the port, as a real one would: upload URLs name it.
         config.listen = address;
@@ -279,6 +280,12 @@ impl Server {
         assert_eq!(app.address(), self.address);
         self.app = Some(app);
         self.http = client();
+    }
+
+    /// Stops for good; the data, and what keeps them there.
+    pub(crate) async fn stopped(mut self) -> (PathBuf, Arc<TempDir>) {
+        self.app.take().expect("a running server").stop().await;
+        (self.data(), Arc::clone(&self.dir))
     }
 
     /// Stops for good; then `landfall doctor` finds nothing broken in what is left on disk.
@@ -455,6 +462,16 @@ impl Server {
         })
         .await
         .unwrap()
+    }
+
+    /// Runs `landfall admin …`, which must fail; what it says.
+    pub(crate) async fn admin_refused(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(PROGRAM);
+        command.arg("admin").args(arguments).arg("--data").arg(self.data()).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the built binary");
+        assert!(!output.status.success(), "{arguments:?} was taken: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// A key of a tenant with some rights.
@@ -705,9 +722,23 @@ impl Binary {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
     }
 
+    /// A second tenant with a key of every right and a push source.
+    pub(crate) fn neighbour(&self) -> Neighbour {
+        let data = self.dir.path().join("data");
+        let tenant = admin(&data, &["tenant", "create", "neighbour"])["id"].as_str().unwrap().to_owned();
+        let key = admin(&data, &["key", "create", "--tenant", &tenant])["key"].as_str().unwrap().to_owned();
+        let made = admin(&data, &["source", "create", "--tenant", &tenant, "theirs"]);
+        Neighbour { tenant, key, source: made["id"].as_str().unwrap().to_owned() }
+    }
+
     pub(crate) async fn container(&self) -> Container {
-        let path = format!("/push/v1/organizations/{}/files", self.tenant);
-        let request = self.http.post(self.url(&path)).bearer_auth(&self.key);
+        self.container_of(&self.tenant, &self.key).await
+    }
+
+    /// A new container of a tenant.
+    pub(crate) async fn container_of(&self, tenant: &str, key: &str) -> Container {
+        let path = format!("/push/v1/organizations/{tenant}/files");
+        let request = self.http.post(self.url(&path)).bearer_auth(key);
         let body = Reply::read(request.send().await.unwrap()).await.expect(201).json();
         let text = |name: &str| body[name].as_str().expect(name).to_owned();
         Container { upload_uri: text("uploadUri"), file_id: text("fileId") }
@@ -738,8 +769,17 @@ impl Binary {
 
     /// The most memory that it ever had, in bytes.
     pub(crate) fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it has now, in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|l| l.starts_with("VmHWM:")).expect("VmHWM");
+        let line = status.lines().find(|l| l.starts_with(what)).expect(what);
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
     }

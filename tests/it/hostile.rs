@@ -353,6 +353,64 @@ async fn records_of_refusals() {
     server.native("GET", &format!("/refusals/{id}")).send().await.problem_with(404);
 }
 
+/// Whoever knows a tenant's name can have its upload URLs refused, and pushes out no record of those with a ticket.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_do_not_push_out_records_of_refusals() {
+    let server = Server::start().await;
+    let container = server.container().await;
+    server.upload(&container.upload_uri, "x").send().await.expect(200);
+    let told = |reply: &crate::harness::Reply| reply.header("x-request-id").unwrap().to_owned();
+    // A signature that holds, and a body that does not keep its word.
+    let reply =
+        server.upload(&container.upload_uri, "y").header("Content-MD5", "AAAAAAAAAAAAAAAAAAAAAA==").send().await;
+    let mine = told(&reply.expect(400));
+    let path = |n: usize| format!("/put/coveo/{}/{n:032x}?X-Amz-Signature=1", server.tenant);
+    let first = told(&server.upload(&server.url(&path(0)), "x").denied().await);
+    assert_eq!(server.get(&format!("/refusals/{first}")).await["rule"], "parameter_missing");
+    let mut last = String::new();
+    for n in 1..1_200 {
+        let reply = server.bare("GET", &server.url(&path(n))).send().await;
+        last = told(&reply.access_denied());
+    }
+    assert_eq!(server.get(&format!("/refusals/{mine}")).await["rule"], "digest_mismatch");
+    server.get(&format!("/refusals/{last}")).await;
+    server.native("GET", &format!("/refusals/{first}")).problem(404).await;
+    // What is kept of a request is bounded, and no key stays in it.
+    let long = format!("/put/coveo/{}/{}/{}", server.tenant, server.key, "x".repeat(9_000));
+    let long = told(&server.upload(&server.url(&long), "x").denied().await);
+    let record = server.get(&format!("/refusals/{long}")).await;
+    let request = record["request"].as_str().unwrap();
+    assert!(request.starts_with("PUT /put/coveo/") && request.len() < 300, "{request}");
+    assert!(!record.to_string().contains(&server.key), "{record}");
+}
+
+/// What is refused before a handler sees it has the shape of the API that its path is of.
+#[tokio::test(flavor = "multi_thread")]
+async fn early_refusals_have_the_shape_of_their_path() {
+    let server = Server::start_with(|c| c.public_url = Some("http://files.example.com/up".into())).await;
+    let long = "x".repeat(17_000);
+    for mount in ["/push/v1", "/v1", "/rest", "/coveo/push/v1", "/up/push/v1"] {
+        let call = server.call("PUT", format!("{mount}/organizations/o/sources/s/documents?documentId={long}"));
+        call.json("{}").send().await.error(414, "URI_TOO_LONG");
+    }
+    server.native("GET", &format!("/sources/s/items?query={long}")).problem(414).await;
+    let container = server.container().await;
+    let path = container.upload_uri.split_once("/up").unwrap().1;
+    for prefix in ["", "/up"] {
+        let reply = server.upload(&server.url(&format!("{prefix}{path}&x={long}")), "x").send().await.expect(414);
+        assert_eq!(reply.header("content-type"), Some("application/xml"));
+        assert!(reply.text().contains("<Error><Code>URITooLong</Code>"), "{}", reply.text());
+        assert!(reply.text().contains(reply.header("x-request-id").unwrap()), "{}", reply.text());
+    }
+    let reply = server.call("GET", format!("/healthz?{long}")).send().await.expect(414);
+    assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+    // Two hosts, and a coding that nobody knows.
+    let two = "POST /push/v1/organizations/{o}/files HTTP/1.1\nHost: {host}\nHost: other\nConnection: close";
+    server.wire(two, b"").await.error(400, "AMBIGUOUS_HOST");
+    let coding = "GET /landfall/v1/usage HTTP/1.1\nHost: {host}\nTransfer-Encoding: gzip, chunked\nConnection: close";
+    server.wire(coding, b"0\r\n\r\n").await.problem_with(501);
+}
+
 /// Heads that two readers would read differently, and bodies that stand still.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_mean_harm() {

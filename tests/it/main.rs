@@ -8,7 +8,9 @@
     reason = "a test that can't go on has failed; the bans are the server's"
 )]
 
+mod bodies;
 mod coveo;
+mod doctor;
 mod files;
 mod harness;
 mod hostile;

@@ -368,6 +368,52 @@ async fn keys_are_made_listed_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_says_exactly_what_it_is() {
+    let server = Server::start().await;
+    let before = server.get("/keys").await;
+    let long = "x".repeat(256);
+    for (body, field) in [
+        (r#"{"name":"a","name":"b","rights":["read"]}"#.to_owned(), "name"),
+        (r#"{"rights":["read"],"rights":["all"]}"#.to_owned(), "rights"),
+        (json!({ "rights": [] }).to_string(), "rights"),
+        (json!({ "rights": [""] }).to_string(), "rights"),
+        (json!({ "rights": ["read"], "name": "a\0b" }).to_string(), "name"),
+        (json!({ "rights": ["read"], "name": "a\nb" }).to_string(), "name"),
+        (json!({ "rights": ["read"], "name": long }).to_string(), "name"),
+    ] {
+        let problem = server.native("POST", "/keys").json(&body).problem(422).await.json();
+        assert_eq!((&problem["field"], &problem["type"]), (&json!(field), &json!("/problems/invalid-field")), "{body}");
+    }
+    assert_eq!(server.get("/keys").await, before);
+    let body = json!({ "rights": ["read"], "expires_at": "9999-12-31T23:59:59Z" });
+    let made = server.native("POST", "/keys").json(body).send().await.expect(201).json();
+    assert!(made["expires_at"].as_str().unwrap().starts_with("9999-12-3"), "{made}");
+    server.native("GET", "/usage").bearer(made["key"].as_str().unwrap()).send().await.expect(200);
+    for arguments in [
+        vec!["key", "create", "--tenant", &server.tenant, "--rights", ""],
+        vec!["key", "create", "--tenant", &server.tenant, "--name", "a\nb"],
+        vec!["source", "create", "--tenant", &server.tenant, &long],
+    ] {
+        server.admin_refused(&arguments).await;
+    }
+}
+
+/// The ticket is a capability that was given out: it ends with its own time, not with the key's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_outlives_the_key_that_asked_for_it() {
+    let server = Server::start().await;
+    let made = server.native("POST", "/keys").json(json!({ "rights": ["upload"] })).send().await.expect(201).json();
+    let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    let opened = server.call("POST", server.org("files")).bearer(key).send().await.expect(201).json();
+    server.native("DELETE", &format!("/keys/{id}")).send().await.expect(204);
+    server.call("POST", server.org("files")).bearer(key).refused(401, "INVALID_TOKEN").await;
+    let uri = opened["uploadUri"].as_str().unwrap();
+    server.upload(uri, "x").send().await.expect(200);
+    server.clock.advance(std::time::Duration::from_secs(3601));
+    server.upload(uri, "x").denied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_post_may_be_repeated() {
     let server = Server::start().await;
     let body = json!({ "name": "once", "rights": ["read"] });

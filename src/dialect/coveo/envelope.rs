@@ -22,8 +22,8 @@ pub struct ErrorBody<'a> {
 /// The status, error code and message of a refusal on the API.
 ///
 /// The vendor documents no 409, 503 or 507. A state that does not allow a call is told as the parameter that named
-/// it, and so is a container or a stream that does not exist. That the disk is full or a write in doubt has no likeness
-/// there, so that HTTP's own words are used.
+/// it, and so is a container or a stream that does not exist. That the disk is full, a write in doubt or too much under way has no
+/// likeness there, so that HTTP's own words are used.
 #[must_use]
 pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
     let said = refusal.to_string();
@@ -35,6 +35,13 @@ pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
         }
         Refusal::Forbidden { .. } => (403, "ACCESS_DENIED", said),
         Refusal::TenantUnknown => (404, "ORGANIZATION_NOT_FOUND", "the organization does not exist".into()),
+        Refusal::TenantPaused => (
+            400,
+            "ORGANIZATION_IS_PAUSED",
+            "the organization is paused: nothing is taken or changed until an operator resumes it".into(),
+        ),
+        Refusal::TooManyItems { .. } => (412, "DOCUMENT_LIMIT_EXCEEDED", said),
+        Refusal::TooManyItemsToday { .. } => (429, "TOO_MANY_DOCUMENTS_DAILY", said),
         Refusal::TargetUnknown { what: "source", .. } => (412, "SOURCE_DOES_NOT_EXIST", said),
         Refusal::TargetUnknown { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::NotFound { what: "container" | "file" | "stream" | "version" } => (412, "INVALID_PARAMETER", said),
@@ -48,7 +55,9 @@ pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
         Refusal::Conflict { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::DigestMismatch { .. } => (400, "INVALID_DIGEST", said),
         Refusal::Incomplete { .. } => (400, "INVALID_JSON", said),
+        Refusal::ConditionFailed { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::RateLimited { .. } => (429, "TOO_MANY_REQUESTS", said),
+        Refusal::Busy { .. } => (503, "SERVICE_UNAVAILABLE", said),
         Refusal::UploadIncomplete { .. } | Refusal::Gone { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::Quota { .. } | Refusal::OutOfSpace => (507, "INSUFFICIENT_STORAGE", said),
         Refusal::Superseded | Refusal::Unavailable => (503, "SERVICE_UNAVAILABLE", said),
@@ -74,37 +83,6 @@ pub fn error_body(error_code: &str, message: &str, request_id: &str) -> String {
     serde_json::to_string(&body).unwrap_or_else(|_| String::from("{}"))
 }
 
-/// Whole seconds after which the client is to come again, for `Retry-After`.
-#[must_use]
-pub fn retry_after(refused: &Refusal) -> Option<u64> {
-    match refused {
-        Refusal::RateLimited { retry_after } => {
-            Some(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0)).max(1))
-        }
-        Refusal::Unavailable | Refusal::Superseded => Some(1),
-        Refusal::NoCredential
-        | Refusal::BadCredential
-        | Refusal::Forbidden { .. }
-        | Refusal::TenantUnknown
-        | Refusal::TargetUnknown { .. }
-        | Refusal::NotFound { .. }
-        | Refusal::Missing { .. }
-        | Refusal::Invalid { .. }
-        | Refusal::Malformed { .. }
-        | Refusal::MediaType { .. }
-        | Refusal::TooLarge { .. }
-        | Refusal::Ticket(_)
-        | Refusal::Conflict { .. }
-        | Refusal::DigestMismatch { .. }
-        | Refusal::Incomplete { .. }
-        | Refusal::Quota { .. }
-        | Refusal::UploadIncomplete { .. }
-        | Refusal::Gone { .. }
-        | Refusal::OutOfSpace
-        | Refusal::Internal => None,
-    }
-}
-
 /// The media type of [`upload_error`]'s body.
 pub const XML: &str = "application/xml";
 
@@ -119,6 +97,8 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         | Refusal::BadCredential
         | Refusal::Forbidden { .. }
         | Refusal::TenantUnknown
+        | Refusal::TenantPaused
+        | Refusal::TooManyItems { .. }
         | Refusal::TargetUnknown { .. }
         | Refusal::NotFound { .. }
         | Refusal::MediaType { .. }
@@ -131,24 +111,47 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         Refusal::TooLarge { remedy, .. } => (413, "EntityTooLarge", with_remedy(refused.to_string(), remedy)),
         Refusal::DigestMismatch { .. } => (400, "BadDigest", refused.to_string()),
         Refusal::Incomplete { .. } => (400, "IncompleteBody", refused.to_string()),
-        Refusal::RateLimited { .. } => (429, "SlowDown", String::from("Please reduce your request rate.")),
+        Refusal::Busy { .. } => (503, "SlowDown", refused.to_string()),
+        Refusal::ConditionFailed { .. } => {
+            (412, "PreconditionFailed", String::from("At least one of the pre-conditions you specified did not hold"))
+        }
+        Refusal::RateLimited { .. } | Refusal::TooManyItemsToday { .. } => {
+            (429, "SlowDown", String::from("Please reduce your request rate."))
+        }
         Refusal::Quota { .. } | Refusal::OutOfSpace => (507, "InsufficientStorage", refused.to_string()),
         Refusal::Superseded | Refusal::Unavailable => (503, "ServiceUnavailable", refused.to_string()),
         Refusal::Internal => (500, "InternalError", refused.to_string()),
     };
+    let mut more = Vec::new();
+    if let Refusal::TooLarge { limit, .. } = refused {
+        more.extend(proposed.map(|proposed| ("ProposedSize", proposed.to_string())));
+        more.push(("MaxSizeAllowed", limit.to_string()));
+    }
+    if let Refusal::ConditionFailed { header } = refused {
+        more.push(("Condition", (*header).to_owned()));
+    }
+    (status, upload_error_body(code, &message, &more, request_id, host_id))
+}
+
+/// An XML error body, also for what is no refusal: a request that no handler sees.
+#[must_use]
+pub fn upload_error_body(
+    code: &str,
+    message: &str,
+    more: &[(&str, String)],
+    request_id: &str,
+    host_id: &str,
+) -> String {
     let mut body = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>");
     element(&mut body, "Code", code);
-    element(&mut body, "Message", &message);
-    if let Refusal::TooLarge { limit, .. } = refused {
-        if let Some(proposed) = proposed {
-            element(&mut body, "ProposedSize", &proposed.to_string());
-        }
-        element(&mut body, "MaxSizeAllowed", &limit.to_string());
+    element(&mut body, "Message", message);
+    for (name, text) in more {
+        element(&mut body, name, text);
     }
     element(&mut body, "RequestId", request_id);
     element(&mut body, "HostId", host_id);
     body.push_str("</Error>");
-    (status, body)
+    body
 }
 
 fn element(xml: &mut String, name: &str, text: &str) {
@@ -189,6 +192,15 @@ mod tests {
             (Refusal::Forbidden { right: "items" }, 403, "ACCESS_DENIED", 403, "AccessDenied"),
             (Refusal::Forbidden { right: "" }, 403, "ACCESS_DENIED", 403, "AccessDenied"),
             (Refusal::TenantUnknown, 404, "ORGANIZATION_NOT_FOUND", 403, "AccessDenied"),
+            (Refusal::TenantPaused, 400, "ORGANIZATION_IS_PAUSED", 403, "AccessDenied"),
+            (Refusal::TooManyItems { limit: 5 }, 412, "DOCUMENT_LIMIT_EXCEEDED", 403, "AccessDenied"),
+            (
+                Refusal::TooManyItemsToday { limit: 5, retry_after: Duration::from_secs(60) },
+                429,
+                "TOO_MANY_DOCUMENTS_DAILY",
+                429,
+                "SlowDown",
+            ),
             (target("source"), 412, "SOURCE_DOES_NOT_EXIST", 403, "AccessDenied"),
             (target("provider"), 412, "INVALID_PARAMETER", 403, "AccessDenied"),
             (Refusal::NotFound { what: "container" }, 412, "INVALID_PARAMETER", 403, "AccessDenied"),
@@ -208,6 +220,7 @@ mod tests {
             (Refusal::Conflict { reason: "used".into() }, 412, "INVALID_PARAMETER", 403, "AccessDenied"),
             (Refusal::DigestMismatch { algorithm, declared, received }, 400, "INVALID_DIGEST", 400, "BadDigest"),
             (Refusal::Incomplete { reason: "cut".into() }, 400, "INVALID_JSON", 400, "IncompleteBody"),
+            (Refusal::ConditionFailed { header: "If-None-Match" }, 412, "INVALID_PARAMETER", 412, "PreconditionFailed"),
             (
                 Refusal::RateLimited { retry_after: Duration::from_millis(1500) },
                 429,
@@ -215,6 +228,7 @@ mod tests {
                 429,
                 "SlowDown",
             ),
+            (Refusal::Busy { retry_after: Duration::from_secs(2) }, 503, "SERVICE_UNAVAILABLE", 503, "SlowDown"),
             (Refusal::OutOfSpace, 507, "INSUFFICIENT_STORAGE", 507, "InsufficientStorage"),
             (Refusal::Unavailable, 503, "SERVICE_UNAVAILABLE", 503, "ServiceUnavailable"),
             (Refusal::Internal, 500, "INTERNAL_SERVER_ERROR", 500, "InternalError"),
@@ -268,13 +282,5 @@ mod tests {
         assert!(xml.contains("<RequestId>r&amp;</RequestId><HostId>&lt;h&gt;</HostId>"), "{xml}");
         let body = error_body("X", "a \"b\"\n", "r");
         assert_eq!(serde_json::from_str::<Value>(&body).expect("JSON")["message"], json!("a \"b\"\n"));
-    }
-
-    #[test]
-    fn c41_waiting_is_told_in_whole_seconds() {
-        let limited = |ms| retry_after(&Refusal::RateLimited { retry_after: Duration::from_millis(ms) });
-        assert_eq!((limited(0), limited(1500), limited(2000)), (Some(1), Some(2), Some(2)));
-        assert_eq!(retry_after(&Refusal::Unavailable), Some(1));
-        assert_eq!(retry_after(&Refusal::OutOfSpace), None);
     }
 }

@@ -11,8 +11,6 @@ use super::json::{self, Object, shorten};
 
 /// Most fields that one call creates.
 const FIELDS_PER_CALL: usize = 500;
-/// Longest name of a source in bytes.
-const SOURCE_NAME_BYTES: usize = 255;
 
 /// What a caller says about a source, in its creation or in a change.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,9 +31,6 @@ impl SourceBody {
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let mut body = json::parse_object(body)?;
         let name = body.filled_string("name")?.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-        if name.as_ref().is_some_and(|name| name.len() > SOURCE_NAME_BYTES) {
-            return Err(Refusal::invalid("name", format!("is limited to {SOURCE_NAME_BYTES} bytes")));
-        }
         let kind = one_of(&mut body, "sourceType", &["PUSH", "CATALOG"])?;
         let visibility = one_of(&mut body, "sourceVisibility", &["PRIVATE", "SECURED", "SHARED"])?;
         let push_enabled = body.boolean("pushEnabled")?;
@@ -243,11 +238,9 @@ mod tests {
     fn s11_a_source_that_can_t_be_says_why() {
         let got = SourceBody::parse(br#"{"name":" "}"#).expect("no name is for the caller to judge");
         assert_eq!(got.required_name(), Err(Refusal::malformed("`name` is required")));
-        for (body, wanted) in [
-            (json!({"sourceType":"WEB"}), "sourceType"),
-            (json!({"sourceVisibility":"x"}), "sourceVisibility"),
-            (json!({"name":"x".repeat(256)}), "name"),
-        ] {
+        for (body, wanted) in
+            [(json!({"sourceType":"WEB"}), "sourceType"), (json!({"sourceVisibility":"x"}), "sourceVisibility")]
+        {
             assert!(
                 matches!(SourceBody::parse(body.to_string().as_bytes()), Err(Refusal::Invalid { name, .. }) if name == wanted)
             );

@@ -23,6 +23,15 @@ fn problem(refused: &Refusal) -> Problem {
             more: vec![("right", json!(right))],
             ..plain(StatusCode::FORBIDDEN, "missing-right", "The key lacks a right")
         },
+        Refusal::TenantPaused => plain(StatusCode::FORBIDDEN, "tenant-paused", "The tenant is paused"),
+        Refusal::TooManyItems { limit } => Problem {
+            more: vec![("limit", json!(limit))],
+            ..plain(StatusCode::FORBIDDEN, "item-limit", "The source is full")
+        },
+        Refusal::TooManyItemsToday { limit, .. } => Problem {
+            more: vec![("limit", json!(limit))],
+            ..plain(StatusCode::TOO_MANY_REQUESTS, "daily-item-limit", "Too many items today")
+        },
         Refusal::TenantUnknown | Refusal::TargetUnknown { .. } | Refusal::NotFound { .. } => {
             plain(StatusCode::NOT_FOUND, "not-found", "Not found")
         }
@@ -49,7 +58,11 @@ fn problem(refused: &Refusal) -> Problem {
             ..plain(StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch", "The digest differs")
         },
         Refusal::Incomplete { .. } => plain(StatusCode::BAD_REQUEST, "incomplete", "The body is incomplete"),
+        Refusal::ConditionFailed { .. } => {
+            plain(StatusCode::PRECONDITION_FAILED, "condition-failed", "The condition does not hold")
+        }
         Refusal::RateLimited { .. } => plain(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+        Refusal::Busy { .. } => plain(StatusCode::SERVICE_UNAVAILABLE, "busy", "Receiving as much as possible"),
         Refusal::Quota { limit, used, wanted, .. } => Problem {
             more: vec![("limit", json!(limit)), ("used", json!(used)), ("wanted", json!(wanted))],
             ..plain(StatusCode::INSUFFICIENT_STORAGE, "quota", "The quota does not allow it")
@@ -89,18 +102,52 @@ pub(super) fn refuse(refused: &Refusal, request_id: &str) -> Response {
     }
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
     let mut response = (status, json, Value::Object(body).to_string()).into_response();
-    let retry = match refused {
-        Refusal::RateLimited { retry_after } => Some(retry_after.as_secs().max(1)),
-        Refusal::Unavailable | Refusal::Superseded => Some(1),
-        _ => None,
-    };
-    if let Some(seconds) = retry {
+    if let Some(seconds) = refused.retry_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        if status == StatusCode::TOO_MANY_REQUESTS
-            && let Ok(left) = HeaderValue::try_from(format!("\"key\";r=0;t={seconds}"))
+        let policy = match refused {
+            Refusal::RateLimited { .. } => Some("key"),
+            Refusal::TooManyItemsToday { .. } => Some("items-per-day"),
+            _ => None,
+        };
+        if let Some(policy) = policy
+            && let Ok(left) = HeaderValue::try_from(format!("\"{policy}\";r=0;t={seconds}"))
         {
             response.headers_mut().insert("ratelimit", left);
         }
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn shown(refused: &Refusal) -> (u16, Option<String>, Option<String>, Value) {
+        let response = refuse(refused, "r-1");
+        let text = |name: &str| response.headers().get(name).map(|v| v.to_str().expect("ASCII").to_owned());
+        let (status, wait, left) = (response.status().as_u16(), text("retry-after"), text("ratelimit"));
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.expect("a body");
+        (status, wait, left, serde_json::from_slice(&body).expect("JSON"))
+    }
+
+    #[tokio::test]
+    async fn a_paused_tenant_and_full_limits_have_problems_of_their_own() {
+        let (status, wait, _, body) = shown(&Refusal::TenantPaused).await;
+        assert_eq!((status, wait, &body["type"]), (403, None, &json!("/problems/tenant-paused")));
+        let (status, wait, _, body) = shown(&Refusal::TooManyItems { limit: 7 }).await;
+        assert_eq!((status, wait, &body["type"]), (403, None, &json!("/problems/item-limit")));
+        assert_eq!(body["limit"], 7);
+        let today = Refusal::TooManyItemsToday { limit: 9, retry_after: Duration::from_millis(5001) };
+        let (status, wait, left, body) = shown(&today).await;
+        assert_eq!((status, wait.as_deref(), &body["type"]), (429, Some("6"), &json!("/problems/daily-item-limit")));
+        assert_eq!((left.as_deref(), &body["limit"]), (Some("\"items-per-day\";r=0;t=6"), &json!(9)));
+    }
+
+    #[tokio::test]
+    async fn a_condition_that_does_not_hold_is_a_412() {
+        let (status, wait, _, body) = shown(&Refusal::ConditionFailed { header: "If-None-Match" }).await;
+        assert_eq!((status, wait, &body["type"]), (412, None, &json!("/problems/condition-failed")));
+    }
 }

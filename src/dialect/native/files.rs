@@ -26,7 +26,7 @@ const LINK_MIN: u64 = 60;
 const LINK_DEFAULT: u64 = 3600;
 
 pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = tenant::grant(&doors, &call, Right::Read).await?;
+    let tenant = tenant::reader(&doors, &call, Right::Read).await?;
     let known = ["path", "name", "mime_type", "min_size", "committed_after", "limit", "cursor"];
     let query = Query::parse(&call.query, &known)?;
     let limit = query.limit()?;
@@ -40,7 +40,7 @@ pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
         offset: 0,
         limit: limit.saturating_add(1),
     };
-    let mut files = file::list(&doors.engine, &grant, filter).await?;
+    let mut files = file::list(&doors.engine, &tenant, filter).await?;
     let more = files.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     files.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let next = files.last().filter(|_| more).map(|last| {
@@ -87,9 +87,9 @@ fn id(call: &Call) -> Result<FileId, Refusal> {
 }
 
 pub(super) async fn one(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = tenant::grant(&doors, &call, Right::Read).await?;
+    let tenant = tenant::reader(&doors, &call, Right::Read).await?;
     Query::parse(&call.query, &[])?;
-    let found = file::find(&doors.engine, &grant, id(&call)?).await?;
+    let found = file::find(&doors.engine, &tenant, id(&call)?).await?;
     let versions = file::versions(&doors.engine, &found).await?;
     let mut whole = shown(&found);
     if let Some(map) = whole.as_object_mut() {
@@ -103,9 +103,9 @@ pub(super) async fn one(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 pub(super) async fn content(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = tenant::grant(&doors, &call, Right::Read).await?;
+    let tenant = tenant::reader(&doors, &call, Right::Read).await?;
     Query::parse(&call.query, &[])?;
-    let found = file::find(&doors.engine, &grant, id(&call)?).await?;
+    let found = file::find(&doors.engine, &tenant, id(&call)?).await?;
     send(&doors, &call, found).await
 }
 
@@ -121,14 +121,14 @@ async fn send(doors: &Doors, call: &Call, found: FileRecord) -> Reply {
 }
 
 pub(super) async fn link(doors: Arc<Doors>, mut call: Call) -> Reply {
-    let grant = tenant::grant(&doors, &call, Right::Read).await?;
+    let tenant = tenant::reader(&doors, &call, Right::Read).await?;
     let mark = tenant::mark(&call)?;
     let body = call.json(&doors, limits::SMALL_JSON_BYTES, "name a time alone").await?;
     let id = id(&call)?;
-    tenant::once(&doors, &grant, &call, mark, &body, async {
+    tenant::once(&doors, &tenant, &call, mark, &body, async {
         let fields = Fields::read(&body, &["expires_in"])?;
         let life = fields.seconds("expires_in", LINK_MIN, limits::SESSION_LIFE.as_secs())?.unwrap_or(LINK_DEFAULT);
-        let found = file::find(&doors.engine, &grant, id).await?;
+        let found = file::find(&doors.engine, &tenant, id).await?;
         let expires = doors.engine.clock.now().seconds().saturating_add(i64::try_from(life).unwrap_or(0));
         let token = doors.engine.tickets.download_token(&found.tenant, found.id, expires);
         let url = format!(
@@ -160,7 +160,7 @@ pub(super) async fn download(doors: Arc<Doors>, call: Call) -> Reply {
         let at = Timestamp(expires.saturating_mul(1000)).rfc3339();
         return Err(Refusal::Gone { what: "the link", reason: format!("it held until {at}") });
     }
-    let found = file::linked(&doors.engine, &tenant, id).await?;
+    let found = file::find(&doors.engine, &tenant, id).await?;
     send(&doors, &call, found).await
 }
 

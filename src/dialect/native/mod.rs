@@ -20,7 +20,7 @@ use http::{HeaderValue, StatusCode};
 
 use crate::http::call::{self, Answering, Call, Reply, answer};
 use crate::http::doors::{self, Doors};
-use crate::http::server::{self, RequestId};
+use crate::http::server::{self, Early, RequestId};
 use crate::model::refusal::Refusal;
 
 /// Its name in upload locations.
@@ -58,9 +58,25 @@ pub fn routes() -> Router<Arc<Doors>> {
         .layer(axum::middleware::map_response(same_id))
 }
 
+/// Is a path one of this API's?
+#[must_use]
+pub fn is_path(path: &str) -> bool {
+    path.strip_prefix(BASE).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The answer to a request that is refused before a handler sees it.
+#[must_use]
+pub fn refuse_early(early: &Early, request_id: &str) -> Response {
+    with_id(early.problem(request_id), request_id)
+}
+
 /// Our own name for the request's id, beside the one that every answer has.
-async fn same_id(extension: axum::extract::Extension<RequestId>, mut response: Response) -> Response {
-    if let Ok(id) = HeaderValue::try_from(&extension.0.0) {
+async fn same_id(extension: axum::extract::Extension<RequestId>, response: Response) -> Response {
+    with_id(response, &extension.0.0)
+}
+
+fn with_id(mut response: Response, request_id: &str) -> Response {
+    if let Ok(id) = HeaderValue::try_from(request_id) {
         response.headers_mut().insert("request-id", id);
     }
     response
@@ -68,11 +84,7 @@ async fn same_id(extension: axum::extract::Extension<RequestId>, mut response: R
 
 /// The answer to a refused PUT to an upload URL.
 pub fn refuse_upload(refused: &Refusal, request_id: &str, _announced: Option<u64>) -> Response {
-    let mut response = envelope::refuse(refused, request_id);
-    if let Ok(id) = HeaderValue::try_from(request_id) {
-        response.headers_mut().insert("request-id", id);
-    }
-    response
+    with_id(envelope::refuse(refused, request_id), request_id)
 }
 
 /// A route for one handler.

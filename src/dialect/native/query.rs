@@ -57,9 +57,9 @@ impl Query {
 
     pub(super) fn time(&self, name: &str) -> Result<Option<Timestamp>, Refusal> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        match text.parse::<jiff::Timestamp>() {
-            Ok(time) => Ok(Some(Timestamp(time.as_millisecond()))),
-            Err(_) => Err(Refusal::invalid(name, format!("must be an RFC 3339 time, not `{text}`"))),
+        match Timestamp::parse(text) {
+            Some(time) => Ok(Some(time)),
+            None => Err(Refusal::invalid(name, format!("must be an RFC 3339 time, not `{text}`"))),
         }
     }
 

@@ -12,8 +12,9 @@ use crate::http::call::Call;
 use crate::http::doors::Doors;
 use crate::limits;
 use crate::model::access::Right;
+use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
-use crate::tenant;
+use crate::tenant::{self, once as marked, recall, remember};
 use crate::upload::access::{self, Grant};
 
 pub(super) async fn usage(doors: Arc<Doors>, call: Call) -> Reply {
@@ -50,10 +51,17 @@ pub(super) async fn grant(doors: &Doors, call: &Call, right: Right) -> Result<Gr
     access::grant(&doors.engine, &caller, &caller.tenant, right).await
 }
 
+/// Whose key asks, with this right, for what a paused tenant may do as well.
+pub(super) async fn reader(doors: &Doors, call: &Call, right: Right) -> Result<TenantId, Refusal> {
+    let caller = call.caller(doors).await?;
+    tenant::check(&caller, right)?;
+    Ok(caller.tenant)
+}
+
 /// Answers a call that may be repeated without harm. A repetition with the same mark gets the first answer.
 pub(super) async fn once(
     doors: &Doors,
-    grant: &Grant,
+    tenant: &TenantId,
     call: &Call,
     mark: Option<String>,
     body: &[u8],
@@ -61,12 +69,12 @@ pub(super) async fn once(
 ) -> Reply {
     let Some(mark) = mark else { return answer(StatusCode::OK, &make.await?) };
     let what = format!("{} {}", call.method, call.path);
-    let once = tenant::once(mark, &what, body, doors.engine.clock.now());
-    let first = match tenant::recall(&doors.engine, grant.tenant(), &once).await? {
+    let once = marked(mark, &what, body, doors.engine.clock.now());
+    let first = match recall(&doors.engine, tenant, &once).await? {
         Some(first) => Some(first),
         None => {
             let made = make.await?;
-            match tenant::remember(&doors.engine, grant.tenant(), once, made.to_string().into_bytes()).await? {
+            match remember(&doors.engine, tenant, once, made.to_string().into_bytes()).await? {
                 Some(faster) => Some(faster),
                 None => return answer(StatusCode::OK, &made),
             }

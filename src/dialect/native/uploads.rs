@@ -142,7 +142,7 @@ fn strategy(fields: &Fields, size: Option<u64>) -> Result<Strategy, Refusal> {
 /// What is not said about a next version is as it was with the last one.
 async fn inherit(engine: &Engine, grant: &Grant, ask: &mut Asked) -> Result<(), Refusal> {
     let Some(id) = ask.upload.file.next_of else { return Ok(()) };
-    let Ok(before) = crate::upload::file::find(engine, grant, id).await else { return Ok(()) };
+    let Ok(before) = crate::upload::file::find(engine, grant.tenant(), id).await else { return Ok(()) };
     let declaration = &mut ask.upload.file.declaration;
     if !ask.mime_type {
         declaration.mime_type = before.mime_type;
@@ -206,7 +206,7 @@ fn tracked(upload: &Tracked) -> Value {
 }
 
 pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = tenant::grant(&doors, &call, Right::Upload).await?;
+    let tenant = tenant::reader(&doors, &call, Right::Upload).await?;
     let query = Query::parse(&call.query, &["state", "name", "size", "sha256", "limit", "cursor"])?;
     let sha256 = match query.get("sha256") {
         None => None,
@@ -225,7 +225,7 @@ pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
         limit: limit.saturating_add(1),
         ..UploadFilter::default()
     };
-    let mut uploads = track::list(&doors.engine, &grant, filter).await?;
+    let mut uploads = track::list(&doors.engine, &tenant, filter).await?;
     let more = uploads.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     uploads.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let next = uploads.last().filter(|_| more).map(|last| query::cursor_to(last.upload.session.id.0.as_bytes()));
@@ -239,9 +239,9 @@ fn id(call: &Call) -> Result<SessionId, Refusal> {
 }
 
 pub(super) async fn one(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = tenant::grant(&doors, &call, Right::Upload).await?;
+    let tenant = tenant::reader(&doors, &call, Right::Upload).await?;
     Query::parse(&call.query, &[])?;
-    answer(StatusCode::OK, &tracked(&track::find(&doors.engine, &grant, id(&call)?).await?))
+    answer(StatusCode::OK, &tracked(&track::find(&doors.engine, &tenant, id(&call)?).await?))
 }
 
 /// Fresh locations for an upload that is still open.
@@ -250,7 +250,7 @@ pub(super) async fn urls(doors: Arc<Doors>, mut call: Call) -> Reply {
     let mark = tenant::mark(&call)?;
     let body = call.json(&doors, limits::SMALL_JSON_BYTES, "name the parts alone").await?;
     let id = id(&call)?;
-    tenant::once(&doors, &grant, &call, mark, &body, async {
+    tenant::once(&doors, grant.tenant(), &call, mark, &body, async {
         let fields = Fields::read(&body, &["parts"])?;
         let found = track::live(&doors.engine, &grant, id).await?;
         if fields.has("parts") {
@@ -275,7 +275,7 @@ pub(super) async fn commit(doors: Arc<Doors>, mut call: Call) -> Reply {
     let mark = tenant::mark(&call)?;
     let body = call.json(&doors, limits::SMALL_JSON_BYTES, "name a size and digests alone").await?;
     let id = id(&call)?;
-    tenant::once(&doors, &grant, &call, mark, &body, async {
+    tenant::once(&doors, grant.tenant(), &call, mark, &body, async {
         let fields = Fields::read(&body, &["size", "digests"])?;
         let claim = Claim { size: fields.number("size")?, digests: fields.digests()? };
         let (file, receipt) = track::commit(&doors.engine, &grant, id, claim).await?;

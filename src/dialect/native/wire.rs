@@ -1,12 +1,18 @@
 //! JSON shapes.
 
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
 
 use super::query;
 use crate::clock::Timestamp;
 use crate::engine::RefusalRecord;
 use crate::meta::{KeyInfo, Usage};
+use crate::model::access::{Right, Rights};
 use crate::model::file::{Declared, Digests};
+use crate::model::ids::{NAME_CHARS, is_name};
 use crate::model::refusal::Refusal;
 use crate::model::source::{Content, Item, Push, Source};
 use crate::source::browse::Page;
@@ -156,12 +162,57 @@ pub(super) fn key(info: &KeyInfo, secret: Option<&str>) -> Value {
     shown
 }
 
+/// The fields of a JSON object, each given once: of two, one would be passed over in silence.
+///
+/// # Errors
+/// [`Refusal::Malformed`] for what is no JSON object, [`Refusal::Invalid`] for a field that is given twice.
+pub(super) fn fields(body: &[u8]) -> Result<Vec<(String, Value)>, Refusal> {
+    let Fields(fields) = serde_json::from_slice(body).map_err(|error| {
+        if error.is_data() {
+            Refusal::malformed("the body must be a JSON object")
+        } else {
+            Refusal::malformed(format!("the body is not JSON: {error}"))
+        }
+    })?;
+    let mut seen = HashSet::new();
+    match fields.iter().find(|(name, _)| !seen.insert(name.as_str())) {
+        Some((twice, _)) => Err(Refusal::invalid(shortened(twice), "is given twice")),
+        None => Ok(fields),
+    }
+}
+
+struct Fields(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        input.deserialize_map(Collect)
+    }
+}
+
+/// A name that a stranger chose, for a sentence.
+fn shortened(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
 /// Reads a key to make: `name`, `rights`, `expires_at`. Unknown fields are refused by name.
 pub(super) fn new_key(body: &[u8], once: Option<String>, now: Timestamp) -> Result<NewKey, Refusal> {
-    use crate::model::access::Rights;
-    let value: Value = serde_json::from_slice(if body.is_empty() { b"{}" } else { body })
-        .map_err(|error| Refusal::malformed(format!("the body is not JSON: {error}")))?;
-    let Value::Object(fields) = value else { return Err(Refusal::malformed("the body must be a JSON object")) };
+    let fields = fields(if body.is_empty() { b"{}" } else { body })?;
     let mut new = NewKey {
         name: String::new(),
         rights: Rights::default(),
@@ -171,21 +222,20 @@ pub(super) fn new_key(body: &[u8], once: Option<String>, now: Timestamp) -> Resu
     let mut rights_given = false;
     for (name, value) in fields {
         match (name.as_str(), value) {
-            ("name", Value::String(text)) if text.chars().count() <= 255 => new.name = text,
-            ("name", _) => return Err(Refusal::invalid("name", "must be a text of at most 255 characters")),
+            ("name", Value::String(text)) if is_name(&text) => new.name = text,
+            ("name", _) => {
+                let reason =
+                    format!("must be a text of at most {NAME_CHARS} characters, none of them a control character");
+                return Err(Refusal::invalid("name", reason));
+            }
             ("rights", Value::Array(names)) => {
-                let names: Option<Vec<&str>> = names.iter().map(Value::as_str).collect();
-                let names = names.ok_or_else(|| Refusal::invalid("rights", "must be a list of names"))?;
-                new.rights = Rights::parse(&names.join(","))
-                    .map_err(|unknown| Refusal::invalid("rights", format!("has no right `{unknown}`")))?;
+                new.rights = rights(&names)?;
                 rights_given = true;
             }
             ("rights", _) => return Err(Refusal::invalid("rights", "must be a list of names")),
             ("expires_at", Value::String(text)) => {
-                let time: jiff::Timestamp = text
-                    .parse()
-                    .map_err(|_| Refusal::invalid("expires_at", format!("must be an RFC 3339 time, not `{text}`")))?;
-                let time = Timestamp(time.as_millisecond());
+                let wrong = || format!("must be an RFC 3339 time, not `{}`", shortened(&text));
+                let time = Timestamp::parse(&text).ok_or_else(|| Refusal::invalid("expires_at", wrong()))?;
                 if time <= now {
                     return Err(Refusal::invalid("expires_at", "is in the past"));
                 }
@@ -195,7 +245,7 @@ pub(super) fn new_key(body: &[u8], once: Option<String>, now: Timestamp) -> Resu
             ("expires_at", _) => return Err(Refusal::invalid("expires_at", "must be an RFC 3339 time")),
             (unknown, _) => {
                 let reason = "is not a field of this call, which has: name, rights, expires_at";
-                return Err(Refusal::invalid(unknown, reason));
+                return Err(Refusal::invalid(shortened(unknown), reason));
             }
         }
     }
@@ -204,4 +254,68 @@ pub(super) fn new_key(body: &[u8], once: Option<String>, now: Timestamp) -> Resu
         return Err(Refusal::Missing { name: "rights".into() });
     }
     Ok(new)
+}
+
+/// A list of rights by their names, `all` among them; a key without any would be good for nothing.
+fn rights(names: &[Value]) -> Result<Rights, Refusal> {
+    let wrong = |reason: String| Refusal::invalid("rights", reason);
+    if names.is_empty() {
+        return Err(wrong(String::from("must name at least one right")));
+    }
+    let mut rights = Vec::new();
+    for name in names {
+        match name.as_str() {
+            None => return Err(wrong(String::from("must be a list of names"))),
+            Some("all") => rights.extend(Right::ALL),
+            Some(name) => match Right::from_name(name) {
+                Some(right) => rights.push(right),
+                None => return Err(wrong(format!("has no right `{}`", shortened(name)))),
+            },
+        }
+    }
+    Ok(rights.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(body: &str) -> Option<String> {
+        match new_key(body.as_bytes(), None, Timestamp(1_000_000)) {
+            Ok(_) => None,
+            Err(Refusal::Invalid { name, .. } | Refusal::Missing { name }) => Some(name),
+            Err(other) => panic!("{body}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_keys_fields_are_taken_once_and_within_bounds() {
+        let long = "x".repeat(256);
+        for (body, wrong) in [
+            (r#"{"name":"a","name":"a","rights":["read"]}"#.into(), Some("name")),
+            (r#"{"rights":["read"],"name":"a","rights":["all"]}"#.into(), Some("rights")),
+            (r#"{"rights":["read"],"expires_at":null,"expires_at":null}"#.into(), Some("expires_at")),
+            (r#"{"rights":["read"],"other":1,"other":1}"#.into(), Some("other")),
+            (r#"{"rights":[]}"#.into(), Some("rights")),
+            (r#"{"rights":[""]}"#.into(), Some("rights")),
+            (r#"{"rights":["read,keys"]}"#.into(), Some("rights")),
+            (r#"{"rights":["read",1]}"#.into(), Some("rights")),
+            (r#"{"rights":["read"],"name":"a\u0000b"}"#.into(), Some("name")),
+            (r#"{"rights":["read"],"name":"a\nb"}"#.into(), Some("name")),
+            (format!(r#"{{"rights":["read"],"name":"{long}"}}"#), Some("name")),
+            (format!(r#"{{"rights":["read"],"name":"{}"}}"#, "é".repeat(255)), None),
+            (r#"{"rights":["read"],"expires_at":"1969-01-01T00:00:00Z"}"#.into(), Some("expires_at")),
+            (r#"{"rights":["read"],"expires_at":"9999-12-31T23:59:59Z"}"#.into(), None),
+            (r#"{"rights":["read","keys","read"]}"#.into(), None),
+        ] {
+            let body: String = body;
+            assert_eq!(field(&body).as_deref(), wrong, "{body}");
+        }
+        assert_eq!(field("{}").as_deref(), Some("rights"));
+        for malformed in ["[]", "1", "{", "{} x", "\"a\""] {
+            assert!(matches!(fields(malformed.as_bytes()), Err(Refusal::Malformed { .. })), "{malformed}");
+        }
+        let all = new_key(br#"{"rights":["all"]}"#, None, Timestamp(0)).expect("a key");
+        assert_eq!(all.rights, Rights::all());
+    }
 }

@@ -10,7 +10,6 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::http::body::{BodyTiming, read_all, receive};
-use crate::upload::receive::BodyError;
 
 struct Server {
     address: SocketAddr,
@@ -21,8 +20,12 @@ struct Server {
 /// Counts handlers that came to their end.
 static FINISHED: AtomicUsize = AtomicUsize::new(0);
 
+/// An answer that no socket buffers.
+const LARGE: usize = 64 << 20;
+
 fn quick() -> Config {
     Config {
+        answer_idle_seconds: 1,
         header_seconds: 1,
         body_idle_seconds: 1,
         body_grace_seconds: 1,
@@ -42,7 +45,7 @@ async fn start(config: Config) -> Server {
     let received = {
         let (timing, stopping) = (timing.clone(), stopping.clone());
         move |body: Body| async move {
-            let mut stream = receive(body, &timing, stopping);
+            let mut stream = receive(body, &timing, &"t".into(), None, stopping);
             let mut size = 0;
             while let Some(chunk) = stream.next().await {
                 match chunk {
@@ -54,7 +57,7 @@ async fn start(config: Config) -> Server {
         }
     };
     let json = move |body: Body| async move {
-        match read_all(body, 1000, "send less", &timing).await {
+        match read_all(body, 1000, "send less", &timing, &"t".into()).await {
             Ok(body) => (StatusCode::OK, body.len().to_string()),
             Err(refusal) => (StatusCode::PAYLOAD_TOO_LARGE, refusal.to_string()),
         }
@@ -74,6 +77,7 @@ async fn start(config: Config) -> Server {
         .route("/json", post(json).layer(planes.clone()))
         .route("/refuse", any(|| async { (StatusCode::FORBIDDEN, "no") }))
         .route("/origin", get(named))
+        .route("/large", get(async || vec![7; LARGE]))
         .route("/slow", get(slow))
         .route("/slow-control", get(slow).layer(planes.clone()))
         .route("/id", get(|Extension(RequestId(id)): Extension<RequestId>| async move { id }))
@@ -284,32 +288,13 @@ async fn what_comes_too_slowly_is_cut() {
 async fn a_slow_receiver_is_not_the_clients_fault() {
     let timing = BodyTiming::new(&quick());
     let chunks = futures_util::stream::iter((0..3).map(|_| Ok::<_, io::Error>(Bytes::from_static(b"abc"))));
-    let mut stream = receive(Body::from_stream(chunks), &timing, watch::channel(false).1);
+    let mut stream = receive(Body::from_stream(chunks), &timing, &"t".into(), None, watch::channel(false).1);
     for _ in 0..3 {
         assert_eq!(stream.next().await, Some(Ok(Bytes::from_static(b"abc"))));
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
     assert_eq!(stream.next().await, None);
     assert_eq!(stream.next().await, None);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn bodies_wait_for_memory_and_are_refused_when_there_is_none() {
-    let timing = BodyTiming::new(&Config { body_memory_max: 1024 * 1024, ..quick() });
-    let never = || watch::channel(false).1;
-    let whole = || Body::from_stream(futures_util::stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"abc"))]));
-    let mut held = Vec::new();
-    for _ in 0..3 {
-        let mut stream = receive(whole(), &timing, never());
-        assert!(matches!(stream.next().await, Some(Ok(_))));
-        held.push(stream);
-    }
-    assert_eq!(receive(whole(), &timing, never()).next().await, Some(Err(BodyError::Stopping)));
-    let mut waiting = receive(whole(), &timing, never());
-    let waits = tokio::spawn(async move { waiting.next().await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    held.pop();
-    assert!(matches!(waits.await.expect("it runs"), Some(Ok(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -592,6 +577,22 @@ async fn connections_above_the_cap_wait() {
     tokio::pin!(third);
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut third).await.is_err(), "it waits");
     assert!(third.await.starts_with("HTTP/1.1 200"), "the idle ones had to go");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_is_cut_off_and_one_that_pauses_is_not() {
+    let server = start(quick()).await;
+    let ask = b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let mut stream = server.connect().await;
+    stream.write_all(ask).await.expect("sent");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(rest(&mut stream).await.len() < LARGE, "what the sockets had buffered");
+
+    let server = start(Config { answer_idle_seconds: 60, ..quick() }).await;
+    let mut stream = server.connect().await;
+    stream.write_all(ask).await.expect("sent");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(rest(&mut stream).await.len() > LARGE);
 }
 
 #[tokio::test(flavor = "multi_thread")]

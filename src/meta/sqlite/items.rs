@@ -170,6 +170,11 @@ impl Work<'_> {
         run(self.c, &statement, params![self.lease.push, sql(by)]).map(drop)
     }
 
+    /// The source holds so many items more.
+    fn hold(&self, more: i64) -> R<()> {
+        run(self.c, "UPDATE sources SET items = items + ?2 WHERE row = ?1", params![self.source, more]).map(drop)
+    }
+
     fn is_older(&self, present: Option<&Present>) -> bool {
         let than_item = present.is_some_and(|p| {
             p.ordering > self.lease.ordering || (p.ordering == self.lease.ordering && p.push > self.lease.push)
@@ -196,6 +201,7 @@ pub(super) fn apply(
     let mut done = 0;
     let mut cursor = None;
     let mut deletions = 0;
+    let mut puts = 0;
     for resolved in changes {
         if let Some(problem) = &resolved.problem {
             jobs::fail(c, lease.push, resolved.change.document_id(), problem)?;
@@ -220,11 +226,13 @@ pub(super) fn apply(
                 params![source, resolved.change.document_id(), lease.push],
             )?;
         }
+        puts += i64::from(matches!(resolved.change, Change::Put(_) | Change::Merge(_)));
         done += 1;
         cursor = Some(resolved.end);
     }
     if let Some(cursor) = cursor {
-        run(c, "UPDATE pushes SET cursor = ?2 WHERE row = ?1", params![lease.push, sql(cursor)])?;
+        let moved = "UPDATE pushes SET cursor = ?2, puts = max(puts - ?3, 0) WHERE row = ?1";
+        run(c, moved, params![lease.push, sql(cursor), puts])?;
     }
     Ok(Applied::Upto(done))
 }
@@ -299,6 +307,9 @@ fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: boo
         None => work.c.last_insert_rowid(),
     };
     jobs::enqueue(work.c, JobKind::Extract, row, work.lease.push, work.now)?;
+    if !alive {
+        work.hold(1)?;
+    }
     work.count(if alive { "updated" } else { "added" }, 1)
 }
 
@@ -435,7 +446,11 @@ fn bury(work: &Work<'_>, document_id: &str, present: Option<&Present>) -> R<i64>
     if let Some(version) = present.and_then(|p| p.version) {
         uploads::unpin(work.c, version, work.gone)?;
     }
-    Ok(present.map_or_else(|| work.c.last_insert_rowid(), |p| p.row))
+    let row = present.map_or_else(|| work.c.last_insert_rowid(), |p| p.row);
+    if present.is_some_and(|p| !p.deleted) {
+        work.hold(-1)?;
+    }
+    Ok(row)
 }
 
 pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, keep_replaced: Duration) -> R<bool> {

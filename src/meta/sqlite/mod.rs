@@ -20,9 +20,10 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
-    Accepted, Advance, Applied, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter, KeyCreated,
-    KeyInfo, Lease, LeasedJob, Marked, MetaError, MetaStore, NewPush, NewSource, NewVersion, Once, Opening, OverQuota,
-    Quota, RegisterFile, Registered, Resolved, Result, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
+    Accepted, Advance, Applied, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter, ItemRoom,
+    KeyCreated, KeyInfo, Lease, LeasedJob, Marked, MetaError, MetaStore, NewItemLimits, NewPush, NewSource, NewVersion,
+    Once, Opening, OverQuota, Quota, RegisterFile, Registered, Resolved, Result, Swept, TenantInfo, Tombstone, Upload,
+    UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -32,7 +33,7 @@ use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StreamId, TenantId, VersionId,
 };
 use crate::model::session::{Session, SessionState};
-use crate::model::source::{Activity, Item, Push, PushState, Source};
+use crate::model::source::{Activity, Item, Push, PushKind, PushState, Source};
 use crate::sqlite::{Database, SqliteError};
 
 /// The metadata file within a data directory.
@@ -56,6 +57,14 @@ impl SqliteMeta {
         Ok(Self { database: Database::open(&directory.join(FILE_NAME), MIGRATIONS)? })
     }
 
+    /// Opens the metadata in a data directory as they are, only to be read.
+    ///
+    /// # Errors
+    /// When they are not there or have another format than this version's, else what SQLite says.
+    pub fn open_to_read(directory: &Path) -> Result<Self> {
+        Ok(Self { database: Database::open_to_read(&directory.join(FILE_NAME), MIGRATIONS)? })
+    }
+
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -76,7 +85,10 @@ impl From<SqliteError> for MetaError {
         match error {
             SqliteError::OutOfSpace => Self::OutOfSpace,
             SqliteError::Closed => Self::Closed,
-            SqliteError::Newer { .. } | SqliteError::Failed(_) => Self::Failed(error.to_string()),
+            SqliteError::Newer { .. } | SqliteError::Older { .. } | SqliteError::Absent(_) => {
+                Self::Format(error.to_string())
+            }
+            SqliteError::Failed(reason) => Self::Failed(reason),
         }
     }
 }
@@ -109,6 +121,16 @@ impl MetaStore for SqliteMeta {
 
     async fn tenants(&self) -> Result<Vec<TenantInfo>> {
         self.read(tenants::tenants).await
+    }
+
+    async fn pause_tenant(&self, tenant: &TenantId, paused: Option<Timestamp>) -> Result<Option<TenantInfo>> {
+        let tenant = tenant.clone();
+        self.write(move |c| tenants::pause_tenant(c, &tenant, paused)).await
+    }
+
+    async fn limit_tenant(&self, tenant: &TenantId, limits: NewItemLimits) -> Result<Option<TenantInfo>> {
+        let tenant = tenant.clone();
+        self.write(move |c| tenants::limit_tenant(c, &tenant, limits)).await
     }
 
     async fn create_key(&self, key: KeyInfo, hash: [u8; 32], once: Option<Once>) -> Result<KeyCreated> {
@@ -299,6 +321,15 @@ impl MetaStore for SqliteMeta {
 
     async fn accept(&self, push: NewPush) -> Result<Accepted> {
         self.write(move |c| pushes::accept(c, &push)).await
+    }
+
+    async fn item_room(&self, tenant: &TenantId, source: i64, kind: PushKind, now: Timestamp) -> Result<ItemRoom> {
+        let tenant = tenant.clone();
+        self.read(move |c| match tenants::tenant(c, &tenant)? {
+            Some(tenant) => pushes::room(c, &tenant, Some(source), kind, now),
+            None => Ok(ItemRoom::default()),
+        })
+        .await
     }
 
     async fn lease_push(&self, now: Timestamp, lease: Duration) -> Result<Option<Lease>> {

@@ -1,5 +1,6 @@
 //! Accepted pushes and who applies them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rusqlite::{Connection, Row, params};
@@ -8,8 +9,8 @@ use super::rows::{all, one, optional_time, optional_uuid, ordering, run, size, s
 use super::{tenants, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::meta::{Accepted, Changes, FileUse, Lease, LeasedChanges, NewPush};
-use crate::model::change::Ordering;
+use crate::meta::{Accepted, Changes, FileUse, ItemRoom, Lease, LeasedChanges, NewPush, TenantInfo};
+use crate::model::change::{Change, Ordering};
 use crate::model::ids::{RequestId, TenantId, VersionId};
 use crate::model::source::{Push, PushCounts, PushKind, PushState};
 
@@ -21,6 +22,7 @@ pub(super) fn accept(c: &Connection, new: &NewPush) -> R<Accepted> {
         match check_use(c, new, used)? {
             Use::Free => {}
             Use::Before(request, ordering) => return Ok(Accepted::Before(request, ordering)),
+            Use::Replaced => return Ok(Accepted::FileReplaced(used.file)),
             Use::Gone => return Ok(Accepted::FileGone(used.file)),
         }
     }
@@ -50,6 +52,9 @@ pub(super) fn accept(c: &Connection, new: &NewPush) -> R<Accepted> {
             return Ok(Accepted::SourceGone);
         }
     }
+    if let Some(refused) = check_tenant(c, new)? {
+        return Ok(refused);
+    }
     let ordering = match new.ordering {
         Some(ordering) => ordering,
         None => implicit_ordering(c, new.now)?,
@@ -58,15 +63,12 @@ pub(super) fn accept(c: &Connection, new: &NewPush) -> R<Accepted> {
         Changes::Inline(bytes) => (Some(bytes.as_slice()), None, u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
         Changes::Stored { version, size, .. } => (None, Some(*version), *size),
     };
-    let lane = match new.source {
-        Some(row) => format!("s{row}"),
-        None => format!("p{}/{}", new.tenant, new.target),
-    };
+    let lane = lane(new);
     run(
         c,
-        "INSERT INTO pushes (request, tenant, lane, source, target, kind, ordering, state, due, cursor, changes,
-                             changes_version, changes_size, records, accepted)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, 0, ?9, ?10, ?11, ?12, ?13)",
+        "INSERT INTO pushes (request, tenant, lane, source, target, kind, ordering, state, due, cursor, puts,
+                             changes, changes_version, changes_size, records, accepted)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, 0, ?14, ?9, ?10, ?11, ?12, ?13)",
         params![
             new.request.0.as_bytes(),
             new.tenant.0,
@@ -80,10 +82,12 @@ pub(super) fn accept(c: &Connection, new: &NewPush) -> R<Accepted> {
             stored.map(|v| v.0.into_bytes()),
             sql(bytes),
             sql(new.records),
-            new.now.0
+            new.now.0,
+            sql(new.puts)
         ],
     )?;
     let push = c.last_insert_rowid();
+    count_day(c, new)?;
     let gone = new.now.plus(new.keep_replaced);
     for used in &new.uses {
         uploads::use_file(c, used.file, push, &used.call)?;
@@ -103,6 +107,120 @@ pub(super) fn accept(c: &Connection, new: &NewPush) -> R<Accepted> {
     Ok(Accepted::New(ordering))
 }
 
+fn lane(new: &NewPush) -> String {
+    match new.source {
+        Some(row) => source_lane(row),
+        None => format!("p{}/{}", new.tenant, new.target),
+    }
+}
+
+fn source_lane(row: i64) -> String {
+    format!("s{row}")
+}
+
+/// Does the tenant's state or a limit of it stand in the way? A push that only deletes is stopped by no limit.
+fn check_tenant(c: &Connection, new: &NewPush) -> R<Option<Accepted>> {
+    let Some(tenant) = tenants::tenant(c, &new.tenant)? else { return Ok(None) };
+    if tenant.paused.is_some() {
+        return Ok(Some(Accepted::TenantPaused));
+    }
+    if new.changed == 0 || (tenant.items.per_source.is_none() && tenant.items.per_day.is_none()) {
+        return Ok(None);
+    }
+    let room = room(c, &tenant, new.source, new.kind, new.now)?;
+    if let (Some(limit), Some(left), Some(source)) = (room.limits.per_source, room.puts, new.source)
+        && new.puts > left
+        && added(c, new, source)? > left
+    {
+        return Ok(Some(Accepted::TooManyItems(limit)));
+    }
+    if let (Some(limit), Some(left)) = (room.limits.per_day, room.changed)
+        && new.changed > left
+    {
+        return Ok(Some(Accepted::TooManyItemsToday(limit)));
+    }
+    Ok(None)
+}
+
+/// What the tenant's limits leave. Every record that waits to be applied counts as if it were of an item of its own.
+pub(super) fn room(
+    c: &Connection,
+    tenant: &TenantInfo,
+    source: Option<i64>,
+    kind: PushKind,
+    now: Timestamp,
+) -> R<ItemRoom> {
+    let mut room = ItemRoom { limits: tenant.items, ..ItemRoom::default() };
+    if let (Some(limit), Some(source)) = (tenant.items.per_source, source) {
+        // A load leaves nothing of what is there but what has a higher ordering id.
+        let taken = if kind == PushKind::Load { 0 } else { held_or_waiting(c, source)? };
+        room.puts = Some(limit.saturating_sub(taken));
+    }
+    if let Some(limit) = tenant.items.per_day {
+        let day = params![tenant.id.0, now.day()];
+        let items =
+            one(c, "SELECT items FROM item_days WHERE tenant = ?1 AND day = ?2", day, |row| size(row, 0))?.unwrap_or(0);
+        room.changed = Some(limit.saturating_sub(items));
+    }
+    Ok(room)
+}
+
+fn held_or_waiting(c: &Connection, source: i64) -> R<u64> {
+    let held = one(c, "SELECT items FROM sources WHERE row = ?1", [source], |row| size(row, 0))?;
+    let waiting = one(
+        c,
+        "SELECT coalesce(sum(puts), 0) FROM pushes WHERE lane = ?1 AND state IN ('queued', 'applying')",
+        [source_lane(source)],
+        |row| size(row, 0),
+    )?;
+    Ok(held.unwrap_or(0).saturating_add(waiting.unwrap_or(0)))
+}
+
+/// How many items a push adds. A short one is read, so that a change to an item that exists is not taken for a new one;
+/// of a long one every record counts.
+fn added(c: &Connection, new: &NewPush, source: i64) -> R<u64> {
+    match &new.changes {
+        Changes::Inline(lines) if new.kind != PushKind::Load => unknown_items(c, source, lines),
+        Changes::Inline(_) | Changes::Stored { .. } => Ok(new.puts),
+    }
+}
+
+/// How many items these records would add that the source does not hold.
+fn unknown_items(c: &Connection, source: i64, lines: &[u8]) -> R<u64> {
+    let mut unknown = BTreeSet::new();
+    for line in lines.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+        let change: Change = serde_json::from_slice(line).map_err(|error| unreadable(0, error.to_string()))?;
+        if let Change::Put(draft) | Change::Merge(draft) = change {
+            let held = one(
+                c,
+                "SELECT 1 FROM items WHERE source = ?1 AND document_id = ?2 AND deleted IS NULL",
+                params![source, draft.document_id],
+                |_| Ok(()),
+            )?;
+            if held.is_none() {
+                unknown.insert(draft.document_id);
+            }
+        }
+    }
+    Ok(u64::try_from(unknown.len()).unwrap_or(u64::MAX))
+}
+
+/// Counts also where there is no limit, so that one that is set at noon knows the morning.
+fn count_day(c: &Connection, new: &NewPush) -> R<()> {
+    if new.changed == 0 {
+        return Ok(());
+    }
+    // A clock that is set back finds the day that it left.
+    run(c, "DELETE FROM item_days WHERE tenant = ?1 AND day < ?2 - 1", params![new.tenant.0, new.now.day()])?;
+    run(
+        c,
+        "INSERT INTO item_days (tenant, day, items) VALUES (?1, ?2, ?3)
+         ON CONFLICT (tenant, day) DO UPDATE SET items = items + ?3",
+        params![new.tenant.0, new.now.day(), sql(new.changed)],
+    )
+    .map(drop)
+}
+
 /// The wall clock in milliseconds, but never less than what was given before: a clock that is set back must not make
 /// a later change look older.
 fn implicit_ordering(c: &Connection, now: Timestamp) -> R<Ordering> {
@@ -117,6 +235,7 @@ fn implicit_ordering(c: &Connection, now: Timestamp) -> R<Ordering> {
 enum Use {
     Free,
     Before(RequestId, Ordering),
+    Replaced,
     Gone,
 }
 
@@ -125,10 +244,14 @@ fn check_use(c: &Connection, new: &NewPush, used: &FileUse) -> R<Use> {
     if let Some((request, ordering, call)) = file.used {
         return Ok(if call == used.call && !request.0.is_nil() { Use::Before(request, ordering) } else { Use::Gone });
     }
-    let current = file.version.is_some_and(|v| v.id == used.version);
+    let current = file.version.as_ref().is_some_and(|v| v.id == used.version);
     // The chunks of a stream live as long as the stream, which sees to their rows.
     let alive = new.closes.is_some() || file.expires.is_none_or(|expires| expires > new.now);
-    Ok(if current && alive { Use::Free } else { Use::Gone })
+    Ok(match (current, alive) {
+        (true, true) => Use::Free,
+        (false, true) if file.version.is_some() => Use::Replaced,
+        (_, false) | (false, true) => Use::Gone,
+    })
 }
 
 fn hold(c: &Connection, push: i64, version: VersionId) -> R<()> {

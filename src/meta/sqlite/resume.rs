@@ -21,7 +21,8 @@ pub(super) fn upload(c: &Connection, id: SessionId) -> R<Option<Upload>> {
 fn with_progress(c: &Connection, session: Session) -> R<Upload> {
     let progress = progress(c, session.id)?;
     let receipt = uploads::receipt(c, session.id)?;
-    Ok(Upload { session, progress, receipt })
+    let paused = one(c, "SELECT paused IS NOT NULL FROM tenants WHERE id = ?1", [&session.tenant.0], |row| row.get(0))?;
+    Ok(Upload { session, progress, receipt, paused: paused == Some(true) })
 }
 
 fn progress(c: &Connection, id: SessionId) -> R<Progress> {

@@ -228,6 +228,8 @@ const INVARIANTS: &[&str] = &[
     "SELECT 'item ' || i.document_id || ' waits for its text, but no job is due' FROM items i
      WHERE i.state = 'queued' AND i.deleted IS NULL
      AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'extract' AND j.subject = i.row)",
+    "SELECT 'source ' || s.id || ' counts ' || s.items || ' items, but holds ' || count(i.row) FROM sources s
+     LEFT JOIN items i ON i.source = s.row AND i.deleted IS NULL GROUP BY s.row HAVING s.items <> count(i.row)",
     "SELECT 'push ' || p.row || ' names changes that do not exist' FROM pushes p WHERE p.changes_version IS NOT NULL
      AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.id = p.changes_version)",
 ];

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::calls;
 use super::rows::{all, json, json_map, one, optional_size, optional_time, run, sql, time, unreadable, uuid, word};
 use crate::clock::Timestamp;
-use crate::meta::{KeyCreated, KeyInfo, Marked, NewSource, Once, Quota, TenantInfo};
+use crate::meta::{ItemLimits, KeyCreated, KeyInfo, Marked, NewItemLimits, NewSource, Once, Quota, TenantInfo};
 use crate::model::access::{Caller, Rights};
 use crate::model::change::Ordering;
 use crate::model::ids::{KeyId, ProviderId, SourceId, TenantId};
@@ -41,17 +41,45 @@ pub(super) fn create_tenant(c: &Connection, tenant: &TenantInfo) -> R<bool> {
     Ok(made == 1)
 }
 
+const TENANT: &str =
+    "SELECT id, api, created, paused, items_per_source, items_per_day, quota_bytes, quota_sessions FROM tenants";
+
 fn read_tenant(row: &Row<'_>) -> R<TenantInfo> {
-    let quota = Quota { bytes: optional_size(row, 3)?, sessions: optional_size(row, 4)? };
-    Ok(TenantInfo { id: TenantId(row.get(0)?), api: row.get(1)?, created: time(row, 2)?, quota })
+    Ok(TenantInfo {
+        id: TenantId(row.get(0)?),
+        api: row.get(1)?,
+        created: time(row, 2)?,
+        paused: optional_time(row, 3)?,
+        items: ItemLimits { per_source: optional_size(row, 4)?, per_day: optional_size(row, 5)? },
+        quota: Quota { bytes: optional_size(row, 6)?, sessions: optional_size(row, 7)? },
+    })
 }
 
 pub(super) fn tenant(c: &Connection, tenant: &TenantId) -> R<Option<TenantInfo>> {
-    one(c, "SELECT id, api, created, quota_bytes, quota_sessions FROM tenants WHERE id = ?1", [&tenant.0], read_tenant)
+    one(c, &format!("{TENANT} WHERE id = ?1"), [&tenant.0], read_tenant)
 }
 
 pub(super) fn tenants(c: &Connection) -> R<Vec<TenantInfo>> {
-    all(c, "SELECT id, api, created, quota_bytes, quota_sessions FROM tenants ORDER BY id", [], read_tenant)
+    all(c, &format!("{TENANT} ORDER BY id"), [], read_tenant)
+}
+
+pub(super) fn pause_tenant(c: &Connection, id: &TenantId, paused: Option<Timestamp>) -> R<Option<TenantInfo>> {
+    run(
+        c,
+        "UPDATE tenants SET paused = CASE WHEN ?2 IS NULL THEN NULL ELSE coalesce(paused, ?2) END WHERE id = ?1",
+        params![id.0, paused.map(|t| t.0)],
+    )?;
+    tenant(c, id)
+}
+
+pub(super) fn limit_tenant(c: &Connection, id: &TenantId, limits: NewItemLimits) -> R<Option<TenantInfo>> {
+    if let Some(limit) = limits.per_source {
+        run(c, "UPDATE tenants SET items_per_source = ?2 WHERE id = ?1", params![id.0, limit.map(sql)])?;
+    }
+    if let Some(limit) = limits.per_day {
+        run(c, "UPDATE tenants SET items_per_day = ?2 WHERE id = ?1", params![id.0, limit.map(sql)])?;
+    }
+    tenant(c, id)
 }
 
 pub(super) fn create_key(c: &Connection, key: &KeyInfo, hash: [u8; 32], once: Option<&Once>) -> R<KeyCreated> {
@@ -90,7 +118,8 @@ fn read_rights(row: &Row<'_>, index: usize) -> R<Rights> {
 pub(super) fn caller(c: &Connection, hash: [u8; 32], now: Timestamp) -> R<Option<Caller>> {
     one(
         c,
-        "SELECT id, tenant, rights, expires FROM keys WHERE hash = ?1 AND revoked IS NULL AND (expires IS NULL OR expires > ?2)",
+        "SELECT k.id, k.tenant, k.rights, k.expires, t.paused IS NOT NULL FROM keys k JOIN tenants t ON t.id = k.tenant
+         WHERE k.hash = ?1 AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > ?2)",
         params![hash, now.0],
         |row| {
             Ok(Caller {
@@ -98,6 +127,7 @@ pub(super) fn caller(c: &Connection, hash: [u8; 32], now: Timestamp) -> R<Option
                 tenant: TenantId(row.get(1)?),
                 rights: read_rights(row, 2)?,
                 expires: optional_time(row, 3)?,
+                paused: row.get(4)?,
             })
         },
     )

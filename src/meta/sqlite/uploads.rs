@@ -131,6 +131,9 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
         return Ok(Committed::Closed);
     }
     let present = file(c, &session.tenant, session.file)?;
+    if new.only_new && present.is_some() {
+        return Ok(Committed::Exists);
+    }
     if let Some(present) = &present
         && session.state == SessionState::Committed
     {
@@ -156,7 +159,7 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
     }
     // What the session reserved is its own; only what goes beyond must fit.
     let beyond = new.size.saturating_sub(session.reserved);
-    if session.key.is_some()
+    if (session.key.is_some() || session.declaration.is_some())
         && let Some(over) = quota::room(c, &session.tenant, beyond, 0)?
     {
         return Ok(Committed::OverQuota(over));

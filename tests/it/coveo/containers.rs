@@ -403,3 +403,30 @@ async fn a_part_of_a_file_does_not_pass_for_the_whole() {
     nothing_uploaded(&server, &container.file_id).await;
     server.upload(&container.upload_uri, "content").send().await.expect(200);
 }
+
+/// A PUT that is meant for an empty container only replaces nothing, also before its body is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_is_to_be_the_first() {
+    let server = Server::start().await;
+    let container = server.container().await;
+    let put = |body: &str| server.upload(&container.upload_uri, body).header("If-None-Match", "*");
+    put("first").send().await.expect(200);
+    for body in ["first", "second"] {
+        let before = server.state().await;
+        let reply = put(body).send().await.expect(412);
+        assert_eq!(reply.header("content-type"), Some("application/xml"));
+        let text = reply.text();
+        assert!(text.contains("<Error><Code>PreconditionFailed</Code>"), "{text}");
+        assert!(text.contains("<Condition>If-None-Match</Condition>"), "{text}");
+        server.unchanged(&before).await;
+        let id = reply.header("x-request-id").unwrap();
+        assert_eq!(server.get(&format!("/refusals/{id}")).await["rule"], "condition");
+    }
+    let other = server.upload(&container.upload_uri, "x").header("If-None-Match", "\"abc\"").send().await.expect(400);
+    assert!(other.text().contains("<Code>InvalidArgument</Code>"), "{}", other.text());
+    server.upload(&container.upload_uri, "third").send().await.expect(200);
+    let path = server.src("documents?documentId=http://a");
+    server.call("PUT", path).json(json!({ "compressedBinaryDataFileId": container.file_id })).pushed().await;
+    put("third").send().await.expect(412);
+    assert_eq!(server.content("http://a", false).await, b"third");
+}

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Server, snapshot};
+use crate::harness::{Reply, Server, snapshot};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_the_table() {
@@ -52,6 +52,33 @@ async fn every_row_of_the_table() {
         let reply = call.refused(status, code).await;
         snapshot!(name, server, reply);
     }
+    let limit = async |arguments: &[&str]| {
+        let tenant = server.tenant.as_str();
+        server.admin(&[&["tenant", "limit", tenant], arguments].concat()).await;
+    };
+    limit(&["--items-per-source", "0"]).await;
+    let reply = put().json("{}").refused(412, "DOCUMENT_LIMIT_EXCEEDED").await;
+    snapshot!("error_412_document_limit_exceeded", server, reply);
+    limit(&["--items-per-source", "none", "--items-per-day", "0"]).await;
+    let left = server.clock.now().rest_of_day().as_secs();
+    let reply = put().json("{}").refused(429, "TOO_MANY_DOCUMENTS_DAILY").await;
+    let wait: u64 = reply.header("retry-after").expect("Retry-After").parse().expect("whole seconds");
+    assert!(wait.abs_diff(left) < 60 || wait.abs_diff(left) > 86_000, "{wait} seconds, {left} are left of the day");
+    snapshot!("error_429_too_many_documents_daily", server, until_midnight(reply));
+    limit(&["--items-per-day", "none"]).await;
+    server.admin(&["tenant", "pause", &server.tenant]).await;
+    let reply = put().json("{}").refused(400, "ORGANIZATION_IS_PAUSED").await;
+    snapshot!("error_400_organization_is_paused", server, reply);
+    server.admin(&["tenant", "resume", &server.tenant]).await;
+    put().json("{}").pushed().await;
+}
+
+/// How long a day still lasts differs from run to run.
+fn until_midnight(mut reply: Reply) -> Reply {
+    for (_, value) in reply.headers.iter_mut().filter(|(name, _)| name == "retry-after") {
+        *value = String::from("[until midnight]");
+    }
+    reply
 }
 
 /// 401, 404, 403, 412 source, 412 parameter, 415, 413, 400: a request with every fault from one on gets that one.

@@ -48,6 +48,17 @@ async fn check_48_upload_uri() {
     assert!(log.contains("/put/") || log.contains("/files"), "requests are logged: {log}");
     assert!(!log.contains(&signature), "the signature is in the log");
     assert!(!log.contains(&server.key), "the key is in the log");
+
+    // Nor is it when somebody puts it into a path, in whatever spelling.
+    let dashes = server.key.replace('-', "%2D");
+    let encoded: String = server.key.bytes().map(|b| format!("%{b:02x}")).collect();
+    for spelled in [&server.key, &dashes, &encoded] {
+        server.send("GET", &format!("/landfall/v1/keys/{spelled}"), None).await;
+        server.send("GET", &format!("/push/v1/organizations/a%2F{spelled}/files"), None).await;
+        let log = server.log();
+        assert!(!log.contains(spelled.as_str()), "{spelled} is in the log");
+    }
+    assert!(server.log().contains("/keys/(key)"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,6 +159,21 @@ async fn upload_urls_hold_behind_proxies() {
         .await
         .expect(200);
     server.upload(&stripped, "y").send().await.access_denied();
+
+    // A host may be spelled with the port that its scheme has anyway, and in capitals.
+    let server = Server::start_with(|c| c.trusted_proxies = vec!["127.0.0.1".into()]).await;
+    for (asked, sent) in [("Files.Example:443", "files.example"), ("files.example", "FILES.EXAMPLE:443")] {
+        let call = server.call("POST", server.org("files")).header("x-forwarded-proto", "https");
+        let container = call.header("x-forwarded-host", asked).send().await.expect(201).json();
+        let uri = container["uploadUri"].as_str().unwrap();
+        assert!(uri.starts_with("https://files.example/put/"), "{uri}");
+        let put = |host: &str| {
+            let call = server.upload(&server.url(&path_of(uri)), "x").header("x-forwarded-proto", "https");
+            call.header("x-forwarded-host", host)
+        };
+        put(sent).send().await.expect(200);
+        put("files.example:8443").send().await.access_denied();
+    }
 
     // Nobody else is believed.
     let server = Server::start().await;

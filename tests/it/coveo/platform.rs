@@ -229,3 +229,25 @@ fn rewritten(mut reply: crate::harness::Reply) -> crate::harness::Reply {
     reply.body = body.to_string().into_bytes();
     reply
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_ids_are_bounded() {
+    let server = Server::start_with(|config| config.create_providers = true).await;
+    let long = "x".repeat(256);
+    let create = |name: &str| server.call("POST", server.rest("sources")).json(json!({ "name": name }));
+    for name in [long.as_str(), "a\0b", "a\nb"] {
+        create(name).refused(412, "INVALID_PARAMETER").await;
+        let path = server.rest(&format!("sources/{}", server.source));
+        server.call("PUT", path).json(json!({ "name": name })).refused(412, "INVALID_PARAMETER").await;
+        let id = crate::harness::encode(name);
+        let put = server.call("PUT", server.rest(&format!("securityproviders/{id}")));
+        let reply = put.json("{}").refused(412, "INVALID_PARAMETER").await;
+        assert!(reply.json()["message"].as_str().unwrap().starts_with("`providerId` "), "{}", reply.text());
+        let member = json!({ "identity": { "name": "a", "type": "USER" }, "members": [] });
+        let put = server.call("PUT", server.org(&format!("providers/{id}/permissions")));
+        put.json(member).refused(412, "INVALID_PARAMETER").await;
+    }
+    create(&"é".repeat(255)).send().await.expect(201);
+    let id = crate::harness::encode(&"é".repeat(255));
+    server.call("PUT", server.rest(&format!("securityproviders/{id}"))).json("{}").send().await.expect(200);
+}

@@ -57,6 +57,7 @@ pub(super) async fn put(doors: Arc<Doors>, mut call: Call) -> Reply {
         ordering: asked.ordering,
         records: Records::Lines(records::line(&Change::Put(Box::new(document.draft)))?),
         count: 1,
+        puts: 1,
         contents,
         file_parameter,
         call: super::identity(&call, &body),
@@ -110,12 +111,8 @@ pub(super) async fn push_container(doors: &Doors, call: &mut Call, grant: &Grant
     let mut push = Ask { ordering, call: super::identity(call, b""), ..push };
     // One that was used already is not read again: only an equal call gets an answer.
     if container.version.is_some() {
-        match records::translate(&doors.engine, grant, kind, std::slice::from_ref(&container)).await {
-            Ok(translated) => {
-                push.records = Records::Stored(translated.stored);
-                push.count = translated.summary.records;
-                push.contents = translated.contents;
-            }
+        match records::translate(&doors.engine, grant, &push, kind, std::slice::from_ref(&container)).await {
+            Ok(translated) => push = translated.into_push(push),
             // Used up by another call meanwhile, perhaps by an equal one, which then has the answer.
             Err(refused) if refused == records::GONE => {}
             Err(refused) => return Err(refused),

@@ -20,6 +20,7 @@ use http::{HeaderValue, StatusCode, header};
 use super::envelope;
 use crate::http::call::{self, Answering, Call, Reply, answer};
 use crate::http::doors::{self, Doors};
+use crate::http::server::Early;
 use crate::limits;
 use crate::model::access::Right;
 use crate::model::ids::TenantId;
@@ -28,6 +29,9 @@ use crate::upload::access::{self, Grant};
 
 /// The name of this wire in tickets and in the configuration.
 pub const WIRE: &str = "coveo";
+
+/// What stands in the answers of upload URLs where the vendor's storage names a host.
+const HOST_ID: &str = "landfall";
 
 /// Every path that the vendor's clients call, under one mount.
 pub fn routes() -> Router<Arc<Doors>> {
@@ -92,7 +96,7 @@ where
 fn refuse(refused: &Refusal, request_id: &str) -> Response {
     let (status, body) = envelope::error(refused, request_id);
     let mut response = (status_code(status), json_type(), body).into_response();
-    if let Some(seconds) = envelope::retry_after(refused) {
+    if let Some(seconds) = refused.retry_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
@@ -101,13 +105,38 @@ fn refuse(refused: &Refusal, request_id: &str) -> Response {
 /// The answer to a refusal on an upload URL of this wire: the vendor's storage speaks XML.
 #[must_use]
 pub fn refuse_upload(refused: &Refusal, request_id: &str, proposed: Option<u64>) -> Response {
-    let (status, body) = envelope::upload_error(refused, request_id, "landfall", proposed);
+    let (status, body) = envelope::upload_error(refused, request_id, HOST_ID, proposed);
     let mut response =
         (status_code(status), [(header::CONTENT_TYPE, HeaderValue::from_static(envelope::XML))], body).into_response();
-    if let Some(seconds) = envelope::retry_after(refused) {
+    if let Some(seconds) = refused.retry_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// Is a path one of this API's mounts?
+#[must_use]
+pub fn is_path(path: &str) -> bool {
+    ["/v1/", "/push/", "/rest/", "/coveo/"].iter().any(|mount| path.starts_with(mount))
+}
+
+/// The answer to a request that is refused before a handler sees it.
+#[must_use]
+pub fn refuse_early(early: &Early, request_id: &str) -> Response {
+    let code = early.kind.replace('-', "_").to_ascii_uppercase();
+    (early.status, json_type(), envelope::error_body(&code, early.detail, request_id)).into_response()
+}
+
+/// The same on an upload URL of this wire.
+#[must_use]
+pub fn refuse_upload_early(early: &Early, request_id: &str) -> Response {
+    let code = match early.status {
+        StatusCode::URI_TOO_LONG => "URITooLong",
+        StatusCode::NOT_IMPLEMENTED => "NotImplemented",
+        _ => "InvalidRequest",
+    };
+    let xml = [(header::CONTENT_TYPE, HeaderValue::from_static(envelope::XML))];
+    (early.status, xml, envelope::upload_error_body(code, early.detail, &[], request_id, HOST_ID)).into_response()
 }
 
 /// The answer to a path that no call has.
@@ -136,6 +165,14 @@ fn json_type() -> [(header::HeaderName, HeaderValue); 1] {
 async fn grant(doors: &Doors, call: &Call, right: Right) -> Result<Grant, Refusal> {
     let caller = call.caller(doors).await?;
     access::grant(&doors.engine, &caller, &TenantId::from(call.parameter("org")), right).await
+}
+
+/// Who calls, and may they read this in the organization of the path? Its tenant.
+async fn view(doors: &Doors, call: &Call, right: Right) -> Result<TenantId, Refusal> {
+    let caller = call.caller(doors).await?;
+    let tenant = TenantId::from(call.parameter("org"));
+    access::view(&doors.engine, &caller, &tenant, right).await?;
+    Ok(tenant)
 }
 
 /// The JSON body of a call.

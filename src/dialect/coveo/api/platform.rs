@@ -27,16 +27,16 @@ pub(super) async fn create_source(doors: Arc<Doors>, mut call: Call) -> Reply {
 }
 
 pub(super) async fn sources(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = super::grant(&doors, &call, Right::Items).await?;
-    let sources = setup::sources(&doors.engine, grant.tenant()).await?;
+    let tenant = super::view(&doors, &call, Right::Items).await?;
+    let sources = setup::sources(&doors.engine, &tenant).await?;
     answer(StatusCode::OK, &sources.iter().map(source_model).collect::<Vec<_>>())
 }
 
 pub(super) async fn source_pages(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = super::grant(&doors, &call, Right::Items).await?;
+    let tenant = super::view(&doors, &call, Right::Items).await?;
     let query = Query::parse(&call.query);
     let (page, filter) = (query.page()?, query.filter()?.map(|f| f.to_lowercase()));
-    let mut sources = setup::sources(&doors.engine, grant.tenant()).await?;
+    let mut sources = setup::sources(&doors.engine, &tenant).await?;
     sources.retain(|s| filter.as_ref().is_none_or(|f| s.name.to_lowercase().contains(f)));
     let total = u64::try_from(sources.len()).unwrap_or(u64::MAX);
     let skipped = usize::try_from(page.offset()).unwrap_or(usize::MAX);
@@ -45,8 +45,8 @@ pub(super) async fn source_pages(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 pub(super) async fn source(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = super::grant(&doors, &call, Right::Items).await?;
-    let source = source::find(&doors.engine, grant.tenant(), call.parameter("source")).await?;
+    let tenant = super::view(&doors, &call, Right::Items).await?;
+    let source = source::find(&doors.engine, &tenant, call.parameter("source")).await?;
     answer(StatusCode::OK, &source_model(&source))
 }
 
@@ -71,10 +71,10 @@ pub(super) async fn delete_source(doors: Arc<Doors>, call: Call) -> Reply {
 }
 
 pub(super) async fn fields(doors: Arc<Doors>, call: Call) -> Reply {
-    let grant = super::grant(&doors, &call, Right::Fields).await?;
+    let tenant = super::view(&doors, &call, Right::Fields).await?;
     let page = Query::parse(&call.query).page()?;
     let mut fields = vec![Field { name: BUILT_IN_FIELD.into(), kind: "STRING" }];
-    for (name, stored) in setup::fields(&doors.engine, grant.tenant()).await? {
+    for (name, stored) in setup::fields(&doors.engine, &tenant).await? {
         if let Some(kind) = FIELD_TYPES.into_iter().find(|kind| *kind == stored) {
             fields.push(Field { name, kind });
         }

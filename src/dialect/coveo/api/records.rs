@@ -18,7 +18,7 @@ use crate::model::refusal::Refusal;
 use crate::upload::access::Grant;
 use crate::upload::read::VersionReader;
 use crate::upload::receive::{self, BodyError, Stored};
-use crate::upload::register::{self, Container};
+use crate::upload::register::{self, Ask, Container, Records, Room};
 
 /// Batches translated at once; each may hold a few of its largest records in memory.
 static TRANSLATIONS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(2));
@@ -32,8 +32,24 @@ pub(super) struct Translated {
     pub(super) stored: Stored,
     /// What they are.
     pub(super) summary: Summary,
+    /// Of items, how many add or replace one, and how many change a part of one.
+    counted: Counted,
     /// The containers that hold content of items.
     pub(super) contents: Vec<Container>,
+}
+
+impl Translated {
+    /// The push with these records.
+    pub(super) fn into_push(self, push: Ask) -> Ask {
+        Ask {
+            records: Records::Stored(self.stored),
+            count: self.summary.records,
+            puts: self.counted.puts,
+            patches: self.counted.patches,
+            contents: self.contents,
+            ..push
+        }
+    }
 }
 
 /// One change as a record.
@@ -48,34 +64,55 @@ pub(super) fn line<T: serde::Serialize>(change: &T) -> Result<Vec<u8>, Refusal> 
 pub(super) async fn translate(
     engine: &Arc<Engine>,
     grant: &Grant,
+    push: &Ask,
     kind: BatchKind,
     containers: &[Container],
 ) -> Result<Translated, Refusal> {
     let _place = TRANSLATIONS.acquire().await.map_err(|_| Refusal::Unavailable)?;
+    let room = register::room(engine, grant, &push.target, push.kind).await?;
     let versions: Vec<Version> = containers.iter().filter_map(|c| c.version.clone()).collect();
     let (sender, mut receiver) = mpsc::channel::<Result<Bytes, BodyError>>(4);
     let translator =
-        Translator { engine: Arc::clone(engine), grant: grant.clone(), runtime: Handle::current(), sender };
+        Translator { engine: Arc::clone(engine), grant: grant.clone(), room, runtime: Handle::current(), sender };
     let translation = tokio::task::spawn_blocking(move || translator.run(versions, kind));
     let body = pin!(stream::poll_fn(move |context| receiver.poll_recv(context)));
     let stored = receive::store(engine, grant.tenant(), body, limits::ORPHAN_GRACE).await;
     // What the batch itself did wrong comes before what became of its records.
-    let (summary, contents) = translation.await.map_err(|_| Refusal::Internal)??;
-    Ok(Translated { stored: stored?, summary, contents })
+    let (summary, counted, contents) = translation.await.map_err(|_| Refusal::Internal)??;
+    Ok(Translated { stored: stored?, summary, counted, contents })
+}
+
+/// Records so far that add or replace an item, and those that change a part of one.
+#[derive(Default)]
+struct Counted {
+    puts: u64,
+    patches: u64,
+}
+
+impl Counted {
+    fn count(&mut self, record: &Record) {
+        match record {
+            Record::Item { change: Change::Put(_) | Change::Merge(_), .. } => self.puts += 1,
+            Record::Item { change: Change::Patch(_), .. } => self.patches += 1,
+            Record::Item { change: Change::Delete { .. }, .. } | Record::Identity(_) => {}
+        }
+    }
 }
 
 struct Translator {
     engine: Arc<Engine>,
     grant: Grant,
+    room: Room,
     runtime: Handle,
     sender: mpsc::Sender<Result<Bytes, BodyError>>,
 }
 
 impl Translator {
-    fn run(self, versions: Vec<Version>, kind: BatchKind) -> Result<(Summary, Vec<Container>), Refusal> {
+    fn run(self, versions: Vec<Version>, kind: BatchKind) -> Result<(Summary, Counted, Vec<Container>), Refusal> {
         let mut total = Summary::default();
         let mut contents = Vec::new();
         let mut buffer = Vec::with_capacity(2 * limits::WRITE_BYTES);
+        let mut counted = Counted::default();
         for version in versions {
             // One after the other: a stream may have more chunks than the process may have files open.
             let opened = self.runtime.block_on(VersionReader::open(&self.engine, &version));
@@ -90,8 +127,11 @@ impl Translator {
                     };
                 }
             };
-            let translated =
-                batch::translate(reader, kind, &mut |record| self.take(record, &mut buffer, &mut contents));
+            let translated = batch::translate(reader, kind, &mut |record| {
+                counted.count(&record);
+                self.room.check(counted.puts, counted.patches)?;
+                self.take(record, &mut buffer, &mut contents)
+            });
             match translated {
                 Ok(summary) => {
                     total.records += summary.records;
@@ -114,7 +154,7 @@ impl Translator {
             }
         }
         self.send(buffer).map_err(|_| Refusal::Unavailable)?;
-        Ok((total, contents))
+        Ok((total, counted, contents))
     }
 
     fn take(&self, record: Record, buffer: &mut Vec<u8>, contents: &mut Vec<Container>) -> Result<(), SinkError> {

@@ -16,7 +16,7 @@ use crate::model::refusal::Refusal;
 use crate::model::source::{PushKind, Source};
 use crate::source::stream;
 use crate::upload::access::{self, Grant};
-use crate::upload::register::{self, Ask, Records};
+use crate::upload::register::{self, Ask};
 
 async fn enter(doors: &Doors, call: &Call) -> Result<(Grant, Source), Refusal> {
     let (grant, source) = items::enter(doors, call).await?;
@@ -60,18 +60,17 @@ pub(super) async fn close(doors: Arc<Doors>, mut call: Call) -> Reply {
     }
     let containers = register::filled_containers(&doors.engine, &grant, "streamId", content.files).await?;
     let kind = BatchKind::Items { partial_updates: true, merges: false };
-    let translated = records::translate(&doors.engine, &grant, kind, &containers).await?;
+    let load = items::ask(&source, PushKind::Load);
+    let translated = records::translate(&doors.engine, &grant, &load, kind, &containers).await?;
     // A load that adds nothing would delete every item. The vendor skips the deletion then, and so is it here.
     let kind = if translated.summary.puts == 0 { PushKind::Items } else { PushKind::Load };
     let push = Ask {
-        records: Records::Stored(translated.stored),
-        count: translated.summary.records,
-        contents: translated.contents,
+        kind,
         used_up: containers,
         file_parameter: "streamId",
         call: super::identity(&call, b""),
         closes: Some(content.stream),
-        ..items::ask(&source, kind)
+        ..translated.into_push(load)
     };
     items::accepted(StatusCode::OK, register::accept(&doors.engine, &grant, push).await?)
 }
