@@ -318,9 +318,6 @@ fn refuse(refused: &Refusal) -> Response {
     response
 }
 
-/// Chunks that clients are told to send: a multiple of the protocol's granule.
-pub const CHUNK_BYTES: u64 = 32 * limits::GRANULE_BYTES;
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,6 @@ use super::{Reply, WIRE, answer, tenant, wire};
 use crate::engine::Engine;
 use crate::http::call::Call;
 use crate::http::doors::Doors;
-use crate::ingress::resumable::CHUNK_BYTES;
 use crate::limits;
 use crate::meta::UploadFilter;
 use crate::model::access::Right;
@@ -162,7 +161,7 @@ fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Value) {
     map.insert("url".into(), open::location(engine, session, base).into());
     match session.strategy {
         Strategy::Single => map.insert("required_headers".into(), json!({})),
-        Strategy::Resumable | Strategy::Multipart => map.insert("chunk_size".into(), CHUNK_BYTES.into()),
+        Strategy::Resumable | Strategy::Multipart => map.insert("chunk_size".into(), limits::CHUNK_BYTES.into()),
     };
 }
 
