@@ -265,6 +265,17 @@ pub struct Advance {
     pub now: Timestamp,
 }
 
+/// What became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advanced {
+    /// It is recorded.
+    Recorded,
+    /// The writer is fenced, or the session is over.
+    Fenced,
+    /// The tenant's quota has no room for what goes beyond the declared size. Nothing changed.
+    OverQuota(OverQuota),
+}
+
 /// A session that was found by its id alone, with how far it has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upload {
@@ -689,8 +700,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     /// Raises the epoch of an open session, so that whoever writes to it is fenced and its last extent is frozen. `None`
     /// when it is not open any more.
     async fn take_over(&self, id: SessionId, now: Timestamp) -> Result<Option<Upload>>;
-    /// Records what a resumable session's writer has made durable; false when the writer is fenced.
-    async fn advance(&self, advance: Advance) -> Result<bool>;
+    /// Records what a resumable session's writer has made durable, unless the writer is fenced or the quota has no room.
+    async fn advance(&self, advance: Advance) -> Result<Advanced>;
     /// Ends an open session without a version, as `Aborted` or `Failed`; its epoch rises, so that its writer is fenced,
     /// and its bytes are due for deletion. Says how the session stands then, if it is remembered.
     async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>>;

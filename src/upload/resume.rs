@@ -15,7 +15,7 @@ use crate::blob::SegmentWriter;
 use crate::engine::{Called, Engine, Parked, Turn};
 use crate::faults;
 use crate::limits;
-use crate::meta::{Advance, Upload};
+use crate::meta::{Advance, Advanced, Upload};
 use crate::model::file::{Crcs, Declared, Digests, FileRecord, Piece, RunningCrcs, Version};
 use crate::model::ids::{SegmentId, SessionId, TenantId, VersionId};
 use crate::model::refusal::Refusal;
@@ -652,8 +652,10 @@ impl Receive<'_> {
             },
             now: self.engine.clock.now(),
         };
-        if !self.engine.meta.advance(advance).await? {
-            return Err(Stop::Lost);
+        match self.engine.meta.advance(advance).await? {
+            Advanced::Recorded => {}
+            Advanced::Fenced => return Err(Stop::Lost),
+            Advanced::OverQuota(over) => return Err(over.into()),
         }
         faults::point("resumable.recorded");
         segment.recorded = received;

@@ -584,7 +584,10 @@ async fn what_open_uploads_may_bring_is_reserved_and_given_back() {
     let grows = server.open(json!({ "name": "d" })).await;
     let url = text(&grows, "url");
     let refused = server.chunk(&url, &format!("bytes 0-{}/*", GRANULE - 1), &noise(GRANULE)).await;
-    let _ = refused;
+    refused.expect(413);
+    assert_eq!(reserved().await, 0);
+    let seen = server.get(&format!("/uploads/{}", text(&grows, "id"))).await;
+    assert!(seen["problem"]["detail"].as_str().unwrap().contains("quota") && seen["received"] == 0, "{seen}");
     let receipt = server.commit(&text(&first, "id"), json!({})).await.expect(200).json();
     server.native("DELETE", &format!("/uploads/{}", text(&grows, "id"))).send().await.expect(204);
     // Deleting a file gives its bytes back.

@@ -20,10 +20,10 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
-    Accepted, Advance, Applied, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter, ItemRoom,
-    KeyCreated, KeyInfo, Lease, LeasedJob, Marked, MetaError, MetaStore, NewItemLimits, NewPush, NewSource, NewVersion,
-    Once, Opening, OverQuota, Quota, RegisterFile, Registered, Resolved, Result, Swept, TenantInfo, Tombstone, Upload,
-    UploadFilter, Usage,
+    Accepted, Advance, Advanced, Applied, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter,
+    ItemRoom, KeyCreated, KeyInfo, Lease, LeasedJob, Marked, MetaError, MetaStore, NewItemLimits, NewPush, NewSource,
+    NewVersion, Once, Opening, OverQuota, Quota, RegisterFile, Registered, Resolved, Result, Swept, TenantInfo,
+    Tombstone, Upload, UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -234,7 +234,7 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| resume::take_over(c, id, now)).await
     }
 
-    async fn advance(&self, advance: Advance) -> Result<bool> {
+    async fn advance(&self, advance: Advance) -> Result<Advanced> {
         self.write(move |c| resume::advance(c, &advance)).await
     }
 

@@ -6,7 +6,7 @@ use super::quota;
 use super::rows::{all, crcs, one, run, size, sql, word};
 use super::uploads::{self, SESSION, read_session};
 use crate::clock::Timestamp;
-use crate::meta::{Advance, Upload, UploadFilter};
+use crate::meta::{Advance, Advanced, Upload, UploadFilter};
 use crate::model::file::{Crcs, Piece};
 use crate::model::ids::{SessionId, TenantId};
 use crate::model::session::{Progress, Session, SessionState};
@@ -109,12 +109,21 @@ pub(super) fn received(c: &Connection, id: SessionId) -> R<u64> {
     Ok(found.unwrap_or(0))
 }
 
-pub(super) fn advance(c: &Connection, advance: &Advance) -> R<bool> {
-    let Some(session) = open_session(c, advance.session, advance.now)? else { return Ok(false) };
+pub(super) fn advance(c: &Connection, advance: &Advance) -> R<Advanced> {
+    let Some(session) = open_session(c, advance.session, advance.now)? else {
+        return Ok(Advanced::Fenced);
+    };
     if session.epoch != advance.epoch || received(c, session.id)? != advance.from {
-        return Ok(false);
+        return Ok(Advanced::Fenced);
     }
     let progress = &advance.progress;
+    // What was declared is reserved already.
+    let more = progress.received.saturating_sub(session.reserved);
+    if session.key.is_some()
+        && let Some(over) = quota::room(c, &session.tenant, more, 0)?
+    {
+        return Ok(Advanced::OverQuota(over));
+    }
     let Crcs { crc32c, crc64nvme } = progress.crcs;
     run(
         c,
@@ -152,8 +161,7 @@ pub(super) fn advance(c: &Connection, advance: &Advance) -> R<bool> {
             ],
         )?;
     }
-    // What was declared is reserved already.
-    if let Some(more) = progress.received.checked_sub(session.reserved).filter(|more| *more > 0) {
+    if more > 0 {
         run(
             c,
             "UPDATE sessions SET reserved = ?2 WHERE id = ?1",
@@ -161,7 +169,7 @@ pub(super) fn advance(c: &Connection, advance: &Advance) -> R<bool> {
         )?;
         quota::reserve_more(c, &session.tenant, more)?;
     }
-    Ok(true)
+    Ok(Advanced::Recorded)
 }
 
 /// The session's extents are pieces of a version now, or due for deletion: they are nobody's own any more.
