@@ -19,7 +19,6 @@ use serde_json::json;
 use crate::faults;
 use crate::http::body;
 use crate::http::doors::{self, Doors};
-use crate::limits;
 use crate::model::file::{Declared, FileRecord, storage_path};
 use crate::model::ids::SessionId;
 use crate::model::refusal::Refusal;
