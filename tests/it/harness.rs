@@ -650,6 +650,13 @@ fn parse_reply(bytes: &[u8], ended: bool) -> Option<Reply> {
     (ended || status == 204).then(|| reply(rest.to_vec()))
 }
 
+fn spawn_server(config: &Path, log: &Path) -> Process {
+    let out = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg("--config").arg(config).env("LANDFALL_LOG_FILTER", "trace");
+    command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().expect("the binary")
+}
+
 /// The built binary, serving.
 pub(crate) struct Binary {
     process: Process,
@@ -673,11 +680,7 @@ impl Binary {
         let text = format!("data = {:?}\nlisten = \"{address}\"\n{settings}\n", data.display().to_string());
         std::fs::write(&file, text).unwrap();
         let log = dir.path().join("log");
-        let out = std::fs::File::create(&log).unwrap();
-        let mut command = Command::new(PROGRAM);
-        command.arg("serve").arg("--config").arg(&file).env("LANDFALL_LOG_FILTER", "trace");
-        let process =
-            command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().expect("the binary");
+        let process = spawn_server(&file, &log);
         let mut binary = Self {
             process,
             address,
@@ -696,6 +699,28 @@ impl Binary {
         let made = admin(&data, &["source", "create", "--tenant", "measured", "many"]);
         binary.source = made["id"].as_str().expect("a source").to_owned();
         binary
+    }
+
+    /// Kills it as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again on the same data and port.
+    pub(crate) async fn start_again(&mut self) {
+        self.process = spawn_server(&self.dir.path().join("landfall.toml"), &self.log);
+        self.http = client();
+        self.ready().await;
+    }
+
+    /// Stops it for good; then `landfall doctor` finds nothing broken in what is left on disk.
+    pub(crate) fn leaves_everything_whole(mut self) {
+        self.kill();
+        let data = self.dir.path().join("data");
+        let output = Command::new(PROGRAM).args(["doctor", "--deep", "--data"]).arg(data).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "landfall doctor: {out}{err}");
     }
 
     async fn ready(&mut self) {

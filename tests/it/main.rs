@@ -9,6 +9,7 @@
 )]
 
 mod bodies;
+mod client;
 mod coveo;
 mod doctor;
 mod files;
