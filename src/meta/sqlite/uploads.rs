@@ -130,10 +130,10 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
             (_, false, _) => {}
         }
     }
-    if session.strategy == Strategy::Resumable {
-        if session.state != SessionState::Open || resume::received(c, session.id)? != new.from {
-            return Ok(Committed::Closed);
-        }
+    if session.strategy == Strategy::Resumable
+        && (session.state != SessionState::Open || resume::received(c, session.id)? != new.from)
+    {
+        return Ok(Committed::Closed);
     }
     // What the session reserved is its own; only what goes beyond must fit.
     let beyond = new.size.saturating_sub(session.reserved);
