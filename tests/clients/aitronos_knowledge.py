@@ -94,7 +94,7 @@ def knowledge_of(client, name):
         assert (page.total, page.skip, page.limit, page.has_more) == (4, 0, 20, False), page
         page = files.list_store_files(*again, status="completed", search="KEEPER", skip=1, limit=1)
         assert page.total == 2 and [one.file_id for one in page.items] == [made[0]], page
-        raises(ApiError, 400, files.list_store_files, *again, status="done")
+        raises(ApiError, 400, lambda: files.list_store_files(*again, status="done"))
 
     def numbers():
         usage = files.get_storage_usage(ORGANIZATION)
