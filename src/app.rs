@@ -1,5 +1,7 @@
 //! Assembly: the one place that names concrete keepers, and puts the doors on their paths.
 
+mod root;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get, post};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Map;
 use tokio::runtime::Runtime;
@@ -19,10 +21,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::blob::{Local, sync_directory};
-use crate::clock::Clock;
+use crate::clock::{Clock, random_uuid};
 use crate::config::{Config, ConfigError};
 use crate::credential;
-use crate::dialect::{coveo, native};
+use crate::dialect::{aitronos, coveo, native};
 use crate::engine::{Engine, Policy};
 use crate::faults;
 use crate::http::auth::RateLimiter;
@@ -32,9 +34,9 @@ use crate::http::server::{self, Early, Listener, ServerOptions, TlsFiles};
 use crate::ingress::put::{self, Envelope, PutDoor};
 use crate::ingress::resumable;
 use crate::meta::sqlite::SqliteMeta;
-use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, TenantInfo};
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, NewStore, StoreFilter, TenantInfo};
 use crate::model::access::Rights;
-use crate::model::ids::{KeyId, SourceId, TenantId};
+use crate::model::ids::{KeyId, SourceId, StoreId, TenantId};
 use crate::process::extract::{ExtractLimits, Pool};
 use crate::process::worker;
 use crate::search::{NoSearch, SearchError, SearchIndex, SqliteSearch};
@@ -48,10 +50,11 @@ const TICKET_SECRET: &str = "ticket_secret";
 /// Settings: the id of the key that the first start made, and whether it was shown.
 const FIRST_KEY: &str = "first_key";
 const FIRST_KEY_SHOWN: &str = "first_key_shown";
-/// The first tenant and its sources.
+/// The first tenant, its sources and its store.
 const TENANT: &str = "default";
 const SOURCE: &str = "default-files";
 const CATALOG: &str = "default-catalog";
+const STORE: &str = "default";
 
 /// Why the server did not start. The sentence says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +109,8 @@ pub struct FirstStart {
     pub source: String,
     /// A source for streams.
     pub catalog: String,
+    /// A store.
+    pub store: String,
 }
 
 impl std::fmt::Debug for FirstStart {
@@ -373,6 +378,22 @@ async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> 
         };
         engine.meta.create_source(new).await?;
     }
+    let tenants_stores = engine.meta.stores(&tenant, StoreFilter { limit: 1, ..StoreFilter::default() }).await?.0;
+    let store = match tenants_stores.into_iter().next() {
+        Some(store) => store.id,
+        None => {
+            let new = NewStore {
+                id: StoreId(random_uuid()),
+                tenant: tenant.clone(),
+                name: STORE.into(),
+                description: None,
+                properties: Map::new(),
+                created_by: None,
+                now,
+            };
+            engine.meta.create_store(new).await?.id
+        }
+    };
     faults::point("start.sources");
     if let Some(unseen) = unseen {
         engine.meta.revoke_key(Some(&tenant), unseen, now).await?;
@@ -394,13 +415,23 @@ async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> 
     // The key is last: whoever has one can use everything that was made before it.
     engine.meta.create_key(info, credential::hash_key(&key), None).await?;
     faults::point("start.key");
-    Ok(Some(FirstStart { tenant: TENANT.into(), key, source: SOURCE.into(), catalog: CATALOG.into() }))
+    Ok(Some(FirstStart {
+        tenant: TENANT.into(),
+        key,
+        source: SOURCE.into(),
+        catalog: CATALOG.into(),
+        store: store.public(),
+    }))
 }
 
-/// Full text is derived: with an empty index, every item's text is due again.
+/// Full text is derived: with an empty index, every item's and every store file's text is due again.
 async fn reindex(engine: &Engine) -> Result<(), StartError> {
     let mut after = 0;
     while let Some(last) = engine.meta.requeue_items(after, 1000, engine.clock.now()).await? {
+        after = last;
+    }
+    let mut after = 0;
+    while let Some(last) = engine.meta.requeue_store_files(after, 1000, engine.clock.now()).await? {
         after = last;
     }
     Ok(())
@@ -416,23 +447,33 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
     });
     let on_control = server::on_control_plane(control.handle());
     let apis = Router::new()
-        .merge(coveo::api::routes())
+        .merge(coveo::api::shared_routes())
+        .merge(aitronos::shared_routes(post(root::files)))
+        .route("/v1/", any(root::unknown))
+        .route("/v1/{*rest}", any(root::unknown))
         .nest("/coveo", coveo::api::routes())
+        .nest("/aitronos", aitronos::routes())
         .merge(native::routes())
         .with_state(Arc::clone(doors))
         .merge(health(&doors.engine, metrics))
         .fallback(coveo::api::unknown)
         .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
-    put::routes().with_state(put_door).merge(resumable::routes().with_state(Arc::clone(doors))).merge(apis)
+    let bodies = resumable::routes()
+        .merge(aitronos::bodies())
+        .nest("/aitronos", aitronos::bodies())
+        .with_state(Arc::clone(doors));
+    put::routes().with_state(put_door).merge(bodies).merge(apis)
 }
 
 /// What no handler sees is refused in the shape of the API that its path is of.
 fn refuse_early(path: &str, early: &Early, request_id: &str) -> Response {
     if path.strip_prefix('/').is_some_and(|path| path.starts_with(&format!("{}/", ticket::PREFIX))) {
         coveo::api::refuse_upload_early(early, request_id)
-    } else if coveo::api::is_path(path) {
+    } else if coveo::api::is_path(path) || root::of_coveo(path) {
         coveo::api::refuse_early(early, request_id)
+    } else if ["/v1/", "/aitronos/"].iter().any(|mount| path.starts_with(mount)) {
+        aitronos::refuse_early(early, request_id)
     } else if native::is_path(path) {
         native::refuse_early(early, request_id)
     } else {

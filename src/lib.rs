@@ -29,6 +29,7 @@ pub mod ticket;
 pub mod engine;
 
 pub mod source;
+pub mod store;
 pub mod tenant;
 pub mod upload;
 

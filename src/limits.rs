@@ -14,6 +14,8 @@ pub const MANY_BODIES: usize = 64;
 pub const CHUNK_BYTES: u64 = 32 * GRANULE_BYTES;
 /// Life of a resumable session, from its creation; progress does not extend it.
 pub const SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a file that came with its call may wait for the end of that call.
+pub const DIRECT_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Largest file of the resumable APIs: 5 GiB.
 pub const FILE_MAX_BYTES: u64 = 5 * 1024 * 1024 * 1024;
 /// Uploads whose last trouble is remembered.
@@ -22,6 +24,10 @@ pub const TROUBLES_KEPT: usize = 10_000;
 pub const WRITE_CHUNKS: usize = 512;
 /// From this many bytes on, a segment's writing out starts while bytes still arrive.
 pub const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
+/// Most bytes that a document may unpack to while its text is read: 4 GiB.
+pub const UNPACKED_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// Largest PDF or Office document whose text is read; those are held in memory.
+pub const DOCUMENT_BYTES: u64 = 128 * 1024 * 1024;
 /// Largest container a configuration may ask for: 5 TiB.
 pub const CONTAINER_MAX_BYTES: u64 = 5 * 1024 * 1024 * 1024 * 1024;
 /// Default size limit of a container: 256 MiB, inclusive.
@@ -64,6 +70,18 @@ pub const PUSH_FAILURES: u64 = 100;
 pub const PUSH_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a deleted item's ordering id is remembered.
 pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Log entries kept per file of a store.
+pub const LOG_ENTRIES: u32 = 200;
+/// Longest log entry; it may quote what a client sent.
+pub const LOG_MESSAGE_CHARS: usize = 500;
+/// Files of a deleted store that one transaction lets go of.
+pub const EMPTIED_FILES: u32 = 500;
+/// Most chunks of one file. The index numbers them within the file's own range.
+pub const FILE_CHUNKS: usize = 16_000;
+/// Longest chunk, in characters.
+pub const CHUNK_CHARS: usize = 1_000;
+/// Characters that a chunk repeats of the one before it, so that what stands across their border is found.
+pub const CHUNK_OVERLAP_CHARS: usize = 100;
 /// Refusal records kept in memory per tenant, of requests whose signature held.
 pub const REFUSALS_KEPT: usize = 1_000;
 /// And of requests that nobody vouches for.

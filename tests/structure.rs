@@ -16,7 +16,7 @@ const LEVELS: &[&[&str]] = &[
     &["model", "sqlite"],
     &["ticket", "outbound", "blob", "meta", "search"],
     &["engine"],
-    &["upload", "source", "tenant"],
+    &["upload", "source", "store", "tenant"],
     &["http"],
     &["ingress", "dialect", "process"],
     &["app", "cli", "main"],
@@ -179,6 +179,7 @@ const BANS: &[Ban] = &[
         home: &[
             "upload/",
             "source/",
+            "store/",
             "tenant.rs",
             "process/",
             "http/auth.rs",
@@ -189,7 +190,7 @@ const BANS: &[Ban] = &[
             "engine.rs",
         ],
         except: &[],
-        remedy: "add a verb to upload, source or tenant",
+        remedy: "add a verb to upload, source, store or tenant",
     },
 ];
 

@@ -407,3 +407,115 @@ pub fn open_sessions(client: &Client, count: usize, chunk: u64) {
         }
     });
 }
+
+/// An upload in chunks on which a lot goes wrong.
+pub struct Rough {
+    client: Client,
+    target: String,
+    size: u64,
+    chunk: u64,
+    told: u64,
+    sent: u64,
+    worst: u64,
+    cuts: u32,
+    begun: Instant,
+}
+
+/// A byte of a file that is nowhere alike.
+fn block_at(offset: u64) -> Vec<u8> {
+    let mut block = vec![0u8; BLOCK];
+    for (index, word) in block.chunks_exact_mut(8).enumerate() {
+        let n = offset / 8 + index as u64;
+        word.copy_from_slice(&(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n).to_le_bytes());
+    }
+    block
+}
+
+impl Rough {
+    pub fn open(client: &Client, size: u64, chunk: u64) -> Self {
+        let (target, _) = client.open(&mut Connection::new(client.port), size);
+        Self { client: client.clone(), target, size, chunk, told: 0, sent: 0, worst: 0, cuts: 0, begun: Instant::now() }
+    }
+
+    /// Sends `length` bytes from the told offset of a chunk that is announced whole.
+    fn send(&mut self, connection: &mut Connection, length: u64) -> u64 {
+        let last = (self.told + self.chunk).min(self.size);
+        let range = format!("Content-Range: bytes {}-{}/{}\r\n", self.told, last - 1, self.size);
+        connection.head("PUT", &self.target, &range, last - self.told);
+        let end = last.min(self.told + length);
+        let mut at = self.told;
+        while at < end {
+            let block = block_at(at / BLOCK as u64 * BLOCK as u64);
+            let from = (at % BLOCK as u64) as usize;
+            let to = BLOCK.min(from + (end - at) as usize);
+            if connection.socket.write_all(&block[from..to]).is_err() {
+                break;
+            }
+            at += (to - from) as u64;
+        }
+        self.sent += at - self.told;
+        at
+    }
+
+    /// Chunk after chunk up to an offset.
+    pub fn until(&mut self, offset: u64) {
+        let mut connection = Connection::new(self.client.port);
+        while self.told + self.chunk <= offset.min(self.size - 1) {
+            self.send(&mut connection, self.chunk);
+            self.told = connection.reply().expect(308).told();
+        }
+    }
+
+    /// A chunk that is cut after so many bytes; then the client asks where to go on.
+    pub fn cut(&mut self, after: u64) {
+        let mut connection = Connection::new(self.client.port);
+        let reached = self.send(&mut connection, after);
+        drop(connection);
+        self.cuts += 1;
+        let range = format!("Content-Range: bytes */{}\r\n", self.size);
+        let reply = Connection::new(self.client.port).call("PUT", &self.target, &range, b"").expect(308);
+        assert!(reply.told() >= self.told, "a told offset went down");
+        self.worst = self.worst.max(reached - reply.told());
+        self.told = reply.told();
+    }
+
+    /// The rest, and what all of it came to.
+    pub fn end(mut self) -> String {
+        use md5::{Digest, Md5};
+        // What happened to the server since, the client learns by asking.
+        let range = format!("Content-Range: bytes */{}\r\n", self.size);
+        let reply = Connection::new(self.client.port).call("PUT", &self.target, &range, b"").expect(308);
+        self.told = reply.told();
+        let last = (self.size - 1) / self.chunk * self.chunk;
+        self.until(last + self.chunk - 1);
+        let mut connection = Connection::new(self.client.port);
+        while self.told + self.chunk < self.size {
+            self.send(&mut connection, self.chunk);
+            self.told = connection.reply().expect(308).told();
+        }
+        self.send(&mut connection, self.size - self.told);
+        let object = connection.reply().expect(200).json();
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let mut hash = Md5::new();
+        for offset in (0..self.size).step_by(BLOCK) {
+            hash.update(block_at(offset));
+        }
+        let wanted = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let found = object["md5Hash"].as_str().map(decode_base64).unwrap_or_default();
+        let found = found.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(found, wanted, "another file");
+        format!(
+            "{} MiB with {} cuts and one kill -9: MD5 {wanted} as sent; {} bytes were sent twice, {} at most after one cut; \
+             {seconds:.1} s",
+            self.size / MIB,
+            self.cuts,
+            self.sent - self.size,
+            self.worst
+        )
+    }
+}
+
+fn decode_base64(text: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default()
+}

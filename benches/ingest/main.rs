@@ -215,6 +215,26 @@ fn main() {
         }
     }
     table.print(&wanted());
+    if wants("rough") {
+        rough(&options);
+    }
+}
+
+/// A large file with ten cuts and a `kill -9` of the server on the way: what did that cost, and is it still the file?
+fn rough(options: &Options) {
+    let place = tempfile::Builder::new().prefix("landfall-bench-").tempdir_in(&options.data).expect("a directory");
+    let data = place.path().join("rough");
+    let mut server = peers::landfall(&data, "md5");
+    let mut upload = load::Rough::open(&server.client(), 4096 * MIB, 8 * MIB);
+    for cut in 1..=10u64 {
+        upload.until(cut * 350 * MIB);
+        upload.cut(cut * 613 * 1024 + 77);
+        if cut == 6 {
+            server = server.killed_and_started_again(&data);
+        }
+    }
+    println!("\n{}", upload.end());
+    server.stop();
 }
 
 fn landfall(place: &Path, name: &str, md5: bool) -> Server {

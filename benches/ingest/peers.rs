@@ -27,9 +27,24 @@ fn until_listening(port: u16, child: &mut Child) {
     }
 }
 
-/// This project's server, on a data directory that may exist.
+/// This project's server, on a new data directory.
 pub fn landfall(data: &Path, digests: &str) -> Server {
     let port = free_port();
+    let (mut child, mut lines) = spawn(data, digests, port);
+    let form = |word: &&str| word.len() == 29 && word.starts_with("lf") && word.matches('-').count() == 3;
+    let key = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .find_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).find(form).map(str::to_owned));
+    let key = key.expect("the first start prints a key");
+    std::thread::spawn(move || lines.for_each(drop));
+    until_listening(port, &mut child);
+    Server { child, port, key }
+}
+
+type Lines = std::io::Lines<BufReader<std::process::ChildStdout>>;
+
+fn spawn(data: &Path, digests: &str, port: u16) -> (Child, Lines) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_landfall"))
         .args(["serve", "--data"])
         .arg(data)
@@ -40,19 +55,8 @@ pub fn landfall(data: &Path, digests: &str) -> Server {
         .stderr(Stdio::null())
         .spawn()
         .expect("the built server");
-    let mut key = String::new();
-    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-    for line in lines.by_ref().map_while(Result::ok) {
-        let form = |word: &&str| word.len() == 29 && word.starts_with("lf") && word.matches('-').count() == 3;
-        if let Some(found) = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).find(form) {
-            found.clone_into(&mut key);
-            break;
-        }
-    }
-    assert!(!key.is_empty(), "the first start printed no key");
-    std::thread::spawn(move || lines.for_each(drop));
-    until_listening(port, &mut child);
-    Server { child, port, key }
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    (child, lines)
 }
 
 /// nginx with WebDAV and a body buffer of 512 KiB.
@@ -128,6 +132,16 @@ impl Server {
             line.split_whitespace().nth(1)?.parse::<f64>().ok()
         };
         self.processes().into_iter().filter_map(peak).sum::<f64>() / 1024.0
+    }
+
+    /// Kills it as a crash would, and starts it again at once on the same port.
+    pub fn killed_and_started_again(mut self, data: &Path) -> Self {
+        self.child.kill().expect("a process");
+        self.child.wait().expect("a process");
+        let (mut child, lines) = spawn(data, "md5", self.port);
+        std::thread::spawn(move || lines.for_each(drop));
+        until_listening(self.port, &mut child);
+        Self { child, port: self.port, key: self.key }
     }
 
     /// Ends it.

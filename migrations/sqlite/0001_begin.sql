@@ -161,6 +161,8 @@ CREATE TABLE files (
     -- The key that uploaded it, and what was said about it; null for what is no file of its own.
     key          BLOB,
     name         TEXT,
+    -- The name that its upload was opened with, which registration does not change.
+    stored_as    TEXT,
     mime_type    TEXT,
     path         TEXT,
     metadata     TEXT,
@@ -292,6 +294,7 @@ CREATE INDEX items_deleted ON items (deleted) WHERE deleted IS NOT NULL;
 CREATE TABLE jobs (
     kind     TEXT NOT NULL,
     subject  INTEGER NOT NULL,
+    -- The push that asked for it, or below zero the store; each gets its share of the workers.
     push     INTEGER NOT NULL,
     due      INTEGER NOT NULL,
     lease    INTEGER,
@@ -349,3 +352,61 @@ CREATE TABLE stream_files (
     PRIMARY KEY (stream, position)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX stream_files_file ON stream_files (file);
+
+-- Files whose text is searched together.
+CREATE TABLE stores (
+    -- Never used again: the index names a store by it.
+    row         INTEGER PRIMARY KEY AUTOINCREMENT,
+    id          BLOB NOT NULL UNIQUE,
+    tenant      TEXT NOT NULL REFERENCES tenants,
+    name        TEXT NOT NULL,
+    -- In lower case, for a search that does not care.
+    folded      TEXT NOT NULL,
+    description TEXT,
+    active      INTEGER NOT NULL,
+    properties  TEXT NOT NULL,
+    created_by  BLOB,
+    created     INTEGER NOT NULL,
+    changed     INTEGER NOT NULL,
+    -- What it holds, changed with its rows.
+    files       INTEGER NOT NULL DEFAULT 0,
+    bytes       INTEGER NOT NULL DEFAULT 0,
+    -- A deleted store is emptied by a job, then its row goes.
+    deleted     INTEGER
+) STRICT;
+CREATE INDEX stores_tenant ON stores (tenant, row) WHERE deleted IS NULL;
+
+CREATE TABLE store_files (
+    row       INTEGER PRIMARY KEY AUTOINCREMENT,
+    id        BLOB NOT NULL UNIQUE,
+    store     INTEGER NOT NULL REFERENCES stores,
+    file      BLOB NOT NULL,
+    -- The version that the store holds, whatever becomes of the file.
+    version   BLOB NOT NULL,
+    name      TEXT NOT NULL,
+    folded    TEXT NOT NULL,
+    size      INTEGER NOT NULL,
+    mime_type TEXT NOT NULL,
+    path      TEXT,
+    state     TEXT NOT NULL,
+    step      TEXT NOT NULL,
+    chunks    INTEGER NOT NULL DEFAULT 0,
+    problem   TEXT,
+    created   INTEGER NOT NULL,
+    started   INTEGER,
+    ended     INTEGER,
+    UNIQUE (store, file)
+) STRICT;
+CREATE INDEX store_files_store ON store_files (store, row);
+CREATE INDEX store_files_file ON store_files (file);
+CREATE INDEX store_files_version ON store_files (version);
+
+-- What the processor said about a file: the last entries.
+CREATE TABLE store_logs (
+    file     INTEGER NOT NULL REFERENCES store_files ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    at       INTEGER NOT NULL,
+    level    TEXT NOT NULL,
+    message  TEXT NOT NULL,
+    PRIMARY KEY (file, position)
+) STRICT, WITHOUT ROWID;

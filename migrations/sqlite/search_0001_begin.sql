@@ -4,4 +4,10 @@ CREATE VIRTUAL TABLE texts USING fts5 (
     tokenize = 'unicode61 remove_diacritics 2'
 );
 
+-- Chunks of stores' files. A row's number is the file's, and the chunk's place in it.
+CREATE VIRTUAL TABLE chunks USING fts5 (
+    scope, body, first UNINDEXED, last UNINDEXED,
+    tokenize = 'unicode61 remove_diacritics 2'
+);
+
 CREATE TABLE marks (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;

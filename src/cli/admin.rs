@@ -7,12 +7,14 @@ use serde_json::{Map, Value, json};
 
 use super::{Place, failed};
 use crate::app::{self, StartError};
-use crate::clock::{Clock, Timestamp, ordered_uuid, random_bytes};
+use crate::clock::{Clock, Timestamp, ordered_uuid, random_bytes, random_uuid};
 use crate::config;
 use crate::credential;
-use crate::meta::{KeyInfo, MetaError, MetaStore, NewItemLimits, NewSource, Quota, TenantInfo};
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewItemLimits, NewSource, NewStore, Quota, StoreFilter, TenantInfo};
 use crate::model::access::Rights;
-use crate::model::ids::{KeyId, NAME_CHARS, SourceId, TenantId, is_name};
+use crate::model::ids::{KeyId, NAME_CHARS, SourceId, StoreId, TenantId, is_name};
+use crate::model::store::Store;
+use crate::store::setup;
 
 /// What to manage.
 #[derive(Debug, Subcommand)]
@@ -26,6 +28,9 @@ pub(super) enum Admin {
     /// Sources that items are pushed to
     #[command(subcommand)]
     Source(SourceCommand),
+    /// Stores, whose files are searched by their text
+    #[command(subcommand)]
+    Store(StoreCommand),
 }
 
 /// Tenants.
@@ -194,6 +199,32 @@ pub(super) enum SourceCommand {
     },
 }
 
+/// Stores.
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreCommand {
+    /// Create a store
+    Create {
+        /// Whose store
+        #[arg(long, value_name = "ID")]
+        tenant: String,
+        /// What to call it
+        name: String,
+        /// What it is for
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List a tenant's stores
+    List {
+        /// Whose stores
+        #[arg(long, value_name = "ID")]
+        tenant: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
 /// Why a command did not work.
 #[derive(Debug, thiserror::Error)]
 enum AdminError {
@@ -225,7 +256,8 @@ impl Admin {
             | Self::Key(
                 KeyCommand::Create { place, .. } | KeyCommand::List { place, .. } | KeyCommand::Revoke { place, .. },
             )
-            | Self::Source(SourceCommand::Create { place, .. } | SourceCommand::List { place, .. }) => place,
+            | Self::Source(SourceCommand::Create { place, .. } | SourceCommand::List { place, .. })
+            | Self::Store(StoreCommand::Create { place, .. } | StoreCommand::List { place, .. }) => place,
         }
     }
 
@@ -251,6 +283,7 @@ impl Admin {
                 Self::Tenant(command) => tenant(meta, command, now).await,
                 Self::Key(command) => key(meta, command, now).await,
                 Self::Source(command) => source(meta, command, now).await,
+                Self::Store(command) => store(meta, command, now).await,
             }
         })
     }
@@ -445,6 +478,33 @@ async fn source(meta: &dyn MetaStore, command: &SourceCommand, now: Timestamp) -
                 .iter()
                 .map(|s| json!({"id": s.id, "name": s.name, "stream_enabled": s.stream_enabled, "created": s.created.rfc3339()}))
                 .collect())
+        }
+    }
+}
+
+async fn store(meta: &dyn MetaStore, command: &StoreCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
+    match command {
+        StoreCommand::Create { tenant, name, description, .. } => {
+            let tenant = existing(meta, tenant).await?;
+            setup::check(name, description.as_deref()).map_err(|refusal| refused(refusal.to_string()))?;
+            let new = NewStore {
+                id: StoreId(random_uuid()),
+                tenant,
+                name: name.clone(),
+                description: description.clone(),
+                properties: Map::new(),
+                created_by: None,
+                now,
+            };
+            let store = meta.create_store(new).await?;
+            Ok(vec![json!({"id": store.id.public(), "name": store.name})])
+        }
+        StoreCommand::List { tenant, .. } => {
+            let tenant = existing(meta, tenant).await?;
+            let all = StoreFilter { ascending: true, limit: u32::MAX, ..StoreFilter::default() };
+            let (stores, _) = meta.stores(&tenant, all).await?;
+            let shown = |s: &Store| json!({"id": s.id.public(), "name": s.name, "files": s.files, "bytes": s.bytes, "created": s.created.rfc3339()});
+            Ok(stores.iter().map(shown).collect())
         }
     }
 }

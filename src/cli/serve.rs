@@ -104,7 +104,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
 
 /// What the first start made, with lines to paste.
 fn introduce(base: &str, first: &FirstStart) {
-    let FirstStart { tenant, key, source, catalog } = first;
+    let FirstStart { tenant, key, source, catalog, .. } = first;
     println!(
         r#"Landfall listens on {base}
 
@@ -129,6 +129,28 @@ Push a file (Coveo Push API): ask for a container, PUT the bytes, push the item,
          -d '{{"FileExtension": ".txt", "title": "My large document", "CompressedBinaryDataFileId": "'$FILE_ID'"}}'
     sleep 2
     curl -sS "$LANDFALL_URL/landfall/v1/sources/{source}/items?query=needle" -H "Authorization: Bearer $LANDFALL_KEY"
+"#
+    );
+    introduce_stores(first);
+}
+
+/// A store's file from its upload to a search.
+fn introduce_stores(first: &FirstStart) {
+    let FirstStart { tenant, store, .. } = first;
+    println!(
+        r#"Upload a file into the store `default` (Aitronos Knowledge API), and find it by its text once it is processed.
+
+    echo "The lighthouse keeper counts the ships at dusk." > keeper.txt
+    curl -sS -X POST "$LANDFALL_URL/v1/organizations/{tenant}/stores/{store}/files/upload-url" \
+         -H "Authorization: Bearer $LANDFALL_KEY" -H "Content-Type: application/json" \
+         -d '{{"file_name": "keeper.txt", "file_size": '$(wc -c < keeper.txt)', "mime_type": "text/plain"}}' > store-upload.json
+    curl -sS -f -X PUT "$(python3 -c "import json; print(json.load(open('store-upload.json'))['signed_url'])")" \
+         -H "Content-Type: text/plain" -T keeper.txt
+    curl -sS -X POST "$LANDFALL_URL/v1/organizations/{tenant}/stores/{store}/files/register" \
+         -H "Authorization: Bearer $LANDFALL_KEY" -H "Content-Type: application/json" \
+         -d '{{"upload_id": "'$(python3 -c "import json; print(json.load(open('store-upload.json'))['upload_id'])")'"}}'
+    sleep 2
+    curl -sS "$LANDFALL_URL/landfall/v1/stores/{store}/search?query=lighthouse" -H "Authorization: Bearer $LANDFALL_KEY"
 "#
     );
 }

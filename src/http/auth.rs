@@ -1,4 +1,4 @@
-//! Who asks: a key as a bearer token or as `X-API-Key`, and how often.
+//! Who asks: a key as a bearer token, as `X-API-Key` or as `api-key`, and how often.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -22,6 +22,8 @@ use crate::model::refusal::Refusal;
 
 /// Credentials looked at in one request: each costs a look into the database.
 const CREDENTIALS_MAX: usize = 4;
+/// Headers that carry a key by itself.
+pub const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
 /// After so many requests, keys that have been quiet are forgotten.
 const FORGET_EVERY: u32 = 1024;
 
@@ -30,9 +32,19 @@ const FORGET_EVERY: u32 = 1024;
 /// # Errors
 /// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::RateLimited`], [`Refusal::Unavailable`].
 pub async fn caller(engine: &Engine, limiter: &RateLimiter, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    let caller = holder(engine, headers).await?;
+    limiter.check(caller.key)?;
+    Ok(caller)
+}
+
+/// The same without counting the request.
+///
+/// # Errors
+/// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::Unavailable`].
+pub async fn holder(engine: &Engine, headers: &HeaderMap) -> Result<Caller, Refusal> {
     let mut presented = false;
     let tokens = headers.get_all(AUTHORIZATION).iter().map(|value| bearer(value.as_bytes()));
-    let keys = headers.get_all("x-api-key").iter().map(|value| Some(value.as_bytes()));
+    let keys = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name)).map(|value| Some(value.as_bytes()));
     for key in tokens.chain(keys).take(CREDENTIALS_MAX) {
         presented = true;
         let Some(key) = key.and_then(|key| std::str::from_utf8(key).ok()).map(str::trim) else { continue };
@@ -40,7 +52,6 @@ pub async fn caller(engine: &Engine, limiter: &RateLimiter, headers: &HeaderMap)
             continue;
         }
         if let Some(caller) = engine.meta.caller(hash_key(key), engine.clock.now()).await? {
-            limiter.check(caller.key)?;
             return Ok(caller);
         }
     }
@@ -176,6 +187,8 @@ mod tests {
             vec![("authorization", format!("Bearer {good}"))],
             vec![("authorization", format!("bearer  {good}"))],
             vec![("x-api-key", good.clone())],
+            vec![("api-key", good.clone())],
+            vec![("x-api-key", bad.clone()), ("api-key", good.clone())],
             vec![("authorization", format!("Bearer {bad}")), ("x-api-key", good.clone())],
             vec![("authorization", format!("Bearer {good}")), ("x-api-key", bad.clone())],
             vec![("authorization", "Basic abc".into()), ("x-api-key", good.clone())],

@@ -126,6 +126,11 @@ impl Call {
         doors.origin(&self.headers, &self.connection)
     }
 
+    /// The body, for a call that takes its bytes as they come.
+    pub fn take_body(&mut self) -> axum::body::Body {
+        std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The JSON body, of at most `limit` bytes. Another content type is refused before the size, and the size before
     /// the content. A call without a body, or without a type, is taken as it is.
     ///
@@ -135,7 +140,7 @@ impl Call {
     /// [`Refusal::MediaType`], [`Refusal::TooLarge`] with `remedy`, [`Refusal::Incomplete`], [`Refusal::Busy`];
     /// [`Refusal::NoCredential`] where nobody has asked who calls.
     pub async fn json(&mut self, doors: &Doors, limit: u64, remedy: &'static str) -> Result<Bytes, Refusal> {
-        let body = std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let body = self.take_body();
         if !body.is_end_stream() && !is_json(&self.headers) {
             return Err(Refusal::MediaType { expected: "application/json" });
         }

@@ -6,4 +6,5 @@ mod budget;
 pub mod call;
 pub mod doors;
 pub mod download;
+pub mod multipart;
 pub mod server;

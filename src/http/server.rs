@@ -46,6 +46,7 @@ use super::body::{close_after, expects_continue, lend};
 use crate::clock::{Clock, random_uuid};
 use crate::config::Config;
 use crate::telemetry;
+use crate::ticket::SESSION_PATH;
 
 /// Connections up to which each gets a buffer of this size: a few fast streams gain by it, many would only cost memory.
 /// An idle connection keeps what its last request has filled.
@@ -675,6 +676,8 @@ fn protect(headers: &mut HeaderMap, tls: bool) {
 
 /// Methods that scripts of other origins may use.
 const CORS_METHODS: &str = "GET, HEAD, PUT, POST, PATCH, DELETE, OPTIONS";
+/// Methods of resumable sessions.
+const SESSION_METHODS: &str = "PUT, POST, DELETE, OPTIONS";
 /// Headers of answers that they may read.
 const CORS_EXPOSED: &str = "ETag, Location, Range, Content-Range, Content-Disposition, Retry-After, X-Request-Id, \
                             x-amz-request-id, x-amz-checksum-crc32c, x-amz-checksum-crc64nvme, x-amz-checksum-sha256, \
@@ -750,8 +753,14 @@ fn preflight(origin: &Cors, request: &Request, id: &str) -> Option<Response> {
         );
     }
     let mut response = Response::new(Body::empty());
+    let mut methods = CORS_METHODS;
+    // What is expected of the storages that our upload URLs stand for: S3 says 200, GCS says 204.
+    if request.uri().path().contains(SESSION_PATH) {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        methods = SESSION_METHODS;
+    }
     let out = response.headers_mut();
-    out.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(CORS_METHODS));
+    out.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
     out.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(CORS_MAX_AGE));
     let wanted = headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|value| value.to_str().ok());
     let names: Vec<String> = wanted

@@ -236,7 +236,7 @@ fn standing(standing: &Standing, base: &str) -> Response {
 
 /// The finished object, as the vendor's storage describes one. Its numbers are strings there.
 fn object(file: &FileRecord, base: &str) -> serde_json::Value {
-    let name = storage_path(&file.tenant, file.id, &file.name);
+    let name = storage_path(&file.tenant, file.id, &file.stored_as);
     let encoded = utf8_percent_encode(&name, NON_ALPHANUMERIC).to_string();
     let generation = file.committed.millis().saturating_mul(1000).to_string();
     let at = file.committed.rfc3339();

@@ -1,5 +1,7 @@
 //! What every metadata store must do, run against every one. Each case starts with an empty store.
 
+mod stores;
+
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -53,8 +55,9 @@ impl Case {
         self.now.plus(Duration::from_secs(seconds))
     }
 
-    async fn session(&self) -> Session {
-        let session = Session {
+    /// A session that is not opened yet.
+    fn draft(&self) -> Session {
+        Session {
             id: SessionId(ordered_uuid(self.now)),
             tenant: tenant(),
             file: FileId(ordered_uuid(self.now)),
@@ -71,7 +74,11 @@ impl Case {
             registers: false,
             key: None,
             declaration: None,
-        };
+        }
+    }
+
+    async fn session(&self) -> Session {
+        let session = self.draft();
         assert_eq!(self.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
         session
     }
@@ -173,7 +180,7 @@ impl Case {
         for job in self.store.lease_jobs(self.now, LEASE, 10_000).await.unwrap() {
             let extraction = match job.kind {
                 JobKind::Extract => Some(Extraction { state: ItemState::Ready, problem: None }),
-                JobKind::Unindex => None,
+                _ => None,
             };
             self.store.finish_job(&job, extraction, self.now).await.unwrap();
         }

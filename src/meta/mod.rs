@@ -17,11 +17,13 @@ use crate::model::access::{Caller, Rights};
 use crate::model::change::{Change, IdentityChange, Ordering};
 use crate::model::file::{Digests, FileRecord, Piece, Receipt, Version};
 use crate::model::ids::{
-    FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StreamId, TenantId, VersionId,
+    FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreFileId, StoreId, StreamId, TenantId,
+    VersionId,
 };
 use crate::model::job::JobKind;
 use crate::model::session::{Progress, Session, SessionState};
 use crate::model::source::{Activity, Item, ItemState, Push, PushKind, PushState, Source};
+use crate::model::store::{LogEntry, ProcessingState, Step, Store, StoreFile};
 
 /// Why the database could not do it. Nothing may be assumed about what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -549,9 +551,9 @@ pub enum Applied {
 pub struct LeasedJob {
     /// What to do.
     pub kind: JobKind,
-    /// With which item.
+    /// With which row.
     pub subject: i64,
-    /// The push that asked for it.
+    /// The push that asked for it, or below zero the store.
     pub push: i64,
     /// The lease's end, which is also its proof.
     pub until: Timestamp,
@@ -589,6 +591,148 @@ pub struct ItemFilter {
     pub limit: u32,
 }
 
+/// A store to create.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewStore {
+    /// Its id, new.
+    pub id: StoreId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What people call it.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Everything else, as given.
+    pub properties: Map<String, Value>,
+    /// The key that makes it.
+    pub created_by: Option<KeyId>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// By what stores are sorted; those that are alike, by age.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum StoreOrder {
+    /// By age.
+    #[default]
+    Created,
+    /// By name, without case.
+    Name,
+    /// By the bytes that they hold.
+    Bytes,
+}
+
+/// Which of a tenant's stores to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StoreFilter {
+    /// With this in the name, without case.
+    pub search: Option<String>,
+    /// In use, or not.
+    pub active: Option<bool>,
+    /// With this text as the property of this name, or in the list that it is.
+    pub property: Option<(String, String)>,
+    /// By what they are sorted.
+    pub order: StoreOrder,
+    /// The smallest, or the oldest, first?
+    pub ascending: bool,
+    /// With a row below this one.
+    pub before: Option<i64>,
+    /// Leave out so many.
+    pub offset: u64,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which of a store's files to list, newest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StoreFileFilter {
+    /// In this state.
+    pub state: Option<ProcessingState>,
+    /// With this in the name, without case.
+    pub search: Option<String>,
+    /// With a row below this one.
+    pub before: Option<i64>,
+    /// Leave out so many.
+    pub offset: u64,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A file to take into a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkFile {
+    /// The store's row.
+    pub store: i64,
+    /// Whose both are.
+    pub tenant: TenantId,
+    /// Which file.
+    pub file: FileId,
+    /// Its place's own name, new.
+    pub id: StoreFileId,
+    /// Its path within the store.
+    pub path: Option<String>,
+    /// Must it be one of the tenant's files already? Otherwise it becomes one.
+    pub registered_only: bool,
+    /// Now.
+    pub now: Timestamp,
+    /// How long bytes that the store lets go of are kept for those who still read them.
+    pub keep_replaced: Duration,
+}
+
+/// What became of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Linked {
+    /// The store holds the file's current version now, and its processing is due.
+    New(StoreFile),
+    /// It held it before, and nothing changed.
+    Before(StoreFile),
+    /// There is no such file.
+    FileGone,
+    /// There is no such store.
+    StoreGone,
+}
+
+/// A step of a store file's processing that begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Began {
+    /// Which step.
+    pub step: Step,
+    /// What is to be said about it.
+    pub log: Vec<LogEntry>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// How a store file's processing ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Processed {
+    /// `Completed`, or `Failed`, or `Pending` for another try.
+    pub state: ProcessingState,
+    /// How many chunks there are, if that changed.
+    pub chunks: Option<u64>,
+    /// Why it failed, or what is not found.
+    pub problem: Option<String>,
+    /// When it is tried again.
+    pub due: Option<Timestamp>,
+    /// What is to be said about it.
+    pub log: Vec<LogEntry>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What a store holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreUsage {
+    /// Which one.
+    pub id: StoreId,
+    /// What it is called.
+    pub name: String,
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// A segment to delete.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tombstone {
@@ -624,6 +768,8 @@ pub struct Usage {
     pub quota: Quota,
     /// By source: id, items, bytes of their content.
     pub sources: Vec<(SourceId, u64, u64)>,
+    /// By store.
+    pub stores: Vec<StoreUsage>,
 }
 
 /// The facts.
@@ -733,6 +879,48 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
         now: Timestamp,
         keep_replaced: Duration,
     ) -> Result<FileDeleted>;
+    /// Deletes a committed file that nobody has registered, and ends its session; false when there is none.
+    async fn discard_file(&self, tenant: &TenantId, id: FileId, now: Timestamp) -> Result<bool>;
+
+    // --- stores
+
+    /// Creates a store.
+    async fn create_store(&self, store: NewStore) -> Result<Store>;
+    /// The store, if it exists.
+    async fn store(&self, tenant: &TenantId, id: StoreId) -> Result<Option<Store>>;
+    /// Stores of the tenant that match, and how many there are beyond the page.
+    async fn stores(&self, tenant: &TenantId, filter: StoreFilter) -> Result<(Vec<Store>, u64)>;
+    /// Changes a store's name, description, properties and whether it is in use; false when it does not exist.
+    async fn update_store(&self, store: &Store) -> Result<bool>;
+    /// Deletes a store at once; a job lets go of its files. False when it does not exist.
+    async fn delete_store(&self, store: i64, now: Timestamp) -> Result<bool>;
+    /// Lets go of up to `limit` files of a deleted store; true when there are more. With the last one the store's row goes.
+    async fn empty_store(&self, store: i64, limit: u32, now: Timestamp, keep_replaced: Duration) -> Result<bool>;
+    /// Takes an uploaded file into a store: the file becomes one of the tenant's, the store holds its current version, and
+    /// its processing is due, in one step.
+    async fn link_file(&self, link: LinkFile) -> Result<Linked>;
+    /// A file of a store.
+    async fn store_file(&self, store: i64, file: FileId) -> Result<Option<StoreFile>>;
+    /// Files of a store by their rows, in no order; those that are not there any more are left out.
+    async fn store_files_by_row(&self, store: Option<i64>, rows: Vec<i64>) -> Result<Vec<StoreFile>>;
+    /// Files of a store that match, and how many there are beyond the page.
+    async fn store_files(&self, store: i64, filter: StoreFileFilter) -> Result<(Vec<StoreFile>, u64)>;
+    /// Takes files out of a store, those that are in it; their chunks are due to go. Says how many there were.
+    async fn unlink_files(
+        &self,
+        store: i64,
+        files: Vec<FileId>,
+        now: Timestamp,
+        keep_replaced: Duration,
+    ) -> Result<u64>;
+    /// Makes the processing of a file that ended due again, well or not; one that is under way stays as it is.
+    async fn retry_file(&self, store: i64, file: FileId, now: Timestamp) -> Result<Option<StoreFile>>;
+    /// What the processor said about a store's file, oldest first.
+    async fn store_file_log(&self, row: i64) -> Result<Vec<LogEntry>>;
+    /// Records that a step of a store file's processing begins; false when the job's lease was lost.
+    async fn begin_step(&self, job: &LeasedJob, began: Began) -> Result<bool>;
+    /// Ends a store file's processing, or gives it back.
+    async fn end_processing(&self, job: &LeasedJob, processed: Processed) -> Result<()>;
 
     // --- streams
 
@@ -816,7 +1004,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
 
     // --- jobs
 
-    /// Leases jobs that are due, of all pushes that have some alike: a large push does not make a small one wait.
+    /// Leases jobs that are due, of all pushes and stores that have some alike: a large push does not make a small one
+    /// wait, and pushes and stores do not make each other wait.
     async fn lease_jobs(&self, now: Timestamp, lease: Duration, limit: u32) -> Result<Vec<LeasedJob>>;
     /// Ends a job: the item's new state, and one item less for its push to wait for.
     async fn finish_job(&self, job: &LeasedJob, extraction: Option<Extraction>, now: Timestamp) -> Result<()>;
@@ -826,6 +1015,9 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn release_leases(&self) -> Result<()>;
     /// Makes the extraction of up to `limit` items above row `after` due again; says the last row, or `None` at the end.
     async fn requeue_items(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>>;
+    /// Makes the processing of up to `limit` completed store files above row `after` due again; says the last row, or `None`
+    /// at the end.
+    async fn requeue_store_files(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>>;
     /// When the next push or job is due, if any waits.
     async fn next_due(&self) -> Result<Option<Timestamp>>;
 

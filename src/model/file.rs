@@ -166,6 +166,8 @@ pub struct FileRecord {
     pub key: Option<KeyId>,
     /// What it is called: 1 to 255 characters.
     pub name: String,
+    /// What it was called when its upload was opened: the name in its storage path.
+    pub stored_as: String,
     /// Its declared media type.
     pub mime_type: String,
     /// Its folder in the tenant, `/`-separated, where it has one.

@@ -92,6 +92,10 @@ uuid_id! {
     StoreId
 }
 uuid_id! {
+    /// A file's place in a store.
+    StoreFileId
+}
+uuid_id! {
     /// An API key's public name, which may be listed and logged.
     KeyId
 }
@@ -118,6 +122,7 @@ macro_rules! prefixed_id {
 
 prefixed_id!(FileId, "file_");
 prefixed_id!(StoreId, "vs_");
+prefixed_id!(StoreFileId, "vsf_");
 
 /// Characters of a name that people give.
 pub const NAME_CHARS: usize = 255;

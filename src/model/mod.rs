@@ -3,9 +3,11 @@
 
 pub mod access;
 pub mod change;
+pub mod document;
 pub mod file;
 pub mod ids;
 pub mod job;
 pub mod refusal;
 pub mod session;
 pub mod source;
+pub mod store;

@@ -1,6 +1,8 @@
 //! The door the clock opens: what must happen after a registration, done by jobs.
 
 mod apply;
+mod chunk;
 pub mod extract;
+mod stored;
 mod text;
 pub mod worker;

@@ -36,6 +36,8 @@ pub(super) async fn job(engine: &Engine, pool: &Pool, job: &LeasedJob) -> Result
             engine.search.remove(job.subject).await?;
             Ok(Outcome::Done(None))
         }
+        // Of stores; the worker gives them to others.
+        JobKind::Process | JobKind::Forget | JobKind::Empty => Err(Refusal::Internal),
         JobKind::Extract => {
             let Some((tenant, item)) = engine.meta.item_by_row(job.subject).await? else {
                 return Ok(Outcome::Done(None));

@@ -11,12 +11,14 @@ use tokio::sync::watch;
 
 use super::apply::{self, Outcome as Applied};
 use super::extract::Pool;
+use super::stored;
 use super::text::{self, Outcome};
 use crate::clock::Timestamp;
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
 use crate::meta::{Extraction, Lease, LeasedJob, MetaError};
+use crate::model::job::{JobKind, Subject};
 use crate::model::refusal::Refusal;
 use crate::model::source::ItemState;
 use crate::upload::sweep::{self, Sweeper};
@@ -128,7 +130,7 @@ fn backoff(attempts: u32) -> Duration {
 /// Keeps up to [`JOBS`] jobs under way: a slow document holds its own place and nobody else's.
 async fn jobs(engine: &Engine, pool: &Pool, mut stop: watch::Receiver<bool>) {
     let mut work = engine.work.listen();
-    let busy: &Mutex<HashSet<i64>> = &Mutex::default();
+    let busy: &Mutex<HashSet<(Subject, i64)>> = &Mutex::default();
     let mut running = FuturesUnordered::new();
     loop {
         let free = JOBS.saturating_sub(running.len());
@@ -140,18 +142,23 @@ async fn jobs(engine: &Engine, pool: &Pool, mut stop: watch::Receiver<bool>) {
                 Ok(leased) => {
                     found = leased.len();
                     running.extend(leased.into_iter().map(|leased| {
-                        let alone = busy.lock().unwrap_or_else(PoisonError::into_inner).insert(leased.subject);
+                        let subject = (leased.kind.subject(), leased.subject);
+                        let alone = busy.lock().unwrap_or_else(PoisonError::into_inner).insert(subject);
                         async move {
                             if !alone {
-                                // An older content of the same item is being read: its text must not come after ours.
+                                // An older content of the same thing is being read: its text must not come after ours.
                                 let later = engine.clock.now().plus(TICK);
                                 if let Err(error) = engine.meta.return_job(&leased, later).await {
-                                    tracing::error!(item = leased.subject, %error, "a job could not be given back");
+                                    tracing::error!(subject = leased.subject, %error, "a job could not be given back");
                                 }
                                 return;
                             }
-                            job(engine, pool, &leased).await;
-                            busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&leased.subject);
+                            match leased.kind {
+                                JobKind::Extract | JobKind::Unindex => job(engine, pool, &leased).await,
+                                JobKind::Process => store_file(engine, pool, &leased).await,
+                                JobKind::Forget | JobKind::Empty => leave(engine, &leased).await,
+                            }
+                            busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&subject);
                         }
                     }));
                 }
@@ -198,6 +205,56 @@ async fn job(engine: &Engine, pool: &Pool, leased: &LeasedJob) {
     };
     if let Err(error) = ended {
         tracing::error!(item = leased.subject, %error, "the end of a job could not be recorded");
+    }
+}
+
+async fn store_file(engine: &Engine, pool: &Pool, leased: &LeasedJob) {
+    let outcome = stored::process(engine, pool, leased).await;
+    let now = engine.clock.now();
+    let later = Some(now.plus(backoff(leased.attempts)));
+    let (outcome, due) = match outcome {
+        Ok(stored::Outcome::Again(reason)) => {
+            (stored::Outcome::Again(reason), later.filter(|_| leased.attempts < ATTEMPTS))
+        }
+        Ok(outcome) => (outcome, None),
+        Err(Refusal::Internal) => {
+            (stored::Outcome::Failed("the stored content is damaged: upload it again".into()), None)
+        }
+        // What may pass (a full disk, too many open files) is waited for: the file was accepted.
+        Err(refusal) => (stored::Outcome::Again(refusal.to_string()), later),
+    };
+    let Some(processed) = stored::processed(&outcome, due, now) else { return };
+    if let Some(problem) = &processed.problem {
+        tracing::info!(file = leased.subject, problem, "a store's file was processed");
+    }
+    if let Err(error) = engine.meta.end_processing(leased, processed).await {
+        tracing::error!(file = leased.subject, %error, "the end of a file's processing could not be recorded");
+    }
+    faults::point("store.processed");
+}
+
+/// What was taken out of a store leaves the index, and a deleted store its files.
+async fn leave(engine: &Engine, leased: &LeasedJob) {
+    let left = async {
+        if leased.kind == JobKind::Forget {
+            engine.search.remove_chunks(leased.subject).await?;
+        } else {
+            let kept = limits::DOWNLOAD_MAX;
+            let mut more = true;
+            while more {
+                more = engine.meta.empty_store(leased.subject, limits::EMPTIED_FILES, engine.clock.now(), kept).await?;
+                faults::point("store.emptied");
+            }
+        }
+        engine.meta.finish_job(leased, None, engine.clock.now()).await?;
+        Ok::<_, Refusal>(())
+    };
+    if let Err(refusal) = left.await {
+        tracing::warn!(subject = leased.subject, %refusal, "what left a store is cleared away later");
+        let due = engine.clock.now().plus(backoff(leased.attempts));
+        if let Err(error) = engine.meta.return_job(leased, due).await {
+            tracing::error!(subject = leased.subject, %error, "a job could not be given back");
+        }
     }
 }
 

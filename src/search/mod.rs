@@ -1,4 +1,4 @@
-//! Full text, derived from items by jobs: it can be lost and made again, and it never holds up the facts.
+//! Full text, derived from items and stores' files by jobs: it can be lost and made again, and it never holds up the facts.
 
 mod sqlite;
 
@@ -7,6 +7,8 @@ use std::fmt;
 use async_trait::async_trait;
 
 pub use sqlite::SqliteSearch;
+
+use crate::model::store::Chunk;
 
 /// Why the index could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,19 @@ pub struct Document {
     pub truncated: bool,
 }
 
+/// A chunk that was found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Found {
+    /// The row of its store's file.
+    pub file: i64,
+    /// Its place among the file's chunks, from 0.
+    pub position: u64,
+    /// The chunk.
+    pub chunk: Chunk,
+    /// How well it fits: the higher the better (BM25).
+    pub score: f64,
+}
+
 /// A full-text index.
 #[async_trait]
 pub trait SearchIndex: Send + Sync + fmt::Debug {
@@ -44,6 +59,13 @@ pub trait SearchIndex: Send + Sync + fmt::Debug {
     /// Rows of items in `scope` whose text matches every word (and every "quoted phrase") of `query`, highest row
     /// first, below `before`.
     async fn find(&self, scope: i64, query: &str, before: Option<i64>, limit: u32) -> Result<Vec<i64>, SearchError>;
+    /// Adds or replaces all chunks of a store's file, of which `scope` is the store's row: at most
+    /// [`crate::limits::FILE_CHUNKS`]. Survives a crash once it returns.
+    async fn put_chunks(&self, file: i64, scope: i64, chunks: Vec<Chunk>) -> Result<(), SearchError>;
+    /// Removes all chunks of a store's file, if there are any.
+    async fn remove_chunks(&self, file: i64) -> Result<(), SearchError>;
+    /// Chunks in `scope` that match every word (and every "quoted phrase") of `query`, the best first.
+    async fn find_chunks(&self, scope: i64, query: &str, limit: u32) -> Result<Vec<Found>, SearchError>;
 }
 
 /// An index that holds nothing, for those who only look at the facts.
@@ -65,6 +87,18 @@ impl SearchIndex for NoSearch {
     }
 
     async fn find(&self, _: i64, _: &str, _: Option<i64>, _: u32) -> Result<Vec<i64>, SearchError> {
+        Ok(Vec::new())
+    }
+
+    async fn put_chunks(&self, _: i64, _: i64, _: Vec<Chunk>) -> Result<(), SearchError> {
+        Err(SearchError(String::from("there is no index here")))
+    }
+
+    async fn remove_chunks(&self, _: i64) -> Result<(), SearchError> {
+        Ok(())
+    }
+
+    async fn find_chunks(&self, _: i64, _: &str, _: u32) -> Result<Vec<Found>, SearchError> {
         Ok(Vec::new())
     }
 }

@@ -1,11 +1,14 @@
 //! Full text in a second SQLite file, by FTS5, so that indexing never waits for the writer of the facts.
 
+use std::ops::Range;
 use std::path::Path;
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, params};
 
-use super::{Document, SearchError, SearchIndex};
+use super::{Document, Found, SearchError, SearchIndex};
+use crate::limits;
+use crate::model::store::Chunk;
 use crate::sqlite::{Database, SqliteError};
 
 const FILE_NAME: &str = "search.db";
@@ -115,6 +118,66 @@ impl SearchIndex for SqliteSearch {
         });
         Ok(found.await?)
     }
+
+    async fn put_chunks(&self, file: i64, scope: i64, chunks: Vec<Chunk>) -> Result<(), SearchError> {
+        let rows = rows_of(file);
+        self.database
+            .write(move |c| {
+                c.prepare_cached(DELETE_CHUNKS)?.execute([rows.start, rows.end])?;
+                let mut insert = c.prepare_cached(
+                    "INSERT INTO chunks (rowid, scope, body, first, last) VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?;
+                for (row, chunk) in rows.zip(&chunks) {
+                    let at = |offset: u64| i64::try_from(offset).unwrap_or(i64::MAX);
+                    insert.execute(params![row, scope_word(scope), chunk.text, at(chunk.start), at(chunk.end)])?;
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn remove_chunks(&self, file: i64) -> Result<(), SearchError> {
+        let rows = rows_of(file);
+        let removed =
+            self.database.write(move |c| c.prepare_cached(DELETE_CHUNKS)?.execute([rows.start, rows.end]).map(drop));
+        Ok(removed.await?)
+    }
+
+    async fn find_chunks(&self, scope: i64, query: &str, limit: u32) -> Result<Vec<Found>, SearchError> {
+        let Some(terms) = match_expression(query) else { return Ok(Vec::new()) };
+        let expression = format!("scope : {} AND body : ({terms})", scope_word(scope));
+        let found = self.database.read(move |c| {
+            // The store's own word is in every row of it and says nothing about how well one fits.
+            c.prepare_cached(
+                "SELECT rowid, body, first, last, bm25(chunks, 0.0, 1.0) AS score FROM chunks WHERE chunks MATCH ?1
+                 ORDER BY score, rowid LIMIT ?2",
+            )?
+            .query_map(params![expression, limit], |row| {
+                let number: i64 = row.get(0)?;
+                let at = |index| row.get::<_, i64>(index).map(|n| u64::try_from(n).unwrap_or(0));
+                Ok(Found {
+                    file: number >> CHUNK_BITS,
+                    position: u64::try_from(number & ((1 << CHUNK_BITS) - 1)).unwrap_or(0),
+                    chunk: Chunk { text: row.get(1)?, start: at(2)?, end: at(3)? },
+                    score: -row.get::<_, f64>(4)?,
+                })
+            })?
+            .collect()
+        });
+        Ok(found.await?)
+    }
+}
+
+/// Bits of a chunk's row number that are its place in its file.
+const CHUNK_BITS: u32 = 14;
+const _: () = assert!(limits::FILE_CHUNKS <= 1 << CHUNK_BITS, "every chunk has a number of its own");
+
+const DELETE_CHUNKS: &str = "DELETE FROM chunks WHERE rowid >= ?1 AND rowid < ?2";
+
+/// The numbers of a file's chunks.
+fn rows_of(file: i64) -> Range<i64> {
+    file << CHUNK_BITS..(file + 1) << CHUNK_BITS
 }
 
 fn scope_word(scope: i64) -> String {
@@ -173,5 +236,31 @@ mod tests {
         assert_eq!(index.document(1).await.unwrap().unwrap().text, "replaced");
         drop(index);
         assert!(SqliteSearch::open(directory.path()).unwrap().is_complete().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn chunks_are_found_in_their_store_the_best_first_and_replaced_as_a_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = SqliteSearch::open(directory.path()).unwrap();
+        let chunk = |text: &str, start| Chunk { start, end: start + 9, text: text.into() };
+        let long = format!("one tide, {}", "and other words ".repeat(40));
+        index.put_chunks(1, 7, vec![chunk(&long, 0), chunk("tide and tide, quick brown tide", 9)]).await.unwrap();
+        index.put_chunks(2, 7, vec![chunk("nothing of it", 0)]).await.unwrap();
+        index.put_chunks(3, 8, vec![chunk("tide", 0)]).await.unwrap();
+        let found = index.find_chunks(7, "TIDE", 10).await.unwrap();
+        let places: Vec<_> = found.iter().map(|f| (f.file, f.position, f.chunk.start, f.chunk.end)).collect();
+        assert_eq!(places, [(1, 1, 9, 18), (1, 0, 0, 9)]);
+        assert!(found[0].score > found[1].score && found[1].score > 0.0, "{found:?}");
+        assert_eq!(index.find_chunks(7, "tide", 1).await.unwrap().len(), 1);
+        assert_eq!(index.find_chunks(7, "\"quick brown\"", 10).await.unwrap().len(), 1);
+        for query in ["scope7", "\"brown quick\"", "", "*"] {
+            assert!(index.find_chunks(7, query, 10).await.unwrap().is_empty(), "{query}");
+        }
+        index.put_chunks(1, 7, vec![chunk("replaced", 0)]).await.unwrap();
+        assert!(index.find_chunks(7, "tide", 10).await.unwrap().is_empty());
+        assert_eq!(index.find_chunks(7, "nothing", 10).await.unwrap().len(), 1, "the neighbour is as it was");
+        index.remove_chunks(2).await.unwrap();
+        assert!(index.find_chunks(7, "nothing", 10).await.unwrap().is_empty());
+        assert_eq!(index.find_chunks(8, "tide", 10).await.unwrap().len(), 1);
     }
 }

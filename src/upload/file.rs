@@ -19,6 +19,8 @@ use crate::model::session::{Hashes, SessionState};
 pub struct Register<'a> {
     /// Which one.
     pub file: FileId,
+    /// The name that its upload was opened with, where the client knows the file by it.
+    pub stored_as: Option<&'a str>,
     /// What to call it: 1 to 255 characters. `None` keeps the name that its upload was opened with.
     pub name: Option<&'a str>,
     /// Its size in bytes, which must be that of the stored bytes: what the client calls it, and the value.
@@ -36,6 +38,9 @@ pub struct Register<'a> {
 /// [`Refusal::DigestMismatch`], and the keepers' own. The upload stays as it is with each of them.
 pub async fn register(engine: &Engine, grant: &Grant, ask: Register<'_>) -> Result<(FileRecord, bool), Refusal> {
     let found = uploaded(engine, grant, ask.file).await?;
+    if ask.stored_as.is_some_and(|name| name != found.stored_as) {
+        return Err(Refusal::NotFound { what: "the file" });
+    }
     if let Some((field, size)) = ask.size
         && size != found.size
     {
@@ -159,6 +164,17 @@ pub async fn count(engine: &Engine, tenant: &TenantId) -> Result<u64, Refusal> {
 /// [`Refusal::NotFound`], and the keepers' own.
 pub async fn open(engine: &Engine, file: &FileRecord) -> Result<VersionReader, Refusal> {
     read::version(engine, &file.tenant, file.version).await
+}
+
+/// Takes back a file that was uploaded and never registered; one that is registered stays.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn discard(engine: &Engine, grant: &Grant, id: FileId) -> Result<(), Refusal> {
+    if engine.meta.discard_file(grant.tenant(), id, engine.clock.now()).await? {
+        engine.work.wake();
+    }
+    Ok(())
 }
 
 /// Deletes a file; it leaves every store, and its bytes are given back. Without `force` only one that no registration

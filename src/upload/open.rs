@@ -212,7 +212,7 @@ pub(super) async fn record(engine: &Engine, sessions: Vec<Session>) -> Result<()
     }
 }
 
-fn with_file(session: Session, file: NewFile, strategy: Strategy) -> Session {
+pub(super) fn with_file(session: Session, file: NewFile, strategy: Strategy) -> Session {
     Session {
         // A new file and its first upload share their id: whoever knows one finds the other.
         file: file.next_of.unwrap_or(FileId(session.id.0)),

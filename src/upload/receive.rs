@@ -14,10 +14,10 @@ use crate::clock::random_bytes;
 use crate::engine::Engine;
 use crate::limits;
 use crate::meta::FileInfo;
-use crate::model::file::{Declared, Digests, Piece, Version};
+use crate::model::file::{Declared, Digests, FileRecord, Piece, Version};
 use crate::model::ids::{FileId, SegmentId, SessionId, TenantId, VersionId};
 use crate::model::refusal::{Refusal, TicketRefusal};
-use crate::model::session::{Hashes, Session, SessionState};
+use crate::model::session::{Declaration, Hashes, Session, SessionState, Strategy};
 
 /// The wire of bytes that the server stores itself.
 pub const INTERNAL: &str = "internal";
@@ -256,6 +256,42 @@ pub struct Stored {
     pub version: VersionId,
     /// Its size in bytes.
     pub size: u64,
+}
+
+/// A file that comes whole with the call that names it.
+#[derive(Clone, Debug)]
+pub struct Direct<'a> {
+    /// The dialect's name.
+    pub wire: &'a str,
+    /// Most bytes it may have.
+    pub max_bytes: u64,
+    /// What the client said about it.
+    pub declaration: Declaration,
+}
+
+/// Stores a file that comes with the call that names it. It is committed and not registered: nobody sees it, and it goes
+/// after [`limits::DIRECT_LIFE`] unless it is registered.
+///
+/// # Errors
+/// Nothing is stored with any of them: as [`single`].
+pub async fn direct(engine: &Engine, grant: &Grant, ask: Direct<'_>, body: Body<'_>) -> Result<FileRecord, Refusal> {
+    require_space(engine, 0).await?;
+    let mut declaration = ask.declaration;
+    // As for a resumable upload: nobody knows yet who will want to compare.
+    declaration.hashes = declaration.hashes.and(Hashes { md5: engine.policy.keep_md5, sha256: false });
+    let session = open::session(engine, grant, ask.wire, ask.max_bytes, limits::DIRECT_LIFE);
+    let file = open::NewFile { size: None, registers: false, declaration, next_of: None };
+    let session = open::with_file(session, file, Strategy::Single);
+    open::record(engine, vec![session.clone()]).await?;
+    let (id, file) = (session.id, session.file);
+    let stored =
+        single(engine, Admitted { session, used: None, only_new: false }, body, None, Declared::default()).await;
+    if let Err(refusal) = stored {
+        // Nobody can send these bytes again: what was refused leaves nothing open.
+        engine.meta.end_session(id, SessionState::Aborted, engine.clock.now()).await?;
+        return Err(refusal);
+    }
+    engine.meta.file_record(grant.tenant(), file).await?.ok_or(Refusal::Internal)
 }
 
 /// Stores bytes of the server's own on a tenant's behalf, durably; they go after `life` unless something holds them.

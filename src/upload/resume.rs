@@ -742,6 +742,7 @@ async fn settle(
         id: session.file,
         tenant: session.tenant.clone(),
         key: session.key,
+        stored_as: declaration.name.clone(),
         name: declaration.name,
         mime_type: declaration.mime_type,
         path: declaration.path,

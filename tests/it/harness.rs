@@ -49,7 +49,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    async fn read(response: reqwest::Response) -> Self {
+    pub(crate) async fn read(response: reqwest::Response) -> Self {
         let status = response.status().as_u16();
         let text = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
         let headers = response.headers().iter().map(|(n, v)| (n.as_str().to_owned(), text(v))).collect();
@@ -134,6 +134,10 @@ pub(crate) struct Call<'s> {
 }
 
 impl<'s> Call<'s> {
+    pub(crate) const fn server(&self) -> &'s Server {
+        self.server
+    }
+
     /// Without any credential.
     pub(crate) fn anonymous(mut self) -> Self {
         self.headers.retain(|(n, _)| n != "Authorization");
@@ -243,6 +247,7 @@ pub(crate) struct Server {
     pub(crate) key: String,
     pub(crate) source: String,
     pub(crate) catalog: String,
+    pub(crate) store: String,
     dir: Arc<TempDir>,
 }
 
@@ -264,17 +269,23 @@ impl Server {
         let app = App::start(config.clone(), clock.clone()).await.expect("a start");
         let first = app.first_start().expect("a first start");
         let (tenant, key) = (first.tenant.clone(), first.key.clone());
-        let (source, catalog) = (first.source.clone(), first.catalog.clone());
+        let (source, catalog, store) = (first.source.clone(), first.catalog.clone(), first.store.clone());
         app.first_key_shown().await.expect("remembered");
         let address = app.address();
         // A restart keeps the port, as a real one would: upload URLs name it.
         config.listen = address;
-        Self { app: Some(app), config, clock, http: client(), address, tenant, key, source, catalog, dir }
+        Self { app: Some(app), config, clock, http: client(), address, tenant, key, source, catalog, store, dir }
     }
 
     /// Stops and starts again on the same data and port.
     pub(crate) async fn restart(&mut self) {
+        self.restart_after(|| ()).await;
+    }
+
+    /// The same with something done to the data between.
+    pub(crate) async fn restart_after(&mut self, work: impl FnOnce()) {
         self.app.take().expect("a running server").stop().await;
+        work();
         let app = App::start(self.config.clone(), self.clock.clone()).await.expect("a second start");
         assert!(app.first_start().is_none(), "the second start must not make a second key");
         assert_eq!(app.address(), self.address);
@@ -296,6 +307,10 @@ impl Server {
         let output = tokio::task::spawn_blocking(run).await.unwrap().expect("the built binary");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "landfall doctor: {out}{err}");
+    }
+
+    pub(crate) fn engine(&self) -> &landfall::engine::Engine {
+        self.app.as_ref().expect("a running server").engine()
     }
 
     /// The server itself, for what no API shows.
@@ -705,6 +720,12 @@ impl Binary {
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Kills it as a crash would, and starts it again on the same data and port.
+    pub(crate) async fn crash(&mut self) {
+        self.kill();
+        self.start_again().await;
     }
 
     /// Starts it again on the same data and port.

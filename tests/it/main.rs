@@ -8,6 +8,7 @@
     reason = "a test that can't go on has failed; the bans are the server's"
 )]
 
+mod aitronos;
 mod bodies;
 mod client;
 mod coveo;
@@ -15,6 +16,7 @@ mod doctor;
 mod files;
 mod harness;
 mod hostile;
+mod knowledge;
 mod limits;
 mod native;
 mod seed_pages;

@@ -5,6 +5,7 @@ mod fields;
 mod files;
 mod items;
 mod query;
+mod stores;
 mod tenant;
 mod uploads;
 mod wire;
@@ -40,6 +41,9 @@ pub fn routes() -> Router<Arc<Doors>> {
         .route(&at("/sources/{source}/item/content"), get(on(items::content)))
         .route(&at("/sources/{source}/pushes"), get(on(items::pushes)))
         .route(&at("/pushes/{request}"), get(on(items::push)))
+        .route(&at("/stores"), get(on(stores::stores)))
+        .route(&at("/stores/{store}/files"), get(on(stores::files)))
+        .route(&at("/stores/{store}/search"), get(on(stores::search)))
         .route(&at("/uploads"), get(on(uploads::list)).post(on(uploads::create)))
         .route(&at("/uploads/{upload}"), get(on(uploads::one)).delete(on(uploads::abort)))
         .route(&at("/uploads/{upload}/urls"), post(on(uploads::urls)))

@@ -15,7 +15,9 @@ use crate::model::file::{Declared, Digests};
 use crate::model::ids::{NAME_CHARS, is_name};
 use crate::model::refusal::Refusal;
 use crate::model::source::{Content, Item, Push, Source};
+use crate::model::store::{Store, StoreFile};
 use crate::source::browse::Page;
+use crate::store::browse::Hit;
 use crate::tenant::NewKey;
 
 /// A list and where it goes on.
@@ -105,6 +107,10 @@ pub(super) fn whole_push(one: &Push) -> Value {
 
 pub(super) fn usage(usage: &Usage) -> Value {
     let sources = usage.sources.iter().map(|(id, items, bytes)| json!({"id": id, "items": items, "bytes": bytes}));
+    let stores = usage
+        .stores
+        .iter()
+        .map(|store| json!({"id": store.id.public(), "name": store.name, "files": store.files, "bytes": store.bytes}));
     json!({
         "bytes": usage.bytes,
         "files": usage.files,
@@ -112,6 +118,58 @@ pub(super) fn usage(usage: &Usage) -> Value {
         "open_sessions": usage.open_sessions,
         "quota": {"bytes": usage.quota.bytes, "open_sessions": usage.quota.sessions},
         "sources": sources.collect::<Vec<_>>(),
+        "stores": stores.collect::<Vec<_>>(),
+    })
+}
+
+pub(super) fn store(store: &Store) -> Value {
+    json!({
+        "id": store.id.public(),
+        "name": store.name,
+        "description": store.description,
+        "active": store.active,
+        "files": store.files,
+        "bytes": store.bytes,
+        "created_at": store.created.rfc3339(),
+        "changed_at": store.changed.rfc3339(),
+    })
+}
+
+pub(super) fn store_file(file: &StoreFile) -> Value {
+    json!({
+        "file_id": file.file.public(),
+        "store": file.store.public(),
+        "name": file.name,
+        "path": file.path,
+        "size": file.size,
+        "mime_type": file.mime_type,
+        "state": file.state.name(),
+        "step": file.step.name(),
+        "progress_percent": file.step.percent(),
+        "chunks": file.chunks,
+        "problem": file.problem,
+        "registered_at": file.created.rfc3339(),
+        "started_at": file.started.map(Timestamp::rfc3339),
+        "completed_at": file.completed().map(Timestamp::rfc3339),
+    })
+}
+
+/// A chunk that was found, with the file that it is of.
+pub(super) fn hit(hit: &Hit) -> Value {
+    json!({
+        "text": hit.found.chunk.text,
+        "score": hit.found.score,
+        "position": {
+            "chunk": hit.found.position,
+            "start": hit.found.chunk.start,
+            "end": hit.found.chunk.end,
+        },
+        "file": {
+            "file_id": hit.file.file.public(),
+            "name": hit.file.name,
+            "path": hit.file.path,
+            "mime_type": hit.file.mime_type,
+        },
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Row, params};
 
 use super::rows::{all, digests, one, optional_time, optional_uuid, run, size, sql, time, unreadable, uuid};
-use super::uploads;
+use super::{stores, uploads};
 use crate::clock::Timestamp;
 use crate::meta::{FileDeleted, FileFilter, RegisterFile, Registered};
 use crate::model::file::FileRecord;
@@ -15,7 +15,7 @@ use crate::model::ids::{FileId, KeyId, TenantId, VersionId};
 type R<T> = rusqlite::Result<T>;
 
 const FILE: &str = "SELECT f.id, f.tenant, f.key, f.name, f.mime_type, f.path, f.metadata, f.registered,
-    v.id, v.size, v.crc32c, v.crc64nvme, v.md5, v.sha256, v.committed
+    v.id, v.size, v.crc32c, v.crc64nvme, v.md5, v.sha256, v.committed, f.stored_as
     FROM files f JOIN versions v ON v.id = f.version";
 
 fn read(row: &Row<'_>) -> R<FileRecord> {
@@ -29,6 +29,7 @@ fn read(row: &Row<'_>) -> R<FileRecord> {
         tenant: TenantId(row.get(1)?),
         key: optional_uuid(row, 2)?.map(KeyId),
         name: row.get(3)?,
+        stored_as: row.get(15)?,
         mime_type: row.get(4)?,
         path: row.get(5)?,
         metadata,
@@ -104,15 +105,32 @@ pub(super) fn delete(
     c: &Connection,
     tenant: &TenantId,
     id: FileId,
-    _force: bool,
+    force: bool,
     now: Timestamp,
     keep_replaced: Duration,
 ) -> R<FileDeleted> {
     let Some(found) = record(c, tenant, id)?.filter(|file| file.registered.is_some()) else {
         return Ok(FileDeleted::Missing);
     };
+    if !force && let held @ 1.. = stores::holders(c, id)? {
+        return Ok(FileDeleted::Held(held));
+    }
+    stores::leave_all(c, id, now, now.plus(keep_replaced))?;
     run(c, "DELETE FROM files WHERE id = ?1", [id.0.as_bytes()])?;
     uploads::end_uploads_of(c, id, now)?;
     uploads::unpin(c, found.version, now.plus(keep_replaced))?;
     Ok(FileDeleted::Done)
+}
+
+pub(super) fn discard(c: &Connection, tenant: &TenantId, id: FileId, now: Timestamp) -> R<bool> {
+    let Some(found) = record(c, tenant, id)?.filter(|file| file.registered.is_none()) else { return Ok(false) };
+    // Its upload is over with it: no repetition may bring it back.
+    run(
+        c,
+        "UPDATE sessions SET state = 'aborted', epoch = epoch + 1 WHERE id = (SELECT session FROM files WHERE id = ?1)",
+        [id.0.as_bytes()],
+    )?;
+    run(c, "DELETE FROM files WHERE id = ?1", [id.0.as_bytes()])?;
+    uploads::drop_version_unless_held(c, found.version, now)?;
+    Ok(true)
 }

@@ -1,5 +1,6 @@
 //! Leasing and ending jobs.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
@@ -17,14 +18,12 @@ type R<T> = rusqlite::Result<T>;
 /// Of a reason, which may quote what a client sent, so much is kept.
 const REASON_CHARS: usize = 500;
 
-/// Makes a job due. An extraction that was due for an older push of the item is not needed any more.
+/// Makes a job due. What was due with the same row before, such as an extraction for an older push of the item, is not
+/// needed any more.
 pub(super) fn enqueue(c: &Connection, kind: JobKind, subject: i64, push: i64, due: Timestamp) -> R<()> {
-    let other = match kind {
-        JobKind::Extract => JobKind::Unindex,
-        JobKind::Unindex => JobKind::Extract,
-    };
-    forget(c, kind, subject, due)?;
-    forget(c, other, subject, due)?;
+    for other in JobKind::ALL.into_iter().filter(|other| other.subject() == kind.subject()) {
+        forget(c, other, subject, due)?;
+    }
     run(
         c,
         "INSERT INTO jobs (kind, subject, push, due) VALUES (?1, ?2, ?3, ?4)",
@@ -36,7 +35,8 @@ pub(super) fn enqueue(c: &Connection, kind: JobKind, subject: i64, push: i64, du
     Ok(())
 }
 
-fn forget(c: &Connection, kind: JobKind, subject: i64, now: Timestamp) -> R<()> {
+/// Takes a job back that is not needed any more.
+pub(super) fn forget(c: &Connection, kind: JobKind, subject: i64, now: Timestamp) -> R<()> {
     let push =
         one(c, "SELECT push FROM jobs WHERE kind = ?1 AND subject = ?2", params![kind.name(), subject], |row| {
             row.get::<_, i64>(0)
@@ -57,7 +57,7 @@ fn one_less(c: &Connection, push: i64, now: Timestamp) -> R<()> {
 
 pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, limit: u32) -> R<Vec<LeasedJob>> {
     let until = now.plus(lease);
-    let waiting = waiting_pushes(c, now, limit)?;
+    let waiting = waiting(c, now, limit)?;
     let share = limit.div_ceil(u32::try_from(waiting.len()).unwrap_or(u32::MAX).max(1));
     let mut jobs = Vec::new();
     for push in waiting {
@@ -88,23 +88,47 @@ pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, limit: u32)
     Ok(jobs)
 }
 
-/// Some pushes that have jobs due, from push to push by the index.
-fn waiting_pushes(c: &Connection, now: Timestamp, limit: u32) -> R<Vec<i64>> {
+/// Some pushes and some stores that have jobs due, one of each in turn.
+fn waiting(c: &Connection, now: Timestamp, limit: u32) -> R<Vec<i64>> {
+    // Pushes come to an end, so the first ones go first. Stores do not: whoever begins is another one each time.
+    let stores = one(c, "SELECT min(push) FROM jobs", [], |row| row.get::<_, Option<i64>>(0))?.flatten();
+    let lowest = stores.unwrap_or(0).min(0);
+    let begin = if lowest < 0 { -(now.millis().rem_euclid(-lowest)) - 1 } else { 0 };
+    let pushes = due(c, now, 0..i64::MAX, limit)?;
+    let mut stores = due(c, now, begin..0, limit)?;
+    let more = limit.saturating_sub(u32::try_from(stores.len()).unwrap_or(limit));
+    stores.extend(due(c, now, lowest..begin, more)?);
+    let (mut pushes, mut stores) = (pushes.into_iter(), stores.into_iter());
     let mut waiting = Vec::new();
-    let mut last = i64::MIN;
     while waiting.len() < usize::try_from(limit).unwrap_or(usize::MAX) {
-        let next = one(c, "SELECT min(push) FROM jobs WHERE push > ?1", [last], |row| row.get::<_, Option<i64>>(0))?;
-        let Some(Some(next)) = next else { break };
-        let due = one(c, "SELECT 1 FROM jobs WHERE push = ?1 AND due <= ?2 LIMIT 1", params![next, now.0], |_| Ok(()))?;
-        if due.is_some() {
-            waiting.push(next);
+        let before = waiting.len();
+        waiting.extend(pushes.next());
+        waiting.extend(stores.next());
+        if waiting.len() == before {
+            break;
         }
-        last = next;
     }
     Ok(waiting)
 }
 
-fn holds(c: &Connection, job: &LeasedJob) -> R<bool> {
+/// Those of a range that have jobs due, from one to the next by the index.
+fn due(c: &Connection, now: Timestamp, range: Range<i64>, limit: u32) -> R<Vec<i64>> {
+    let mut found = Vec::new();
+    let mut from = range.start;
+    while found.len() < usize::try_from(limit).unwrap_or(usize::MAX) {
+        let next = "SELECT min(push) FROM jobs WHERE push >= ?1 AND push < ?2";
+        let next = one(c, next, [from, range.end], |row| row.get::<_, Option<i64>>(0))?.flatten();
+        let Some(next) = next else { break };
+        let due = one(c, "SELECT 1 FROM jobs WHERE push = ?1 AND due <= ?2 LIMIT 1", params![next, now.0], |_| Ok(()))?;
+        if due.is_some() {
+            found.push(next);
+        }
+        from = next + 1;
+    }
+    Ok(found)
+}
+
+pub(super) fn holds(c: &Connection, job: &LeasedJob) -> R<bool> {
     let held = one(
         c,
         "SELECT 1 FROM jobs WHERE kind = ?1 AND subject = ?2 AND push = ?3 AND lease = ?4",

@@ -8,6 +8,7 @@ mod pushes;
 mod quota;
 mod resume;
 mod rows;
+mod stores;
 mod sweep;
 mod tenants;
 mod uploads;
@@ -20,20 +21,21 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
-    Accepted, Advance, Advanced, Applied, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter,
-    ItemRoom, KeyCreated, KeyInfo, Lease, LeasedJob, Marked, MetaError, MetaStore, NewItemLimits, NewPush, NewSource,
-    NewVersion, Once, Opening, OverQuota, Quota, RegisterFile, Registered, Resolved, Result, Swept, TenantInfo,
-    Tombstone, Upload, UploadFilter, Usage,
+    Accepted, Advance, Advanced, Applied, Began, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter,
+    ItemRoom, KeyCreated, KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaError, MetaStore, NewItemLimits,
+    NewPush, NewSource, NewStore, NewVersion, Once, Opening, OverQuota, Processed, Quota, RegisterFile, Registered,
+    Resolved, Result, StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
 use crate::model::change::{IdentityChange, Ordering};
 use crate::model::file::{FileRecord, Version};
 use crate::model::ids::{
-    FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StreamId, TenantId, VersionId,
+    FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreId, StreamId, TenantId, VersionId,
 };
 use crate::model::session::{Session, SessionState};
 use crate::model::source::{Activity, Item, Push, PushKind, PushState, Source};
+use crate::model::store::{LogEntry, Store, StoreFile};
 use crate::sqlite::{Database, SqliteError};
 
 /// The metadata file within a data directory.
@@ -278,6 +280,82 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| files::delete(c, &tenant, id, force, now, keep_replaced)).await
     }
 
+    async fn discard_file(&self, tenant: &TenantId, id: FileId, now: Timestamp) -> Result<bool> {
+        let tenant = tenant.clone();
+        self.write(move |c| files::discard(c, &tenant, id, now)).await
+    }
+
+    async fn create_store(&self, store: NewStore) -> Result<Store> {
+        self.write(move |c| stores::create(c, &store)).await
+    }
+
+    async fn store(&self, tenant: &TenantId, id: StoreId) -> Result<Option<Store>> {
+        let tenant = tenant.clone();
+        self.read(move |c| stores::store(c, &tenant, id)).await
+    }
+
+    async fn stores(&self, tenant: &TenantId, filter: StoreFilter) -> Result<(Vec<Store>, u64)> {
+        let tenant = tenant.clone();
+        self.read(move |c| stores::list(c, &tenant, &filter)).await
+    }
+
+    async fn update_store(&self, store: &Store) -> Result<bool> {
+        let store = store.clone();
+        self.write(move |c| stores::update(c, &store)).await
+    }
+
+    async fn delete_store(&self, store: i64, now: Timestamp) -> Result<bool> {
+        self.write(move |c| stores::delete(c, store, now)).await
+    }
+
+    async fn empty_store(&self, store: i64, limit: u32, now: Timestamp, keep_replaced: Duration) -> Result<bool> {
+        self.write(move |c| stores::empty(c, store, limit, now, keep_replaced)).await
+    }
+
+    async fn link_file(&self, link: LinkFile) -> Result<Linked> {
+        self.write(move |c| stores::link(c, &link)).await
+    }
+
+    async fn store_file(&self, store: i64, file: FileId) -> Result<Option<StoreFile>> {
+        self.read(move |c| stores::file(c, store, file)).await
+    }
+
+    async fn store_files_by_row(&self, store: Option<i64>, rows: Vec<i64>) -> Result<Vec<StoreFile>> {
+        self.read(move |c| stores::files_by_row(c, store, &rows)).await
+    }
+
+    async fn store_files(&self, store: i64, filter: StoreFileFilter) -> Result<(Vec<StoreFile>, u64)> {
+        self.read(move |c| stores::files(c, store, &filter)).await
+    }
+
+    async fn unlink_files(
+        &self,
+        store: i64,
+        files: Vec<FileId>,
+        now: Timestamp,
+        keep_replaced: Duration,
+    ) -> Result<u64> {
+        self.write(move |c| stores::unlink(c, store, &files, now, keep_replaced)).await
+    }
+
+    async fn retry_file(&self, store: i64, file: FileId, now: Timestamp) -> Result<Option<StoreFile>> {
+        self.write(move |c| stores::retry(c, store, file, now)).await
+    }
+
+    async fn store_file_log(&self, row: i64) -> Result<Vec<LogEntry>> {
+        self.read(move |c| stores::log(c, row)).await
+    }
+
+    async fn begin_step(&self, job: &LeasedJob, began: Began) -> Result<bool> {
+        let job = job.clone();
+        self.write(move |c| stores::begin_step(c, &job, &began)).await
+    }
+
+    async fn end_processing(&self, job: &LeasedJob, processed: Processed) -> Result<()> {
+        let job = job.clone();
+        self.write(move |c| stores::end_processing(c, &job, &processed)).await
+    }
+
     async fn commit(&self, version: NewVersion) -> Result<Committed> {
         self.write(move |c| uploads::commit(c, &version)).await
     }
@@ -428,6 +506,10 @@ impl MetaStore for SqliteMeta {
 
     async fn requeue_items(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>> {
         self.write(move |c| jobs::requeue_items(c, after, limit, now)).await
+    }
+
+    async fn requeue_store_files(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>> {
+        self.write(move |c| stores::requeue(c, after, limit, now)).await
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>> {

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::rows::{all, one, optional_uuid, run, size, uuid, word};
 use super::uploads::{self, SESSION};
-use super::{quota, resume};
+use super::{quota, resume, stores};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::meta::{Swept, Tombstone, Usage};
@@ -88,7 +88,7 @@ pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swep
         + rows(run(
             c,
             "DELETE FROM items WHERE row IN (SELECT row FROM items WHERE deleted <= ?1 LIMIT ?2)
-         AND NOT EXISTS (SELECT 1 FROM jobs WHERE subject = items.row)",
+         AND NOT EXISTS (SELECT 1 FROM jobs WHERE kind IN ('extract', 'unindex') AND subject = items.row)",
             params![now.minus(limits::TOMBSTONE_KEPT).0, limit],
         )?)
         + rows(run(
@@ -186,6 +186,7 @@ pub(super) fn usage(c: &Connection, tenant: &TenantId) -> R<Usage> {
         open_sessions: held.open_sessions,
         quota: quota::quota(c, tenant)?,
         sources,
+        stores: stores::usage(c, tenant)?,
     })
 }
 
@@ -195,6 +196,7 @@ const INVARIANTS: &[&str] = &[
      JOIN (SELECT id, (SELECT count(*) FROM items i WHERE i.content_version = versions.id)
                     + (SELECT count(*) FROM push_contents p WHERE p.version = versions.id)
                     + (SELECT count(*) FROM files f WHERE f.version = versions.id AND f.registered IS NOT NULL)
+                    + (SELECT count(*) FROM store_files s WHERE s.version = versions.id)
                AS n FROM versions) held
      ON held.id = v.id WHERE v.pins <> held.n",
     "SELECT 'item ' || i.document_id || ' names a version that does not exist' FROM items i
@@ -228,6 +230,17 @@ const INVARIANTS: &[&str] = &[
     "SELECT 'item ' || i.document_id || ' waits for its text, but no job is due' FROM items i
      WHERE i.state = 'queued' AND i.deleted IS NULL
      AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'extract' AND j.subject = i.row)",
+    "SELECT 'store ' || hex(s.id) || ' has ' || s.files || ' files with ' || s.bytes || ' bytes by its numbers, '
+         || count(f.row) || ' with ' || coalesce(sum(f.size), 0) || ' by its rows'
+     FROM stores s LEFT JOIN store_files f ON f.store = s.row
+     GROUP BY s.row HAVING s.files <> count(f.row) OR s.bytes <> coalesce(sum(f.size), 0)",
+    "SELECT 'file ' || hex(f.file) || ' of a store has a version that does not exist' FROM store_files f
+     WHERE NOT EXISTS (SELECT 1 FROM versions v WHERE v.id = f.version)",
+    "SELECT 'file ' || hex(f.file) || ' of a store waits to be processed, but no job is due' FROM store_files f
+     WHERE f.state IN ('pending', 'processing')
+     AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'process' AND j.subject = f.row)",
+    "SELECT 'store ' || hex(s.id) || ' is deleted, but no job empties it' FROM stores s WHERE s.deleted IS NOT NULL
+     AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'empty' AND j.subject = s.row)",
     "SELECT 'source ' || s.id || ' counts ' || s.items || ' items, but holds ' || count(i.row) FROM sources s
      LEFT JOIN items i ON i.source = s.row AND i.deleted IS NULL GROUP BY s.row HAVING s.items <> count(i.row)",
     "SELECT 'push ' || p.row || ' names changes that do not exist' FROM pushes p WHERE p.changes_version IS NOT NULL

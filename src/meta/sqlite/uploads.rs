@@ -7,12 +7,12 @@ use super::rows::{
     all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, run, size, sql, time,
     unreadable, uuid, word,
 };
-use super::{calls, files, quota, resume};
+use super::{calls, files, quota, resume, stores};
 use crate::clock::Timestamp;
-use crate::meta::{Committed, FileInfo, Marked, NewVersion, Once, Opening, OverQuota};
+use crate::meta::{Committed, FileInfo, LinkFile, Marked, NewVersion, Once, Opening, OverQuota};
 use crate::model::change::Ordering;
 use crate::model::file::{Piece, Receipt, Version};
-use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StreamId, TenantId, VersionId};
+use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StoreFileId, StreamId, TenantId, VersionId};
 use crate::model::session::{Declaration, Session, SessionState, Strategy};
 
 type R<T> = rusqlite::Result<T>;
@@ -200,7 +200,30 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
             drop_version_unless_held(c, replaced.id, due)?;
         }
     }
+    if session.registers {
+        attach(c, &session, new)?;
+    }
     Ok(Committed::New(version))
+}
+
+/// Takes the file into the store that its session names. A store that was deleted meanwhile takes nothing, and the file is
+/// the tenant's all the same.
+fn attach(c: &Connection, session: &Session, new: &NewVersion) -> R<()> {
+    let Some(declared) = &session.declaration else { return Ok(()) };
+    let Some(store) = declared.store else { return Ok(()) };
+    let Some(row) = stores::row_of(c, &session.tenant, store)? else { return Ok(()) };
+    let link = LinkFile {
+        store: row,
+        tenant: session.tenant.clone(),
+        file: session.file,
+        // New, and used for nothing else of its kind.
+        id: StoreFileId(new.version.0),
+        path: declared.store_path.clone(),
+        registered_only: true,
+        now: new.now,
+        keep_replaced: new.keep_replaced,
+    };
+    stores::link(c, &link).map(drop)
 }
 
 fn put_file(c: &Connection, session: &Session, version: &Version) -> R<()> {
@@ -210,10 +233,10 @@ fn put_file(c: &Connection, session: &Session, version: &Version) -> R<()> {
     run(
         c,
         "INSERT INTO files (id, tenant, session, version, size, crc32c, crc64nvme, created, expires,
-         key, name, mime_type, path, metadata)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         key, name, stored_as, mime_type, path, metadata)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, ?14)
          ON CONFLICT (id) DO UPDATE SET version = ?4, size = ?5, crc32c = ?6, crc64nvme = ?7, session = ?3,
-         key = ?10, name = ?11, mime_type = ?12, path = ?13, metadata = ?14",
+         key = ?10, name = ?11, stored_as = ?11, mime_type = ?12, path = ?13, metadata = ?14",
         params![
             session.file.0.as_bytes(),
             session.tenant.0,

@@ -28,7 +28,8 @@ pub(super) fn extract<R: Read>(mut source: Utf8<R>, delimiter: u8, text: &mut Te
         let run = source.next()?;
         let ended = run.is_none();
         let mut input = run.unwrap_or_default().as_bytes();
-        loop {
+        // No input means to the reader that there is no more at all.
+        while ended || !input.is_empty() {
             let (result, read, written) = reader.read_field(input, &mut output);
             input = input.get(read..).unwrap_or_default();
             carry.extend(output.iter().take(written));
@@ -72,5 +73,14 @@ mod tests {
         assert_eq!(cells("a\tb,c\n", "tsv"), "a b,c");
         let long = "é".repeat(5000);
         assert_eq!(cells(&long, "csv"), &long[..10_000]);
+    }
+
+    #[test]
+    fn a_row_that_ends_with_a_run_of_the_input_is_not_the_last() {
+        let rows = 100_000;
+        let mut text = Text::new(1 << 20);
+        let data = "abc,def\n".repeat(rows);
+        extract(Utf8::new(data.as_bytes(), None), b',', &mut text).unwrap();
+        assert_eq!(text.into_string().lines().count(), rows);
     }
 }

@@ -39,6 +39,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use child::child_main;
 
+use crate::limits;
+use crate::unpack::{self, Packing};
+use detect::Kind;
 use protocol::{Answer, Failure, Hello, Start};
 
 /// Documents after which a child is replaced, in case a parser leaks.
@@ -52,8 +55,8 @@ const LAST_WORDS: usize = 4 * 1024;
 /// Time for a child whose output ended to be gone.
 const DEATH_TIME: Duration = Duration::from_secs(2);
 
-/// How long a child may take to start and to notice a document: much, for a machine that is overloaded.
-const READY_TIME: Duration = Duration::from_secs(30);
+/// How long a child may take to start and to notice a document, at least: much, for a machine that is overloaded.
+const READY_TIME: Duration = Duration::from_secs(10);
 
 /// Bounds of one extraction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,9 +78,9 @@ pub struct ExtractLimits {
 impl Default for ExtractLimits {
     fn default() -> Self {
         Self {
-            unpacked_bytes: 4 << 30,
+            unpacked_bytes: limits::UNPACKED_BYTES,
             ratio: 1000,
-            document_bytes: 128 << 20,
+            document_bytes: limits::DOCUMENT_BYTES,
             text_bytes: 8 << 20,
             time: Duration::from_secs(60),
             memory_bytes: 1 << 30,
@@ -112,6 +115,38 @@ pub struct Extracted {
     pub packing: String,
     /// Whether it was Base64 around that.
     pub base64: bool,
+}
+
+/// What content looks like by its first bytes, before it is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// The kind, such as `pdf`; of an archive only its directory, at the end, says more.
+    pub kind: &'static str,
+    /// Is there a chance to read text from it?
+    pub readable: bool,
+}
+
+/// Looks at the first bytes of some content; its extension in lower case without the dot breaks ties.
+#[must_use]
+pub fn looks_like(head: &[u8], extension: &str) -> Look {
+    let packing = unpack::sniff(head, None);
+    if packing.packing != Packing::Raw || packing.base64 {
+        // What is inside shows when it is unpacked, which the child does.
+        return Look { kind: "packed content", readable: true };
+    }
+    let readable = |kind| Look { kind, readable: true };
+    match detect::detect(head, extension) {
+        Kind::Empty => readable("empty content"),
+        Kind::Pdf => readable("pdf"),
+        Kind::Zip => readable("an Office document or an archive"),
+        Kind::Ole => readable("an older Office document"),
+        Kind::Html => readable("html"),
+        Kind::Xml => readable("xml"),
+        Kind::Json => readable("json"),
+        Kind::Csv(_) => readable("csv"),
+        Kind::Text => readable("text"),
+        Kind::Unsupported(kind) => Look { kind, readable: false },
+    }
 }
 
 /// Why a document has no text.
@@ -264,10 +299,7 @@ impl Pool {
                 let _ = worker.child.kill().await;
                 Err(ExtractError::Timeout { limit: self.limits.time })
             }
-            Err(Trouble::Nonsense(what)) => {
-                let _ = worker.child.kill().await;
-                Err(ExtractError::Crashed { detail: format!("it sent {what}"), signal: None })
-            }
+            Err(Trouble::Nonsense(what)) => Err(self.put_down(worker, what).await),
             Err(Trouble::Dead) => Err(self.autopsy(worker).await),
         }
     }
@@ -306,11 +338,12 @@ impl Pool {
                 Some(worker) => worker,
                 None => self.start().await.map_err(ExtractError::Io)?,
             };
-            match timeout(READY_TIME, worker.begin(&start)).await {
+            match timeout(READY_TIME.max(self.limits.time), worker.begin(&start)).await {
                 Ok(Ok(())) => return Ok(worker),
                 // One that died while idle must not cost a document.
                 _ if was_idle => {}
-                Ok(Err(_)) => return Err(self.autopsy(worker).await),
+                Ok(Err(Trouble::Nonsense(what))) => return Err(self.put_down(worker, what).await),
+                Ok(Err(Trouble::Timeout | Trouble::Dead)) => return Err(self.autopsy(worker).await),
                 Err(elapsed) => return Err(ExtractError::Io(elapsed.into())),
             }
         }
@@ -352,6 +385,12 @@ impl Pool {
         Ok(worker)
     }
 
+    /// Ends a child that does not keep to the protocol.
+    async fn put_down(&self, mut worker: Worker, what: &'static str) -> ExtractError {
+        let _ = worker.child.kill().await;
+        ExtractError::Crashed { detail: format!("it sent {what}"), signal: None }
+    }
+
     /// Finds out why a child ended.
     async fn autopsy(&self, mut worker: Worker) -> ExtractError {
         drop(worker.input);
@@ -383,12 +422,17 @@ impl Pool {
 
 impl Worker {
     /// Announces a document and waits until the child is there for it.
-    async fn begin(&mut self, start: &[u8]) -> io::Result<()> {
-        write_frame(&mut self.input, protocol::START, start).await?;
-        self.input.flush().await?;
-        let mut ready = [0; 5];
-        self.output.read_exact(&mut ready).await?;
-        if ready == protocol::header(protocol::READY, 0)? { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    async fn begin(&mut self, start: &[u8]) -> Result<(), Trouble> {
+        let announced = async {
+            write_frame(&mut self.input, protocol::START, start).await?;
+            self.input.flush().await?;
+            let mut ready = [0; 5];
+            self.output.read_exact(&mut ready).await?;
+            Ok::<_, io::Error>(ready)
+        };
+        let ready = announced.await.map_err(|_| Trouble::Dead)?;
+        let expected = protocol::header(protocol::READY, 0).map_err(|_| Trouble::Dead)?;
+        if ready == expected { Ok(()) } else { Err(Trouble::Nonsense("something before it was ready")) }
     }
 
     /// One document that [`begin`](Self::begin) announced. When it succeeds, both sides are in step again, whether or not all content was sent.
@@ -496,4 +540,41 @@ async fn last_words(mut errors: ChildStderr) -> Vec<u8> {
         kept.extend(buffer.iter().take(count.min(room)));
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::document::{READABLE, UNREADABLE};
+
+    #[test]
+    fn what_is_said_to_be_read_is_read_and_the_rest_is_not() {
+        let docx = samples::docx("tide");
+        for document in READABLE {
+            for extension in document.extensions {
+                let head: &[u8] = match document.kind {
+                    "pdf" => b"%PDF-1.7\n",
+                    "docx" | "pptx" | "xlsx" | "xlsb" | "odt" | "ods" | "odp" | "odg" => &docx,
+                    "xls" => b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0",
+                    _ => b"a line of text\n",
+                };
+                assert!(looks_like(head, extension.trim_start_matches('.')).readable, "{extension}");
+            }
+        }
+        let read: Vec<&str> = READABLE.iter().flat_map(|document| document.extensions).copied().collect();
+        let unread: Vec<&str> = UNREADABLE.iter().flat_map(|document| document.extensions).copied().collect();
+        let mut all: Vec<&str> = read.iter().chain(&unread).copied().collect();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count, "an ending is in one list, once");
+        for (head, kind) in [
+            (&b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..], "png"),
+            (b"{\\rtf1 text}", "rtf"),
+            (b"\x1a\x45\xdf\xa3\0\0", "matroska"),
+        ] {
+            assert_eq!(looks_like(head, "txt"), Look { kind, readable: false });
+        }
+        assert!(looks_like(b"\x1f\x8b\x08\0\0\0\0\0\0\x03abc", "txt").readable, "it is unpacked by the child");
+    }
 }

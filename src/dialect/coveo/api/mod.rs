@@ -33,14 +33,26 @@ pub const WIRE: &str = "coveo";
 /// What stands in the answers of upload URLs where the vendor's storage names a host.
 const HOST_ID: &str = "landfall";
 
-/// Every path that the vendor's clients call, under one mount.
+/// Every path that the vendor's clients call, under a mount of its own.
 pub fn routes() -> Router<Arc<Doors>> {
-    let mut router = Router::new();
+    shared_routes()
+        .route("/v1/organizations/{org}/files", post(new_container))
+        .route("/v1/{*rest}", any(unknown))
+        .method_not_allowed_fallback(wrong_method)
+}
+
+/// A new container, on the one path that another vendor has as well.
+pub fn new_container(doors: State<Arc<Doors>>, request: Request) -> Answering {
+    on(containers::create)(doors, request)
+}
+
+/// The same beside other vendors' APIs: what collides with theirs, and paths under `/v1` that no call has, are left open.
+pub fn shared_routes() -> Router<Arc<Doors>> {
+    let mut router = Router::new().route("/push/v1/organizations/{org}/files", post(new_container));
     for base in ["/v1", "/push/v1"] {
         let organization = format!("{base}/organizations/{{org}}");
         let at = |path: &str| format!("{organization}{path}");
         router = router
-            .route(&at("/files"), post(on(containers::create)))
             .route(&at("/sources/{source}/documents"), put(on(items::put)).merge(delete(on(items::delete))))
             .route(&at("/sources/{source}/documents/batch"), put(on(items::batch)))
             .route(&at("/sources/{source}/documents/olderthan"), delete(on(items::older_than)))
@@ -77,7 +89,6 @@ pub fn routes() -> Router<Arc<Doors>> {
         .route(&at("/indexes/fields/batch/create"), post(on(platform::create_fields)))
         .route(&at("/securityproviders/{provider}"), put(on(platform::put_provider)))
         .route("/rest/privilege/evaluate", post(on(platform::evaluate)))
-        .route("/v1/{*rest}", any(unknown))
         .route("/push/{*rest}", any(unknown))
         .route("/rest/{*rest}", any(unknown))
         .method_not_allowed_fallback(wrong_method)
@@ -114,10 +125,10 @@ pub fn refuse_upload(refused: &Refusal, request_id: &str, proposed: Option<u64>)
     response
 }
 
-/// Is a path one of this API's mounts?
+/// Is a path one of this API's mounts? Of those that it shares with others, assembly knows.
 #[must_use]
 pub fn is_path(path: &str) -> bool {
-    ["/v1/", "/push/", "/rest/", "/coveo/"].iter().any(|mount| path.starts_with(mount))
+    ["/push/", "/rest/", "/coveo/"].iter().any(|mount| path.starts_with(mount))
 }
 
 /// The answer to a request that is refused before a handler sees it.
