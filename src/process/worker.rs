@@ -240,7 +240,9 @@ async fn leave(engine: &Engine, leased: &LeasedJob) {
             engine.search.remove_chunks(leased.subject).await?;
         } else {
             let kept = limits::DOWNLOAD_MAX;
-            while engine.meta.empty_store(leased.subject, limits::EMPTIED_FILES, engine.clock.now(), kept).await? {
+            let mut more = true;
+            while more {
+                more = engine.meta.empty_store(leased.subject, limits::EMPTIED_FILES, engine.clock.now(), kept).await?;
                 faults::point("store.emptied");
             }
         }

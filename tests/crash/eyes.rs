@@ -130,6 +130,11 @@ pub fn found(data: &Path, word: &str) -> Outcome<Vec<String>> {
         .collect()
 }
 
+/// How many chunks are indexed.
+pub fn chunks(data: &Path) -> Outcome<i64> {
+    open(data, "search.db")?.query_row("SELECT count(*) FROM chunks", [], |row| row.get(0)).map_err(said)
+}
+
 /// The state of an accepted push; none when it is not there.
 pub fn push(data: &Path, request: &str) -> Outcome<Option<String>> {
     let request: uuid::Uuid = request.parse().map_err(|e| format!("a request id: {e}"))?;

@@ -25,6 +25,7 @@ mod faulty;
 mod points;
 mod resumable;
 mod server;
+mod stores;
 mod strict;
 mod world;
 

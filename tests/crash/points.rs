@@ -8,6 +8,7 @@ use landfall::faults;
 use crate::client::{Client, Failed, Upload};
 use crate::resumable::{self, Session};
 use crate::server::{Server, Start, doctor};
+use crate::stores::{self, Store};
 use crate::world::{LATER, PATIENCE, World, interrupted, text};
 use crate::{Outcome, all, disk, ensure, eyes, strict, wait_until};
 
@@ -29,6 +30,8 @@ enum Tested {
     Crash(During),
     /// In a resumable upload.
     InSession(Session),
+    /// Of a store.
+    InStore(Store),
     /// In the first start of a data directory.
     FirstStart,
     /// Each time that it is passed, the first to the last.
@@ -37,7 +40,7 @@ enum Tested {
     Elsewhere,
 }
 
-use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InSession};
+use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InSession, InStore};
 
 const CASES: &[(&str, Tested)] = &[
     ("start.tenant", FirstStart),
@@ -81,6 +84,12 @@ const CASES: &[(&str, Tested)] = &[
     ("process.text_written", Crash(During::Upload)),
     ("process.applied", Crash(During::Upload)),
     ("process.finished", Crash(During::Upload)),
+    ("store.registered", InStore(Store::Filled)),
+    ("store.step", InStore(Store::Filled)),
+    ("store.step", InStore(Store::FilledLate)),
+    ("store.chunks_written", InStore(Store::Filled)),
+    ("store.processed", InStore(Store::Filled)),
+    ("store.emptied", InStore(Store::Deleted)),
     ("sweep.expired", Crash(During::Sweep)),
     ("sweep.tombstone", Crash(During::Sweep)),
     ("sweep.unlinked", Crash(During::Sweep)),
@@ -99,14 +108,21 @@ const CASES: &[(&str, Tested)] = &[
 fn crash_cases() -> impl Iterator<Item = (&'static str, During)> {
     CASES.iter().filter_map(|(point, tested)| match tested {
         Crash(during) => Some((*point, *during)),
-        InSession(_) | FirstStart | EveryTime | Elsewhere => None,
+        InSession(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
     })
 }
 
 fn in_sessions(kind: &str, case: fn(&str, Session) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InSession(session) => Some((format!("{kind} at {point} ({session:?})"), case(point, *session))),
-        Crash(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+    }));
+}
+
+fn in_stores(kind: &str, case: fn(&str, Store) -> Outcome) {
+    all(CASES.iter().filter_map(|(point, tested)| match tested {
+        InStore(store) => Some((format!("{kind} at {point} ({store:?})"), case(point, *store))),
+        Crash(_) | InSession(_) | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
@@ -413,6 +429,16 @@ fn power_cut_in_a_resumable_upload() {
 #[test]
 fn strict_power_cut_in_a_resumable_upload() {
     in_sessions("strict power cut", resumable::cut_off_strictly);
+}
+
+#[test]
+fn killed_in_a_store() {
+    in_stores("kill -9", stores::killed);
+}
+
+#[test]
+fn power_cut_in_a_store() {
+    in_stores("power cut", stores::cut_off);
 }
 
 #[test]
