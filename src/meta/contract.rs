@@ -1011,7 +1011,9 @@ async fn a_file_that_nobody_registered_can_be_taken_back() {
     let case = Case::new().await;
     let before = case.store.usage(&tenant()).await.unwrap();
     let declaration = Declaration { name: "a".into(), mime_type: "a/b".into(), ..Declaration::default() };
-    let session = Session { declaration: Some(declaration), ..case.draft() };
+    let draft = case.draft();
+    // A file and its first upload share their id.
+    let session = Session { file: FileId(draft.id.0), declaration: Some(declaration), ..draft };
     assert_eq!(case.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
     assert!(!case.store.discard_file(&tenant(), session.file, case.now).await.unwrap(), "nothing is there yet");
     let version = case.version(&session, 1);
@@ -1026,7 +1028,8 @@ async fn a_file_that_nobody_registered_can_be_taken_back() {
     assert_eq!(case.store.commit(case.version(&session, 1)).await.unwrap(), Committed::Closed);
 
     let declaration = Declaration { name: "b".into(), mime_type: "a/b".into(), ..Declaration::default() };
-    let session = Session { declaration: Some(declaration), registers: true, ..case.draft() };
+    let draft = case.draft();
+    let session = Session { file: FileId(draft.id.0), declaration: Some(declaration), registers: true, ..draft };
     assert_eq!(case.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
     assert!(matches!(case.store.commit(case.version(&session, 1)).await.unwrap(), Committed::New(_)));
     assert!(!case.store.discard_file(&tenant(), session.file, case.now).await.unwrap(), "it is registered");
