@@ -439,9 +439,10 @@ async fn reindex(engine: &Engine) -> Result<(), StartError> {
 
 fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Router {
     let coveo_says: Envelope = coveo::api::refuse_upload;
+    let native_says: Envelope = native::refuse_upload;
     let put_door = Arc::new(PutDoor {
         doors: Arc::clone(doors),
-        envelopes: HashMap::from([(coveo::api::WIRE, coveo_says)]),
+        envelopes: HashMap::from([(coveo::api::WIRE, coveo_says), (native::WIRE, native_says)]),
         fallback: coveo::api::refuse_upload,
     });
     let on_control = server::on_control_plane(control.handle());

@@ -456,7 +456,8 @@ fn bytes(field: &'static str, value: &Value) -> Result<u64, ConfigError> {
 }
 
 /// Reads a number of bytes such as `1048576`, `512 KiB` or `5GiB`; `KB` to `TB` are powers of 1000.
-fn size(text: &str) -> Option<u64> {
+#[must_use]
+pub fn size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -22,6 +22,7 @@ pub mod sqlite;
 
 pub mod blob;
 pub mod meta;
+pub mod outbound;
 pub mod search;
 pub mod ticket;
 

@@ -10,6 +10,8 @@ pub const GRANULE_BYTES: u64 = 256 * 1024;
 pub const SMALL_WRITE_BYTES: usize = 32 * 1024;
 /// From so many bodies on, memory counts more than the size of writes.
 pub const MANY_BODIES: usize = 64;
+/// Chunks that clients are told to send: a multiple of the protocol's granularity.
+pub const CHUNK_BYTES: u64 = 32 * GRANULE_BYTES;
 /// Life of a resumable session, from its creation; progress does not extend it.
 pub const SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a file that came with its call may wait for the end of that call.

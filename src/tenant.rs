@@ -7,13 +7,49 @@ use sha2::{Digest, Sha256};
 use crate::clock::{Timestamp, ordered_uuid};
 use crate::credential;
 use crate::engine::{Engine, RefusalRecord};
-use crate::meta::{KeyCreated, KeyInfo, Once, Usage};
+use crate::meta::{KeyCreated, KeyInfo, Marked, Once, Usage};
 use crate::model::access::{Caller, Right, Rights};
-use crate::model::ids::KeyId;
+use crate::model::ids::{KeyId, TenantId};
 use crate::model::refusal::Refusal;
 
 /// How long a marked call is recognised.
 const MARK_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// A client's mark on a call, with a digest of what is called and with which body.
+#[must_use]
+pub fn once(mark: String, call: &str, body: &[u8], now: Timestamp) -> Once {
+    let digest = Sha256::new().chain_update(call).chain_update([0]).chain_update(body);
+    Once { mark, body: digest.finalize().into(), since: now.minus(MARK_KEPT) }
+}
+
+/// The answer that an equal call got before, if there was one.
+///
+/// # Errors
+/// [`Refusal::Invalid`] for a mark that stands for another call.
+pub async fn recall(engine: &Engine, tenant: &TenantId, once: &Once) -> Result<Option<Vec<u8>>, Refusal> {
+    first(engine.meta.recall(tenant, once.clone()).await?)
+}
+
+/// Keeps the answer of a marked call. If an equal call was faster, its answer holds, and is returned.
+///
+/// # Errors
+/// As [`recall`].
+pub async fn remember(
+    engine: &Engine,
+    tenant: &TenantId,
+    once: Once,
+    answer: Vec<u8>,
+) -> Result<Option<Vec<u8>>, Refusal> {
+    first(engine.meta.remember(tenant, once, answer, engine.clock.now()).await?)
+}
+
+fn first(marked: Marked) -> Result<Option<Vec<u8>>, Refusal> {
+    match marked {
+        Marked::New => Ok(None),
+        Marked::Before(answer) => Ok(Some(answer)),
+        Marked::OtherBody => Err(Refusal::other_call()),
+    }
+}
 
 /// Checks a right of the caller in its own tenant.
 ///
@@ -67,14 +103,11 @@ pub async fn create_key(engine: &Engine, caller: &Caller, new: NewKey) -> Result
         expires: [new.expires, caller.expires].into_iter().flatten().min(),
         revoked: None,
     };
-    let once =
-        new.once.map(|(mark, body)| Once { mark, body: Sha256::digest(body).into(), since: now.minus(MARK_KEPT) });
+    let once = new.once.map(|(mark, body)| once(mark, "keys", &body, now));
     match engine.meta.create_key(info.clone(), credential::hash_key(&key), once).await? {
         KeyCreated::New => Ok((info, Some(key))),
         KeyCreated::Before(info) => Ok((info, None)),
-        KeyCreated::OtherBody => {
-            Err(Refusal::invalid("Idempotency-Key", "was used within 24 hours for a call with another body"))
-        }
+        KeyCreated::OtherBody => Err(Refusal::other_call()),
     }
 }
 

@@ -46,15 +46,18 @@ CREATE TABLE keys (
     revoked INTEGER
 ) STRICT, WITHOUT ROWID;
 
--- Marked calls that made a key, for their repetition.
-CREATE TABLE key_calls (
+-- Calls that their clients marked, for their repetition.
+CREATE TABLE calls (
     tenant  TEXT NOT NULL,
     mark    TEXT NOT NULL,
+    -- A digest of what was called, and with which body.
     body    BLOB NOT NULL,
-    key     BLOB NOT NULL,
+    -- The id of what the call made, or the answer itself.
+    answer  BLOB NOT NULL,
     created INTEGER NOT NULL,
     PRIMARY KEY (tenant, mark)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX calls_created ON calls (created);
 
 CREATE TABLE sources (
     -- Never used again: a verb that began before a source was deleted must not find another one in its place.
@@ -98,6 +101,19 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_open ON sessions (expires) WHERE state = 'open';
 CREATE INDEX sessions_over ON sessions (expires) WHERE state <> 'open';
 CREATE INDEX sessions_named ON sessions (tenant, id) WHERE name IS NOT NULL;
+CREATE INDEX sessions_file ON sessions (file) WHERE name IS NOT NULL AND state = 'open';
+
+-- What the commit of an upload answered: its version may be replaced or gone since.
+CREATE TABLE receipts (
+    session   BLOB PRIMARY KEY REFERENCES sessions ON DELETE CASCADE,
+    version   BLOB NOT NULL,
+    size      INTEGER NOT NULL,
+    crc32c    INTEGER NOT NULL,
+    crc64nvme INTEGER NOT NULL,
+    md5       BLOB,
+    sha256    BLOB,
+    committed INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- How far a resumable session has come. Absent until a chunk is recorded.
 CREATE TABLE session_progress (

@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 use super::{Place, failed};
 use crate::app::{self, StartError};
 use crate::clock::{Clock, Timestamp, ordered_uuid, random_bytes, random_uuid};
+use crate::config;
 use crate::credential;
-use crate::meta::{KeyInfo, MetaError, MetaStore, NewItemLimits, NewSource, NewStore, StoreFilter, TenantInfo};
+use crate::meta::{KeyInfo, MetaError, MetaStore, NewItemLimits, NewSource, NewStore, Quota, StoreFilter, TenantInfo};
 use crate::model::access::Rights;
 use crate::model::ids::{KeyId, NAME_CHARS, SourceId, StoreId, TenantId, is_name};
 use crate::model::store::Store;
@@ -50,6 +51,19 @@ pub(super) enum TenantCommand {
         #[command(flatten)]
         place: Place,
     },
+    /// Limit what a tenant may hold; what is not named stays as it is. Without a limit named, shows both
+    Quota {
+        /// Its id
+        id: String,
+        /// Most bytes, committed and promised to open uploads together: a number, a size such as 10GiB, or none
+        #[arg(long, value_name = "N|none", value_parser = parse_bytes)]
+        bytes: Option<Ceiling>,
+        /// Most open uploads: a number, or none
+        #[arg(long, value_name = "N|none", value_parser = parse_count)]
+        sessions: Option<Ceiling>,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Pause a tenant: what it holds stays and can be read; uploads, pushes and changes are refused from the next
     /// request on. What was accepted before is still processed
     Pause {
@@ -78,6 +92,30 @@ pub(super) enum TenantCommand {
         #[command(flatten)]
         place: Place,
     },
+}
+
+/// A quota as it is given: a number, or none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ceiling(Option<u64>);
+
+fn parse_bytes(text: &str) -> Result<Ceiling, String> {
+    match text {
+        "none" => Ok(Ceiling(None)),
+        _ => match config::size(text).filter(|n| i64::try_from(*n).is_ok()) {
+            Some(bytes) => Ok(Ceiling(Some(bytes))),
+            None => Err("use a number of bytes, a size such as 10GiB, or `none`".into()),
+        },
+    }
+}
+
+fn parse_count(text: &str) -> Result<Ceiling, String> {
+    match text {
+        "none" => Ok(Ceiling(None)),
+        _ => match text.parse::<u64>().ok().filter(|n| i64::try_from(*n).is_ok()) {
+            Some(count) => Ok(Ceiling(Some(count))),
+            None => Err("use a whole number, 0 or more, or `none`".into()),
+        },
+    }
 }
 
 /// A limit as it is given: a number, or none.
@@ -210,6 +248,7 @@ impl Admin {
             Self::Tenant(
                 TenantCommand::Create { place, .. }
                 | TenantCommand::List { place }
+                | TenantCommand::Quota { place, .. }
                 | TenantCommand::Pause { place, .. }
                 | TenantCommand::Resume { place, .. }
                 | TenantCommand::Limit { place, .. },
@@ -264,6 +303,7 @@ async fn tenant(meta: &dyn MetaStore, command: &TenantCommand, now: Timestamp) -
             }
             Ok(vec![json!({"id": id, "api": api})])
         }
+        TenantCommand::Quota { id, bytes, sessions, .. } => quota(meta, id, *bytes, *sessions).await,
         TenantCommand::List { .. } => {
             let tenants = meta.tenants().await?;
             Ok(tenants.iter().map(shown_tenant).collect())
@@ -278,6 +318,29 @@ async fn tenant(meta: &dyn MetaStore, command: &TenantCommand, now: Timestamp) -
             changed(id, meta.limit_tenant(&TenantId::from(id.as_str()), limits).await?)
         }
     }
+}
+
+/// Sets the quotas that are given, and shows what holds then.
+async fn quota(
+    meta: &dyn MetaStore,
+    id: &str,
+    bytes: Option<Ceiling>,
+    sessions: Option<Ceiling>,
+) -> Result<Vec<Value>, AdminError> {
+    let tenant = existing(meta, id).await?;
+    let before = meta.tenant(&tenant).await?.map(|info| info.quota).unwrap_or_default();
+    let quota = Quota {
+        bytes: bytes.map_or(before.bytes, |Ceiling(bytes)| bytes),
+        sessions: sessions.map_or(before.sessions, |Ceiling(sessions)| sessions),
+    };
+    if quota != before {
+        meta.set_quota(&tenant, quota).await?;
+    }
+    let usage = meta.usage(&tenant).await?;
+    Ok(vec![json!({
+        "id": id, "quota_bytes": quota.bytes, "quota_sessions": quota.sessions,
+        "bytes": usage.bytes, "reserved": usage.reserved, "open_sessions": usage.open_sessions,
+    })])
 }
 
 fn changed(id: &str, tenant: Option<TenantInfo>) -> Result<Vec<Value>, AdminError> {

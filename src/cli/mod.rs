@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program speaks to people")]
 
 mod admin;
+mod client;
 mod doctor;
 mod serve;
 
@@ -31,6 +32,12 @@ enum Role {
     Admin(admin::Admin),
     /// Check every invariant on disk and in the database. Changes nothing; exits with 1 and a list if one is broken.
     Doctor(doctor::Doctor),
+    /// Upload files. A run that is cut short, killed or repeated on another machine goes on where the server is.
+    Put(client::Put),
+    /// Download a file. It is verified, and appears under its name when it is whole.
+    Get(client::Get),
+    /// List the tenant's files, newest first.
+    Ls(client::Ls),
     /// Extract text: the server's own child process.
     #[command(hide = true)]
     ExtractWorker {
@@ -65,12 +72,19 @@ impl Place {
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    // What this program makes holds secrets and other people's files: nobody else on the machine may read it.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    match Landfall::parse().role {
+    let role = Landfall::parse().role;
+    if !matches!(role, Role::Put(_) | Role::Get(_) | Role::Ls(_)) {
+        // What the server makes holds secrets and other people's files: nobody else on the machine may read it. What the
+        // client makes is its user's.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    }
+    match role {
         Role::Serve(serve) => serve.run(),
         Role::Admin(admin) => admin.run(),
         Role::Doctor(doctor) => doctor.run(),
+        Role::Put(put) => put.run(),
+        Role::Get(get) => get.run(),
+        Role::Ls(ls) => ls.run(),
         Role::ExtractWorker { tags: _ } => crate::process::extract::child_main(),
     }
 }

@@ -19,7 +19,6 @@ use serde_json::json;
 use crate::faults;
 use crate::http::body;
 use crate::http::doors::{self, Doors};
-use crate::limits;
 use crate::model::file::{Declared, FileRecord, storage_path};
 use crate::model::ids::SessionId;
 use crate::model::refusal::Refusal;
@@ -317,9 +316,6 @@ fn refuse(refused: &Refusal) -> Response {
     }
     response
 }
-
-/// Chunks that clients are told to send: a multiple of the protocol's granule.
-pub const CHUNK_BYTES: u64 = 32 * limits::GRANULE_BYTES;
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ use super::*;
 use crate::clock::{Clock, ordered_uuid, random_bytes, random_uuid};
 use crate::model::access::Right;
 use crate::model::change::{ContentDraft, Identity, IdentityKind, IdentityRelation, ItemDraft, Patch, PatchOperator};
-use crate::model::session::{SessionState, Strategy};
+use crate::model::session::{Declaration, SessionState, Strategy};
 use crate::model::source::Content;
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -917,5 +917,91 @@ async fn a_version_that_is_to_be_the_first_replaces_nothing() {
     }
     let file = case.store.file(&tenant(), session.file).await.unwrap().unwrap();
     assert_eq!(file.version.unwrap().id, first.version);
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn a_marked_call_is_decided_with_what_it_makes() {
+    let case = Case::new().await;
+    let quota = Quota { sessions: Some(2), ..Quota::default() };
+    assert!(case.store.set_quota(&tenant(), quota).await.unwrap());
+    let template = case.session().await;
+    let new = || Session { id: SessionId(ordered_uuid(case.now)), key: Some(KeyId(random_uuid())), ..template.clone() };
+    let once = |mark: &str, body: u8| Once { mark: mark.into(), body: [body; 32], since: case.now.minus(LEASE) };
+    let open = async |session: &Session, once| case.store.open_marked(session.clone(), once).await.unwrap();
+    let (first, second) = (new(), new());
+    assert_eq!(open(&first, once("a", 1)).await, Opening::New);
+    assert_eq!(open(&second, once("a", 1)).await, Opening::Before(Box::new(first.clone())));
+    assert_eq!(open(&second, once("a", 2)).await, Opening::OtherBody);
+    assert_eq!(case.store.session(&tenant(), second.id).await.unwrap(), None);
+    // A refused call leaves no mark.
+    assert!(matches!(open(&second, once("b", 1)).await, Opening::OverQuota(over) if over.limit == 2));
+    assert_eq!(case.store.recall(&tenant(), once("b", 1)).await.unwrap(), Marked::New);
+    // Marks are the tenant's own, and forgotten in time.
+    assert_eq!(case.store.recall(&"other".into(), once("a", 1)).await.unwrap(), Marked::New);
+    let later = Once { since: case.later(1), ..once("a", 2) };
+    assert_eq!(case.store.remember(&tenant(), later, b"x".into(), case.later(2)).await.unwrap(), Marked::New);
+    let answer = case.store.remember(&tenant(), once("a", 2), b"y".into(), case.later(3)).await.unwrap();
+    assert_eq!(answer, Marked::Before(b"x".into()), "the first answer holds");
+    assert_eq!(case.store.recall(&tenant(), once("a", 1)).await.unwrap(), Marked::OtherBody);
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn a_receipt_outlives_its_version_and_an_upload_ends_with_its_file() {
+    let case = Case::new().await;
+    let declaration = Some(Declaration { name: "a".into(), ..Declaration::default() });
+    let template = case.session().await;
+    let open = async |file: Option<FileId>| {
+        let id = SessionId(ordered_uuid(case.now));
+        let file = file.unwrap_or(FileId(id.0));
+        let session = Session { id, file, registers: true, declaration: declaration.clone(), ..template.clone() };
+        assert_eq!(case.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
+        session
+    };
+    let first = open(None).await;
+    let version = case.version(&first, 1);
+    assert!(matches!(case.store.commit(version.clone()).await.unwrap(), Committed::New(_)));
+    let (second, third) = (open(Some(first.file)).await, open(Some(first.file)).await);
+    let next = case.version(&second, 2);
+    assert!(matches!(case.store.commit(next.clone()).await.unwrap(), Committed::New(_)));
+    assert_eq!(case.store.version(&tenant(), version.version).await.unwrap(), None, "it was replaced");
+    let upload = case.store.upload(first.id).await.unwrap().unwrap();
+    assert_eq!(upload.receipt.map(|receipt| receipt.version), Some(version.version));
+    let kept = case.store.versions_of(&tenant(), first.file).await.unwrap();
+    assert_eq!(kept.iter().map(|version| version.id).collect::<Vec<_>>(), [next.version]);
+    let deleted = case.store.delete_file(&tenant(), first.file, false, case.now, ZERO).await.unwrap();
+    assert_eq!(deleted, FileDeleted::Done);
+    assert_eq!(case.store.upload(third.id).await.unwrap().unwrap().session.state, SessionState::Aborted);
+    assert_eq!(case.store.commit(case.version(&third, 3)).await.unwrap(), Committed::Closed);
+    assert_eq!(case.store.file_record(&tenant(), first.file).await.unwrap(), None);
+    case.sound().await;
+}
+
+#[tokio::test]
+async fn an_upload_of_unknown_size_grows_within_the_quota() {
+    let case = Case::new().await;
+    assert!(case.store.set_quota(&tenant(), Quota { bytes: Some(15), sessions: None }).await.unwrap());
+    let template = case.session().await;
+    let id = SessionId(ordered_uuid(case.now));
+    let key = Some(KeyId(random_uuid()));
+    let session = Session { id, strategy: Strategy::Resumable, key, versions_allowed: false, ..template };
+    assert_eq!(case.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
+    let grown = |received: u64| {
+        let piece = Piece { length: received, ..case.version(&session, 1).pieces[0].clone() };
+        Progress { received, pieces: vec![piece], ..Progress::default() }
+    };
+    let first = grown(10);
+    let advance = |from: u64, progress: Progress| Advance { session: id, epoch: 1, from, progress, now: case.now };
+    assert_eq!(case.store.advance(advance(0, first.clone())).await.unwrap(), Advanced::Recorded);
+    let mut more = first.clone();
+    (more.received, more.pieces[0].length) = (16, 16);
+    let over = OverQuota { what: "bytes", limit: 15, used: 10, wanted: 6 };
+    assert_eq!(case.store.advance(advance(10, more.clone())).await.unwrap(), Advanced::OverQuota(over));
+    assert_eq!(case.store.upload(id).await.unwrap().unwrap().progress.received, 10);
+    assert_eq!(case.store.advance(advance(9, more.clone())).await.unwrap(), Advanced::Fenced);
+    (more.received, more.pieces[0].length) = (15, 15);
+    assert_eq!(case.store.advance(advance(10, more)).await.unwrap(), Advanced::Recorded);
+    assert_eq!(case.store.usage(&tenant()).await.unwrap().reserved, 15);
     case.sound().await;
 }

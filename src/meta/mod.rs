@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::clock::Timestamp;
 use crate::model::access::{Caller, Rights};
 use crate::model::change::{Change, IdentityChange, Ordering};
-use crate::model::file::{Digests, FileRecord, Piece, Version};
+use crate::model::file::{Digests, FileRecord, Piece, Receipt, Version};
 use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreFileId, StoreId, StreamId, TenantId,
     VersionId,
@@ -73,6 +73,30 @@ pub struct Once {
     pub body: [u8; 32],
     /// Marks older than this are forgotten.
     pub since: Timestamp,
+}
+
+/// What is known about a marked call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Marked {
+    /// The mark is new; from now on it stands for this call.
+    New,
+    /// An equal call got this answer.
+    Before(Vec<u8>),
+    /// The mark was used for another call or body.
+    OtherBody,
+}
+
+/// What became of an upload that its client marked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Opening {
+    /// It is open.
+    New,
+    /// An equal call opened this one before.
+    Before(Box<Session>),
+    /// The mark was used for another call or body.
+    OtherBody,
+    /// The tenant's quota does not allow it.
+    OverQuota(OverQuota),
 }
 
 /// What became of a new key.
@@ -243,6 +267,17 @@ pub struct Advance {
     pub now: Timestamp,
 }
 
+/// What became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advanced {
+    /// It is recorded.
+    Recorded,
+    /// The writer is fenced, or the session is over.
+    Fenced,
+    /// The tenant's quota has no room for what goes beyond the declared size. Nothing changed.
+    OverQuota(OverQuota),
+}
+
 /// A session that was found by its id alone, with how far it has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upload {
@@ -250,6 +285,8 @@ pub struct Upload {
     pub session: Session,
     /// Its progress; empty for what is not resumable.
     pub progress: Progress,
+    /// What its commit answered, if it is committed.
+    pub receipt: Option<Receipt>,
     /// Is its tenant paused?
     pub paused: bool,
 }
@@ -257,8 +294,10 @@ pub struct Upload {
 /// Which of a tenant's uploads to list.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UploadFilter {
-    /// In this state.
+    /// In this state; one whose time is over at `now` is expired, swept or not.
     pub state: Option<SessionState>,
+    /// Now.
+    pub now: Timestamp,
     /// Of this name.
     pub name: Option<String>,
     /// Of this declared size.
@@ -757,6 +796,10 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn limit_tenant(&self, tenant: &TenantId, limits: NewItemLimits) -> Result<Option<TenantInfo>>;
     /// Stores a key by its hash; with a repetition mark, only if no call with that mark did so before.
     async fn create_key(&self, key: KeyInfo, hash: [u8; 32], once: Option<Once>) -> Result<KeyCreated>;
+    /// What became of the call with this mark, if there was one.
+    async fn recall(&self, tenant: &TenantId, once: Once) -> Result<Marked>;
+    /// Keeps the answer of a marked call, unless one with its mark was faster: then that one's answer holds.
+    async fn remember(&self, tenant: &TenantId, once: Once, answer: Vec<u8>, now: Timestamp) -> Result<Marked>;
     /// Who holds the key with this hash, if it holds now.
     async fn caller(&self, hash: [u8; 32], now: Timestamp) -> Result<Option<Caller>>;
     /// Every key, of one tenant or of all.
@@ -792,6 +835,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     /// Opens sessions, all or none: the first fact of an upload. Their declared sizes are reserved. `Some` is the quota
     /// that does not allow it.
     async fn open_sessions(&self, sessions: Vec<Session>) -> Result<Option<OverQuota>>;
+    /// Opens a session unless an equal call did so before: mark, session and reservation are decided in one step.
+    async fn open_marked(&self, session: Session, once: Once) -> Result<Opening>;
     /// The session, if it is remembered.
     async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>>;
     /// The session with how far it has come, whoever's it is: for whoever holds its secret URL.
@@ -801,8 +846,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     /// Raises the epoch of an open session, so that whoever writes to it is fenced and its last extent is frozen. `None`
     /// when it is not open any more.
     async fn take_over(&self, id: SessionId, now: Timestamp) -> Result<Option<Upload>>;
-    /// Records what a resumable session's writer has made durable; false when the writer is fenced.
-    async fn advance(&self, advance: Advance) -> Result<bool>;
+    /// Records what a resumable session's writer has made durable, unless the writer is fenced or the quota has no room.
+    async fn advance(&self, advance: Advance) -> Result<Advanced>;
     /// Ends an open session without a version, as `Aborted` or `Failed`; its epoch rises, so that its writer is fenced,
     /// and its bytes are due for deletion. Says how the session stands then, if it is remembered.
     async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>>;
@@ -815,6 +860,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
 
     // --- files
 
+    /// The versions of a file that are kept, newest first, without their pieces.
+    async fn versions_of(&self, tenant: &TenantId, file: FileId) -> Result<Vec<Version>>;
     /// Makes a committed file one of the tenant's files; its version is held from then on.
     async fn register_file(&self, register: RegisterFile) -> Result<Registered>;
     /// A committed file, registered or not.

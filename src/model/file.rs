@@ -142,6 +142,19 @@ pub struct Version {
     pub pieces: Vec<Piece>,
 }
 
+/// What a commit answers, as often as it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    /// The version that it made.
+    pub version: VersionId,
+    /// Bytes of it.
+    pub size: u64,
+    /// Their digests.
+    pub digests: Digests,
+    /// When.
+    pub committed: Timestamp,
+}
+
 /// A file of a tenant, registered or about to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FileRecord {

@@ -191,6 +191,12 @@ impl Refusal {
         Self::Invalid { name: name.into(), reason: reason.into() }
     }
 
+    /// A mark that stands for another call already.
+    #[must_use]
+    pub fn other_call() -> Self {
+        Self::invalid("Idempotency-Key", "was used within 24 hours for another call, or with another body")
+    }
+
     /// Whole seconds, at least one, after which the caller may come again; `None` where waiting does not help.
     #[must_use]
     pub fn retry_seconds(&self) -> Option<u64> {

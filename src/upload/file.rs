@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
 use crate::meta::{FileDeleted, FileFilter, RegisterFile, Registered};
-use crate::model::file::{Declared, Digests, FileRecord};
+use crate::model::file::{Declared, Digests, FileRecord, Version};
 use crate::model::ids::{FileId, SessionId, TenantId};
 use crate::model::refusal::Refusal;
 use crate::model::session::{Hashes, SessionState};
@@ -132,6 +132,14 @@ async fn compare(engine: &Engine, grant: &Grant, file: &FileRecord, declared: &D
 pub async fn find(engine: &Engine, tenant: &TenantId, id: FileId) -> Result<FileRecord, Refusal> {
     let found = engine.meta.file_record(tenant, id).await?.filter(|file| file.registered.is_some());
     found.ok_or(Refusal::NotFound { what: "the file" })
+}
+
+/// The versions of a file that are kept, newest first; their pieces are left out.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn versions(engine: &Engine, file: &FileRecord) -> Result<Vec<Version>, Refusal> {
+    Ok(engine.meta.versions_of(&file.tenant, file.id).await?)
 }
 
 /// The tenant's registered files, newest first.

@@ -12,6 +12,7 @@ pub mod receive;
 pub mod register;
 pub mod resume;
 pub mod sweep;
+pub mod track;
 
 #[cfg(test)]
 mod tests;

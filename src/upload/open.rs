@@ -8,6 +8,7 @@ use crate::clock::{Timestamp, ordered_uuid};
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
+use crate::meta::{Marked, Once, Opening};
 use crate::model::ids::{FileId, SessionId};
 use crate::model::refusal::Refusal;
 use crate::model::session::{Declaration, Hashes, Session, SessionState, Strategy};
@@ -86,6 +87,81 @@ pub async fn single(engine: &Engine, grant: &Grant, ask: Single<'_>) -> Result<O
     let url = single_url(engine, &session, ask.base, ask.headers, ask.life);
     metrics::counter!("landfall_sessions_opened_total", "strategy" => "single").increment(1);
     Ok(Opened { session: session.id, file: session.file, url, expires: session.expires })
+}
+
+/// An upload that is followed and committed by its id.
+#[derive(Clone, Debug)]
+pub struct Upload<'a> {
+    /// The dialect's name.
+    pub wire: &'a str,
+    /// How the bytes come.
+    pub strategy: Strategy,
+    /// Most bytes it may take.
+    pub max_bytes: u64,
+    /// How long the session and its locations live.
+    pub life: Duration,
+    /// The file.
+    pub file: NewFile,
+    /// The client's mark on the call.
+    pub once: Option<Once>,
+}
+
+/// Opens a session for one file. An equal call with the same mark gets the session that the first one opened.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a next version of an unknown file, [`Refusal::Invalid`] for a mark that stands for another
+/// call, and as [`single`].
+pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<Session, Refusal> {
+    let Upload { wire, strategy, max_bytes, life, file, once } = ask;
+    // Before anything is judged that may have changed since: a repetition has the first call's answer.
+    if let Some(once) = &once
+        && let Some(first) = opened_before(engine, grant, once).await?
+    {
+        return Ok(first);
+    }
+    if let Some(id) = file.next_of {
+        super::file::find(engine, grant.tenant(), id).await?;
+    }
+    receive::require_space(engine, file.size.unwrap_or(0)).await?;
+    let session = with_file(session(engine, grant, wire, max_bytes, life), file, strategy);
+    match once {
+        None => record(engine, vec![session.clone()]).await?,
+        Some(once) => match engine.meta.open_marked(session.clone(), once).await? {
+            Opening::New => {}
+            Opening::Before(first) => return Ok(*first),
+            Opening::OtherBody => return Err(Refusal::other_call()),
+            Opening::OverQuota(over) => return Err(over.into()),
+        },
+    }
+    match strategy {
+        Strategy::Single => faults::point("single.session_row"),
+        Strategy::Resumable | Strategy::Multipart => faults::point("resumable.session_row"),
+    }
+    metrics::counter!("landfall_sessions_opened_total", "strategy" => strategy.name()).increment(1);
+    Ok(session)
+}
+
+async fn opened_before(engine: &Engine, grant: &Grant, once: &Once) -> Result<Option<Session>, Refusal> {
+    match engine.meta.recall(grant.tenant(), once.clone()).await? {
+        Marked::New => Ok(None),
+        Marked::OtherBody => Err(Refusal::other_call()),
+        Marked::Before(id) => {
+            let id = uuid::Uuid::from_slice(&id).map_err(|_| Refusal::Internal)?;
+            engine.meta.session(grant.tenant(), SessionId(id)).await?.map(Some).ok_or(Refusal::Internal)
+        }
+    }
+}
+
+/// The location that a session's bytes are sent to: the same for its whole life, so that asking again loses nothing.
+#[must_use]
+pub fn location(engine: &Engine, session: &Session, base: &str) -> String {
+    if session.strategy == Strategy::Resumable {
+        return engine.tickets.session_url(base, session.id);
+    }
+    let life = session.expires.millis().saturating_sub(session.created.millis());
+    let life = Duration::from_millis(u64::try_from(life).unwrap_or(0));
+    let target = Target { wire: session.wire.clone(), tenant: session.tenant.clone(), session: session.id };
+    engine.tickets.issue(base, &target, &[], session.created, life)
 }
 
 /// The location of a single PUT, for so long.

@@ -98,6 +98,28 @@ pub async fn admit(
     session: SessionId,
     length: Option<u64>,
 ) -> Result<Admitted, Refusal> {
+    let admitted = admitted(engine, tenant, session, length).await;
+    noted(engine, session, admitted)
+}
+
+/// Remembers what went wrong with an upload, for whoever asks about it.
+fn noted<T>(engine: &Engine, session: SessionId, outcome: Result<T, Refusal>) -> Result<T, Refusal> {
+    if let Err(refused) = &outcome {
+        let what = match refused {
+            Refusal::Ticket(ticket) => ticket.detail.clone(),
+            other => other.to_string(),
+        };
+        engine.troubles.note(session, what, engine.clock.now());
+    }
+    outcome
+}
+
+async fn admitted(
+    engine: &Engine,
+    tenant: &TenantId,
+    session: SessionId,
+    length: Option<u64>,
+) -> Result<Admitted, Refusal> {
     let Some(session) = engine.meta.session(tenant, session).await? else {
         return Err(refused("session", "the session does not exist or is forgotten".into()));
     };
@@ -153,6 +175,18 @@ fn too_large(limit: u64) -> Refusal {
 /// [`Refusal::Ticket`] when the session ended meanwhile or the file was used, [`Refusal::ConditionFailed`] when another
 /// body was faster and this one wants to be the first, and the keepers' own.
 pub async fn single(
+    engine: &Engine,
+    admitted: Admitted,
+    body: Body<'_>,
+    length: Option<u64>,
+    declared: Declared,
+) -> Result<Receipt, Refusal> {
+    let id = admitted.session.id;
+    let received = take(engine, admitted, body, length, declared).await;
+    noted(engine, id, received)
+}
+
+async fn take(
     engine: &Engine,
     admitted: Admitted,
     body: Body<'_>,

@@ -15,7 +15,7 @@ use crate::blob::SegmentWriter;
 use crate::engine::{Called, Engine, Parked, Turn};
 use crate::faults;
 use crate::limits;
-use crate::meta::{Advance, Upload};
+use crate::meta::{Advance, Advanced, Upload};
 use crate::model::file::{Crcs, Declared, Digests, FileRecord, Piece, RunningCrcs, Version};
 use crate::model::ids::{SegmentId, SessionId, TenantId, VersionId};
 use crate::model::refusal::Refusal;
@@ -102,6 +102,30 @@ pub async fn status(engine: &Engine, id: SessionId, total: Option<u64>) -> Resul
     standing(engine, upload).await
 }
 
+/// Completes an upload whose bytes are all recorded, `total` of them. Digests that are not those of the bytes change
+/// nothing: whoever names them may be mistaken.
+///
+/// # Errors
+/// [`Refusal::UploadIncomplete`], [`Refusal::DigestMismatch`], and the keepers' own.
+pub async fn conclude(engine: &Engine, id: SessionId, total: u64, declared: &Declared) -> Result<Standing, Refusal> {
+    engine.seats.ask(id).await;
+    let turn = engine.seats.enter(id).await?;
+    let Some(upload) = find(engine, id).await? else { return Ok(Standing::Unknown) };
+    if !is_open(engine, &upload.session) {
+        return standing(engine, upload).await;
+    }
+    let received = upload.progress.received;
+    if received < total {
+        return Err(Refusal::UploadIncomplete { received, expected: Some(total) });
+    }
+    if received > total {
+        let (declared, received) = (total.to_string(), received.to_string());
+        return Err(Refusal::DigestMismatch { algorithm: "size", declared, received });
+    }
+    verify(declared, &digests_so_far(&upload, declared).await?)?;
+    complete(engine, turn, upload, &Declared::default()).await
+}
+
 /// The upload as its rows tell it, without asking whoever writes to it.
 async fn find(engine: &Engine, id: SessionId) -> Result<Option<Upload>, Refusal> {
     let found = engine.meta.upload(id).await?;
@@ -144,6 +168,14 @@ fn wrong_total(total: u64, size: u64) -> Refusal {
 /// # Errors
 /// [`Refusal::TenantPaused`], [`Refusal::Malformed`] for a chunk that can't be, [`Refusal::OutOfSpace`], and the keepers' own. Nothing has changed.
 pub async fn admit(engine: &Engine, id: SessionId, chunk: Chunk) -> Result<Admission, Refusal> {
+    let admission = admission(engine, id, chunk).await;
+    if let Err(refused) = &admission {
+        engine.troubles.note(id, refused.to_string(), engine.clock.now());
+    }
+    admission
+}
+
+async fn admission(engine: &Engine, id: SessionId, chunk: Chunk) -> Result<Admission, Refusal> {
     let Some(upload) = find(engine, id).await? else { return Ok(Admission::Answer(Standing::Unknown)) };
     if !is_open(engine, &upload.session) {
         return standing(engine, upload).await.map(Admission::Answer);
@@ -620,8 +652,10 @@ impl Receive<'_> {
             },
             now: self.engine.clock.now(),
         };
-        if !self.engine.meta.advance(advance).await? {
-            return Err(Stop::Lost);
+        match self.engine.meta.advance(advance).await? {
+            Advanced::Recorded => {}
+            Advanced::Fenced => return Err(Stop::Lost),
+            Advanced::OverQuota(over) => return Err(over.into()),
         }
         faults::point("resumable.recorded");
         segment.recorded = received;
@@ -667,17 +701,23 @@ async fn complete(engine: &Engine, mut turn: Turn, upload: Upload, declared: &De
 }
 
 async fn finish(engine: &Engine, turn: &mut Turn, upload: Upload, declared: &Declared) -> Result<Standing, Stop> {
-    let Upload { session, progress, .. } = upload;
     if let Some(parked) = turn.unpark() {
         parked.writer.finish().await?;
     }
+    let digests = digests_so_far(&upload, declared).await?;
+    let Upload { session, progress, .. } = upload;
+    settle(engine, &session, progress.received, progress.pieces, digests, declared).await
+}
+
+/// Digests of the recorded bytes: those that were kept as they came.
+async fn digests_so_far(upload: &Upload, declared: &Declared) -> Result<Digests, Refusal> {
+    let Upload { session, progress, .. } = upload;
     let kept = session.declaration.as_ref().map_or(Hashes::default(), |d| d.hashes);
     let mut hashers = match progress.received {
         0 => Hashers::start(kept.and(Hashes::for_checking(declared))),
-        _ => Hashers::resume(&states_of(&progress)),
+        _ => Hashers::resume(&states_of(progress)),
     };
-    let digests = digests_of(progress.crcs, hashers.finish().await?);
-    settle(engine, &session, progress.received, progress.pieces, digests, declared).await
+    Ok(digests_of(progress.crcs, hashers.finish().await?))
 }
 
 /// Checks the whole against everything that was declared, and commits it. Bytes that can't be what was meant end the

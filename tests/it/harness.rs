@@ -313,6 +313,11 @@ impl Server {
         self.app.as_ref().expect("a running server").engine()
     }
 
+    /// The server itself, for what no API shows.
+    pub(crate) fn app(&self) -> &App {
+        self.app.as_ref().expect("a running server")
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
@@ -660,6 +665,13 @@ fn parse_reply(bytes: &[u8], ended: bool) -> Option<Reply> {
     (ended || status == 204).then(|| reply(rest.to_vec()))
 }
 
+fn spawn_server(config: &Path, log: &Path) -> Process {
+    let out = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg("--config").arg(config).env("LANDFALL_LOG_FILTER", "trace");
+    command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().expect("the binary")
+}
+
 /// The built binary, serving.
 pub(crate) struct Binary {
     process: Process,
@@ -683,9 +695,9 @@ impl Binary {
         let text = format!("data = {:?}\nlisten = \"{address}\"\n{settings}\n", data.display().to_string());
         std::fs::write(&file, text).unwrap();
         let log = dir.path().join("log");
-        let out = std::fs::File::create(&log).unwrap();
+        let process = spawn_server(&file, &log);
         let mut binary = Self {
-            process: Self::spawn(&file, out),
+            process,
             address,
             http: client(),
             tenant: String::from("measured"),
@@ -704,20 +716,32 @@ impl Binary {
         binary
     }
 
-    fn spawn(config: &Path, out: std::fs::File) -> Process {
-        let mut command = Command::new(PROGRAM);
-        command.arg("serve").arg("--config").arg(config).env("LANDFALL_LOG_FILTER", "trace");
-        command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().expect("the binary")
+    /// Kills it as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
     }
 
     /// Kills it as a crash would, and starts it again on the same data and port.
     pub(crate) async fn crash(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        let out = std::fs::File::options().append(true).open(&self.log).unwrap();
-        self.process = Self::spawn(&self.dir.path().join("landfall.toml"), out);
+        self.kill();
+        self.start_again().await;
+    }
+
+    /// Starts it again on the same data and port.
+    pub(crate) async fn start_again(&mut self) {
+        self.process = spawn_server(&self.dir.path().join("landfall.toml"), &self.log);
         self.http = client();
         self.ready().await;
+    }
+
+    /// Stops it for good; then `landfall doctor` finds nothing broken in what is left on disk.
+    pub(crate) fn leaves_everything_whole(mut self) {
+        self.kill();
+        let data = self.dir.path().join("data");
+        let output = Command::new(PROGRAM).args(["doctor", "--deep", "--data"]).arg(data).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "landfall doctor: {out}{err}");
     }
 
     async fn ready(&mut self) {

@@ -55,7 +55,7 @@ impl Server {
     }
 
     /// A file in the first store.
-    async fn stored(&self, name: &str, content: &[u8]) -> String {
+    async fn in_the_store(&self, name: &str, content: &[u8]) -> String {
         let id = self.put(name, content).await;
         self.link(&id).await.expect(201);
         id
@@ -316,10 +316,10 @@ async fn check_46_a_direct_upload_takes_its_parts_in_either_order() {
 async fn check_47_files_are_listed_by_state_name_and_stretch() {
     let server = Server::start().await;
     for name in ["Report one.txt", "other.txt", "rePORT two.txt"] {
-        let id = server.stored(name, b"some text").await;
+        let id = server.in_the_store(name, b"some text").await;
         server.processed(&id).await;
     }
-    let broken = server.stored("report.pdf", b"%PDF-1.4 broken").await;
+    let broken = server.in_the_store("report.pdf", b"%PDF-1.4 broken").await;
     server.processed(&broken).await;
     let names = async |query: &str| {
         let list = server.read_store(query).await;
@@ -367,7 +367,7 @@ async fn check_47_files_are_listed_by_state_name_and_stretch() {
 async fn check_48_processing_is_told_and_tried_again() {
     let server = Server::start().await;
     let pdf = samples::pdf("a phrase about lighthouses");
-    let good = server.stored("good.pdf", &pdf).await;
+    let good = server.in_the_store("good.pdf", &pdf).await;
     let status = server.processed(&good).await;
     assert_eq!(
         keys(&status),
@@ -399,7 +399,7 @@ async fn check_48_processing_is_told_and_tried_again() {
     assert!(logs.iter().all(|entry| keys(entry) == ["level", "message", "timestamp"]), "{logs:?}");
     assert!(logs.iter().any(|entry| entry["message"].as_str().unwrap().contains("read as pdf")), "{logs:?}");
 
-    let bad = server.stored("bad.pdf", &pdf[..200]).await;
+    let bad = server.in_the_store("bad.pdf", &pdf[..200]).await;
     let status = server.processed(&bad).await;
     assert_eq!((&status["status"], &status["completed_at"]), (&json!("failed"), &Value::Null));
     assert!(status["error_message"].as_str().is_some_and(|reason| reason.contains("damaged")), "{status}");
@@ -428,7 +428,7 @@ async fn check_49_files_leave_a_store_and_its_index() {
     let server = Server::start().await;
     let mut ids = Vec::new();
     for n in 0..4 {
-        let id = server.stored(&format!("{n}.txt"), format!("lighthouse number {n}").as_bytes()).await;
+        let id = server.in_the_store(&format!("{n}.txt"), format!("lighthouse number {n}").as_bytes()).await;
         server.processed(&id).await;
         ids.push(id);
     }
@@ -471,8 +471,8 @@ async fn check_50_limits_are_public_and_usage_adds_up() {
     assert!(unsupported.iter().all(|one| keys(one) == ["category", "extensions", "reason"]), "{unsupported:?}");
 
     let other = server.new_store("Other").await;
-    server.stored("a.txt", b"twelve bytes").await;
-    let shared = server.stored("b.txt", b"four").await;
+    server.in_the_store("a.txt", b"twelve bytes").await;
+    let shared = server.in_the_store("b.txt", b"four").await;
     let attach = server.at(&format!("/vector-stores/{other}/files"));
     server.call("POST", attach).json(json!({"file_id": shared})).send().await.expect(201);
     let usage = server.call("GET", server.at("/stores/usage")).send().await.expect(200).json();
@@ -510,7 +510,7 @@ async fn documents_of_every_kind_are_found_by_a_phrase_within() {
     ];
     let mut ids = Vec::new();
     for (name, content, _) in &files {
-        ids.push(server.stored(name, content).await);
+        ids.push(server.in_the_store(name, content).await);
     }
     for ((name, _, phrase), id) in files.iter().zip(&ids) {
         let status = server.processed(id).await;
@@ -530,7 +530,7 @@ async fn documents_of_every_kind_are_found_by_a_phrase_within() {
     let detail = server.read_store(&format!("/{}", ids[2])).await;
     assert!(detail["chunk_count"].as_u64().unwrap() > 20, "{detail}");
     // The best first: a chunk that is all about it before one that names it.
-    let best = server.stored("best.txt", b"lantern lantern lantern").await;
+    let best = server.in_the_store("best.txt", b"lantern lantern lantern").await;
     server.processed(&best).await;
     let hits = server.hits("lantern").await;
     assert_eq!((hits.len(), &hits[0]["file"]["file_id"]), (2, &json!(best)));
@@ -548,7 +548,7 @@ async fn documents_of_every_kind_are_found_by_a_phrase_within() {
         ("blank.txt", b" \n ".to_vec(), "no text"),
     ];
     for (name, content, reason) in unreadable {
-        let id = server.stored(name, &content).await;
+        let id = server.in_the_store(name, &content).await;
         let status = server.processed(&id).await;
         assert_eq!(status["status"], "failed", "{name}");
         assert!(status["error_message"].as_str().unwrap().contains(reason), "{name}: {status}");
@@ -560,8 +560,8 @@ async fn documents_of_every_kind_are_found_by_a_phrase_within() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_index_is_made_again() {
     let mut server = Server::start().await;
-    let id = server.stored("a.txt", b"the lighthouse").await;
-    let failed = server.stored("b.pdf", b"%PDF-1.4 broken").await;
+    let id = server.in_the_store("a.txt", b"the lighthouse").await;
+    let failed = server.in_the_store("b.pdf", b"%PDF-1.4 broken").await;
     server.processed(&id).await;
     server.processed(&failed).await;
     assert_eq!(server.hits("lighthouse").await.len(), 1);
@@ -637,7 +637,7 @@ async fn stores_are_made_changed_listed_and_deleted() {
     }
 
     // A store with files goes at once, with its chunks; the files stay the organization's.
-    let file = server.stored("a.txt", b"the lighthouse").await;
+    let file = server.in_the_store("a.txt", b"the lighthouse").await;
     server.processed(&file).await;
     let default = server.at(&format!("/knowledge/stores/{}", server.store));
     assert_eq!(server.call("GET", default.as_str()).send().await.expect(200).json()["file_count"], 1);
@@ -658,7 +658,7 @@ async fn stores_are_made_changed_listed_and_deleted() {
 async fn files_of_the_organization_are_attached_in_a_wrapper() {
     let server = Server::start().await;
     let other = server.new_store("Other").await;
-    let file = server.stored("a.txt", b"the lighthouse").await;
+    let file = server.in_the_store("a.txt", b"the lighthouse").await;
     let files = server.at(&format!("/vector-stores/{other}/files"));
     let attach = async |id: &str| server.call("POST", files.as_str()).json(json!({"file_id": id})).send().await;
     let made = attach(&file).await.expect(201).json();
@@ -715,7 +715,7 @@ async fn our_own_api_lists_stores_and_their_files_and_searches() {
     let stores = server.get(&format!("/stores?limit=1&cursor={next}")).await;
     assert_eq!((&stores["items"][0]["id"], &stores["next_cursor"]), (&json!(server.store), &Value::Null));
     for n in 0..3 {
-        let id = server.stored(&format!("{n}.txt"), b"a text").await;
+        let id = server.in_the_store(&format!("{n}.txt"), b"a text").await;
         server.processed(&id).await;
     }
     let path = format!("/stores/{}/files", server.store);

@@ -10,11 +10,14 @@
 
 mod aitronos;
 mod bodies;
+mod client;
 mod coveo;
 mod doctor;
+mod files;
 mod harness;
 mod hostile;
 mod knowledge;
 mod limits;
 mod native;
 mod seed_pages;
+mod uploads;

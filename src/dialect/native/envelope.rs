@@ -85,6 +85,10 @@ pub(super) fn refuse(refused: &Refusal, request_id: &str) -> Response {
     // Another tenant's thing and one that never was are the same: the sentence names neither.
     let detail = match refused {
         Refusal::TargetUnknown { what, .. } => format!("the {what} does not exist"),
+        // Which rule is broken is for the tenant's keys, not for whoever holds the URL.
+        Refusal::Ticket(_) => {
+            "the URL does not hold: it was changed or cut, its time is over, or its upload has ended".into()
+        }
         other => other.to_string(),
     };
     let mut body = Map::new();

@@ -1,10 +1,13 @@
 //! Landfall's own API: what the vendors' APIs can't say.
 
 mod envelope;
+mod fields;
+mod files;
 mod items;
 mod query;
 mod stores;
 mod tenant;
+mod uploads;
 mod wire;
 
 use std::future::Future;
@@ -13,13 +16,16 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use axum::routing::{any, delete, get};
+use axum::routing::{any, delete, get, post};
 use http::{HeaderValue, StatusCode};
 
 use crate::http::call::{self, Answering, Call, Reply, answer};
 use crate::http::doors::{self, Doors};
 use crate::http::server::{self, Early, RequestId};
 use crate::model::refusal::Refusal;
+
+/// Its name in upload locations.
+pub const WIRE: &str = "native";
 
 /// The base of every path.
 const BASE: &str = "/landfall/v1";
@@ -38,6 +44,15 @@ pub fn routes() -> Router<Arc<Doors>> {
         .route(&at("/stores"), get(on(stores::stores)))
         .route(&at("/stores/{store}/files"), get(on(stores::files)))
         .route(&at("/stores/{store}/search"), get(on(stores::search)))
+        .route(&at("/uploads"), get(on(uploads::list)).post(on(uploads::create)))
+        .route(&at("/uploads/{upload}"), get(on(uploads::one)).delete(on(uploads::abort)))
+        .route(&at("/uploads/{upload}/urls"), post(on(uploads::urls)))
+        .route(&at("/uploads/{upload}/commit"), post(on(uploads::commit)))
+        .route(&at("/files"), get(on(files::list)))
+        .route(&at("/files/{file}"), get(on(files::one)).delete(on(files::delete)))
+        .route(&at("/files/{file}/content"), get(on(files::content)))
+        .route(&at("/files/{file}/link"), post(on(files::link)))
+        .route(&at("/files/{file}/download"), get(on(files::download)))
         .route(&at("/usage"), get(on(tenant::usage)))
         .route(&at("/refusals/{request}"), get(on(tenant::refusal)))
         .route(&at("/keys"), get(on(tenant::keys)).post(on(tenant::create_key)))
@@ -69,6 +84,11 @@ fn with_id(mut response: Response, request_id: &str) -> Response {
         response.headers_mut().insert("request-id", id);
     }
     response
+}
+
+/// The answer to a refused PUT to an upload URL.
+pub fn refuse_upload(refused: &Refusal, request_id: &str, _announced: Option<u64>) -> Response {
+    with_id(envelope::refuse(refused, request_id), request_id)
 }
 
 /// A route for one handler.

@@ -82,12 +82,36 @@ impl Query {
         }
     }
 
+    /// A whole number.
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let number = digits.then(|| text.parse::<i64>().ok()?.try_into().ok()).flatten();
+        number.map(Some).ok_or_else(|| Refusal::invalid(name, format!("must be a whole number, not `{text}`")))
+    }
+
+    /// Where a page begins, of a list that is not ordered by rows.
+    pub(super) fn cursor_of<const N: usize, T>(
+        &self,
+        read: impl FnOnce([u8; N]) -> Option<T>,
+    ) -> Result<Option<T>, Refusal> {
+        let Some(text) = self.get("cursor") else { return Ok(None) };
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| <[u8; N]>::try_from(bytes).ok());
+        let position = bytes.and_then(read);
+        position.map(Some).ok_or_else(|| Refusal::invalid("cursor", "must be a `next_cursor` of this list"))
+    }
+
     pub(super) fn cursor(&self) -> Result<Option<i64>, Refusal> {
         let Some(text) = self.get("cursor") else { return Ok(None) };
         let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
         let row = bytes.map(i64::from_be_bytes).filter(|row| *row > 0);
         row.map(Some).ok_or_else(|| Refusal::invalid("cursor", "must be a `next_cursor` of this list"))
     }
+}
+
+/// A position in a list as an opaque cursor.
+pub(super) fn cursor_to(position: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(position)
 }
 
 /// A row as an opaque cursor.

@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::engine::RefusalRecord;
 use crate::meta::{KeyInfo, Usage};
 use crate::model::access::{Right, Rights};
+use crate::model::file::{Declared, Digests};
 use crate::model::ids::{NAME_CHARS, is_name};
 use crate::model::refusal::Refusal;
 use crate::model::source::{Content, Item, Push, Source};
@@ -113,7 +114,9 @@ pub(super) fn usage(usage: &Usage) -> Value {
     json!({
         "bytes": usage.bytes,
         "files": usage.files,
+        "reserved": usage.reserved,
         "open_sessions": usage.open_sessions,
+        "quota": {"bytes": usage.quota.bytes, "open_sessions": usage.quota.sessions},
         "sources": sources.collect::<Vec<_>>(),
         "stores": stores.collect::<Vec<_>>(),
     })
@@ -168,6 +171,27 @@ pub(super) fn hit(hit: &Hit) -> Value {
             "mime_type": hit.file.mime_type,
         },
     })
+}
+
+/// The digests that are known of some bytes.
+pub(super) fn digests(digests: &Digests) -> Value {
+    declared(&Declared {
+        crc32c: Some(digests.crc32c),
+        crc64nvme: Some(digests.crc64nvme),
+        md5: digests.md5,
+        sha256: digests.sha256,
+    })
+}
+
+/// The digests that were declared for some bytes.
+pub(super) fn declared(digests: &Declared) -> Value {
+    let all = [
+        ("crc32c", digests.crc32c.map(|crc| format!("{crc:08x}"))),
+        ("crc64nvme", digests.crc64nvme.map(|crc| format!("{crc:016x}"))),
+        ("md5", digests.md5.map(hex::encode)),
+        ("sha256", digests.sha256.map(hex::encode)),
+    ];
+    all.into_iter().filter_map(|(name, digest)| Some((name.to_owned(), Value::String(digest?)))).collect()
 }
 
 pub(super) fn refusal(request_id: &str, record: &RefusalRecord) -> Value {

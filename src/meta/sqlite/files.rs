@@ -117,6 +117,7 @@ pub(super) fn delete(
     }
     stores::leave_all(c, id, now, now.plus(keep_replaced))?;
     run(c, "DELETE FROM files WHERE id = ?1", [id.0.as_bytes()])?;
+    uploads::end_uploads_of(c, id, now)?;
     uploads::unpin(c, found.version, now.plus(keep_replaced))?;
     Ok(FileDeleted::Done)
 }

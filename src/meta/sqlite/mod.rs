@@ -1,5 +1,6 @@
 //! Facts in SQLite.
 
+mod calls;
 mod files;
 mod items;
 mod jobs;
@@ -20,10 +21,10 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
-    Accepted, Advance, Applied, Began, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter, ItemRoom,
-    KeyCreated, KeyInfo, Lease, LeasedJob, LinkFile, Linked, MetaError, MetaStore, NewItemLimits, NewPush, NewSource,
-    NewStore, NewVersion, Once, OverQuota, Processed, Quota, RegisterFile, Registered, Resolved, Result,
-    StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
+    Accepted, Advance, Advanced, Applied, Began, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter,
+    ItemRoom, KeyCreated, KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaError, MetaStore, NewItemLimits,
+    NewPush, NewSource, NewStore, NewVersion, Once, Opening, OverQuota, Processed, Quota, RegisterFile, Registered,
+    Resolved, Result, StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -138,6 +139,16 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| tenants::create_key(c, &key, hash, once.as_ref())).await
     }
 
+    async fn recall(&self, tenant: &TenantId, once: Once) -> Result<Marked> {
+        let tenant = tenant.clone();
+        self.read(move |c| calls::recall(c, &tenant, &once)).await
+    }
+
+    async fn remember(&self, tenant: &TenantId, once: Once, answer: Vec<u8>, now: Timestamp) -> Result<Marked> {
+        let tenant = tenant.clone();
+        self.write(move |c| calls::remember(c, &tenant, &once, &answer, now)).await
+    }
+
     async fn caller(&self, hash: [u8; 32], now: Timestamp) -> Result<Option<Caller>> {
         self.read(move |c| tenants::caller(c, hash, now)).await
     }
@@ -203,6 +214,10 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| uploads::open_sessions(c, &sessions)).await
     }
 
+    async fn open_marked(&self, session: Session, once: Once) -> Result<Opening> {
+        self.write(move |c| uploads::open_marked(c, &session, &once)).await
+    }
+
     async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>> {
         let tenant = tenant.clone();
         self.read(move |c| uploads::session(c, &tenant, id)).await
@@ -221,12 +236,17 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| resume::take_over(c, id, now)).await
     }
 
-    async fn advance(&self, advance: Advance) -> Result<bool> {
+    async fn advance(&self, advance: Advance) -> Result<Advanced> {
         self.write(move |c| resume::advance(c, &advance)).await
     }
 
     async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>> {
         self.write(move |c| resume::end_session(c, id, state, now)).await
+    }
+
+    async fn versions_of(&self, tenant: &TenantId, file: FileId) -> Result<Vec<Version>> {
+        let tenant = tenant.clone();
+        self.read(move |c| uploads::versions_of(c, &tenant, file)).await
     }
 
     async fn register_file(&self, register: RegisterFile) -> Result<Registered> {

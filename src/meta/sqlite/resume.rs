@@ -6,7 +6,7 @@ use super::quota;
 use super::rows::{all, crcs, one, run, size, sql, word};
 use super::uploads::{self, SESSION, read_session};
 use crate::clock::Timestamp;
-use crate::meta::{Advance, Upload, UploadFilter};
+use crate::meta::{Advance, Advanced, Upload, UploadFilter};
 use crate::model::file::{Crcs, Piece};
 use crate::model::ids::{SessionId, TenantId};
 use crate::model::session::{Progress, Session, SessionState};
@@ -20,8 +20,9 @@ pub(super) fn upload(c: &Connection, id: SessionId) -> R<Option<Upload>> {
 
 fn with_progress(c: &Connection, session: Session) -> R<Upload> {
     let progress = progress(c, session.id)?;
+    let receipt = uploads::receipt(c, session.id)?;
     let paused = one(c, "SELECT paused IS NOT NULL FROM tenants WHERE id = ?1", [&session.tenant.0], |row| row.get(0))?;
-    Ok(Upload { session, progress, paused: paused == Some(true) })
+    Ok(Upload { session, progress, receipt, paused: paused == Some(true) })
 }
 
 fn progress(c: &Connection, id: SessionId) -> R<Progress> {
@@ -66,7 +67,7 @@ pub(super) fn uploads(c: &Connection, tenant: &TenantId, filter: &UploadFilter) 
         c,
         &format!(
             "{SESSION} WHERE tenant = ?1 AND name IS NOT NULL AND id < ?2
-             AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR size = ?5)
+             AND (?3 IS NULL OR ?3 = CASE WHEN state = 'open' AND expires <= ?8 THEN 'expired' ELSE state END) AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR size = ?5)
              AND (?6 IS NULL OR json_extract(declaration, '$.digests.sha256') = json(?6))
              ORDER BY id DESC LIMIT ?7"
         ),
@@ -77,7 +78,8 @@ pub(super) fn uploads(c: &Connection, tenant: &TenantId, filter: &UploadFilter) 
             filter.name,
             filter.size.map(sql),
             sha256,
-            filter.limit
+            filter.limit,
+            filter.now.0
         ],
         read_session,
     )?;
@@ -107,12 +109,21 @@ pub(super) fn received(c: &Connection, id: SessionId) -> R<u64> {
     Ok(found.unwrap_or(0))
 }
 
-pub(super) fn advance(c: &Connection, advance: &Advance) -> R<bool> {
-    let Some(session) = open_session(c, advance.session, advance.now)? else { return Ok(false) };
+pub(super) fn advance(c: &Connection, advance: &Advance) -> R<Advanced> {
+    let Some(session) = open_session(c, advance.session, advance.now)? else {
+        return Ok(Advanced::Fenced);
+    };
     if session.epoch != advance.epoch || received(c, session.id)? != advance.from {
-        return Ok(false);
+        return Ok(Advanced::Fenced);
     }
     let progress = &advance.progress;
+    // What was declared is reserved already.
+    let more = progress.received.saturating_sub(session.reserved);
+    if session.key.is_some()
+        && let Some(over) = quota::room(c, &session.tenant, more, 0)?
+    {
+        return Ok(Advanced::OverQuota(over));
+    }
     let Crcs { crc32c, crc64nvme } = progress.crcs;
     run(
         c,
@@ -150,8 +161,7 @@ pub(super) fn advance(c: &Connection, advance: &Advance) -> R<bool> {
             ],
         )?;
     }
-    // What was declared is reserved already.
-    if let Some(more) = progress.received.checked_sub(session.reserved).filter(|more| *more > 0) {
+    if more > 0 {
         run(
             c,
             "UPDATE sessions SET reserved = ?2 WHERE id = ?1",
@@ -159,7 +169,7 @@ pub(super) fn advance(c: &Connection, advance: &Advance) -> R<bool> {
         )?;
         quota::reserve_more(c, &session.tenant, more)?;
     }
-    Ok(true)
+    Ok(Advanced::Recorded)
 }
 
 /// The session's extents are pieces of a version now, or due for deletion: they are nobody's own any more.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row, params};
 use serde_json::Value;
 
+use super::calls;
 use super::rows::{all, json, json_map, one, optional_size, optional_time, run, sql, time, unreadable, uuid, word};
 use crate::clock::Timestamp;
-use crate::meta::{ItemLimits, KeyCreated, KeyInfo, NewItemLimits, NewSource, Once, Quota, TenantInfo};
+use crate::meta::{ItemLimits, KeyCreated, KeyInfo, Marked, NewItemLimits, NewSource, Once, Quota, TenantInfo};
 use crate::model::access::{Caller, Rights};
 use crate::model::change::Ordering;
 use crate::model::ids::{KeyId, ProviderId, SourceId, TenantId};
@@ -83,25 +84,14 @@ pub(super) fn limit_tenant(c: &Connection, id: &TenantId, limits: NewItemLimits)
 
 pub(super) fn create_key(c: &Connection, key: &KeyInfo, hash: [u8; 32], once: Option<&Once>) -> R<KeyCreated> {
     if let Some(once) = once {
-        run(c, "DELETE FROM key_calls WHERE created <= ?1", [once.since.0])?;
-        let before = one(
-            c,
-            "SELECT body, key FROM key_calls WHERE tenant = ?1 AND mark = ?2",
-            params![key.tenant.0, once.mark],
-            |row| Ok((row.get::<_, [u8; 32]>(0)?, KeyId(uuid(row, 1)?))),
-        )?;
-        if let Some((body, made)) = before {
-            let made = keys(c, Some(&key.tenant))?.into_iter().find(|k| k.id == made);
-            return Ok(match made {
-                Some(made) if body == once.body => KeyCreated::Before(made),
-                _ => KeyCreated::OtherBody,
-            });
+        match calls::remember(c, &key.tenant, once, key.id.0.as_bytes(), key.created)? {
+            Marked::New => {}
+            Marked::Before(id) => {
+                let made = keys(c, Some(&key.tenant))?.into_iter().find(|k| k.id.0.as_bytes()[..] == id);
+                return Ok(made.map_or(KeyCreated::OtherBody, KeyCreated::Before));
+            }
+            Marked::OtherBody => return Ok(KeyCreated::OtherBody),
         }
-        run(
-            c,
-            "INSERT INTO key_calls (tenant, mark, body, key, created) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![key.tenant.0, once.mark, once.body, key.id.0.as_bytes(), key.created.0],
-        )?;
     }
     run(
         c,

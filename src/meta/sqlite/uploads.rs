@@ -7,11 +7,11 @@ use super::rows::{
     all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, run, size, sql, time,
     unreadable, uuid, word,
 };
-use super::{files, quota, resume, stores};
+use super::{calls, files, quota, resume, stores};
 use crate::clock::Timestamp;
-use crate::meta::{Committed, FileInfo, LinkFile, NewVersion, OverQuota};
+use crate::meta::{Committed, FileInfo, LinkFile, Marked, NewVersion, Once, Opening, OverQuota};
 use crate::model::change::Ordering;
-use crate::model::file::{Piece, Version};
+use crate::model::file::{Piece, Receipt, Version};
 use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StoreFileId, StreamId, TenantId, VersionId};
 use crate::model::session::{Declaration, Session, SessionState, Strategy};
 
@@ -28,6 +28,24 @@ pub(super) fn open_sessions(c: &Connection, sessions: &[Session]) -> R<Option<Ov
         open_session(c, session)?;
     }
     Ok(None)
+}
+
+pub(super) fn open_marked(c: &Connection, session: &Session, once: &Once) -> R<Opening> {
+    match calls::recall(c, &session.tenant, once)? {
+        Marked::New => {}
+        Marked::Before(id) => {
+            let id = SessionId(Uuid::from_slice(&id).unwrap_or_default());
+            // A session outlives the marks: it is remembered for a day after its end.
+            let before = session_by_id(c, id)?;
+            return Ok(before.map_or(Opening::OtherBody, |session| Opening::Before(Box::new(session))));
+        }
+        Marked::OtherBody => return Ok(Opening::OtherBody),
+    }
+    if let Some(over) = open_sessions(c, std::slice::from_ref(session))? {
+        return Ok(Opening::OverQuota(over));
+    }
+    calls::remember(c, &session.tenant, once, session.id.0.as_bytes(), session.created)?;
+    Ok(Opening::New)
 }
 
 fn open_session(c: &Connection, s: &Session) -> R<()> {
@@ -130,6 +148,10 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
             (_, false, _) => {}
         }
     }
+    // An upload of a file's next version ends with the file.
+    if session.declaration.is_some() && session.file.0 != session.id.0 && present.is_none() {
+        return Ok(Committed::Closed);
+    }
     if session.strategy == Strategy::Resumable
         && (session.state != SessionState::Open || resume::received(c, session.id)? != new.from)
     {
@@ -160,6 +182,9 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
         run(c, "UPDATE sessions SET state = 'committed', reserved = 0 WHERE id = ?1", [session.id.0.as_bytes()])?;
     }
     put_file(c, &session, &version)?;
+    if session.declaration.is_some() {
+        put_receipt(c, session.id, &version)?;
+    }
     let replaced = present.and_then(|p| p.version);
     let due = new.now.plus(new.keep_replaced);
     if registered(c, session.file)? {
@@ -230,6 +255,58 @@ fn put_file(c: &Connection, session: &Session, version: &Version) -> R<()> {
         ],
     )
     .map(drop)
+}
+
+fn put_receipt(c: &Connection, session: SessionId, version: &Version) -> R<()> {
+    let d = &version.digests;
+    run(
+        c,
+        "INSERT INTO receipts (session, version, size, crc32c, crc64nvme, md5, sha256, committed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (session) DO UPDATE SET version = ?2, size = ?3, crc32c = ?4, crc64nvme = ?5, md5 = ?6, sha256 = ?7,
+         committed = ?8",
+        params![
+            session.0.as_bytes(),
+            version.id.0.as_bytes(),
+            sql(version.size),
+            d.crc32c,
+            d.crc64nvme.cast_signed(),
+            d.md5,
+            d.sha256,
+            version.committed.0
+        ],
+    )
+    .map(drop)
+}
+
+pub(super) fn receipt(c: &Connection, session: SessionId) -> R<Option<Receipt>> {
+    one(
+        c,
+        "SELECT version, size, crc32c, crc64nvme, md5, sha256, committed FROM receipts WHERE session = ?1",
+        [session.0.as_bytes()],
+        |row| {
+            Ok(Receipt {
+                version: VersionId(uuid(row, 0)?),
+                size: size(row, 1)?,
+                digests: digests(row, 2)?,
+                committed: time(row, 6)?,
+            })
+        },
+    )
+}
+
+/// Ends the open uploads of a file that is deleted.
+pub(super) fn end_uploads_of(c: &Connection, file: FileId, now: Timestamp) -> R<()> {
+    let open = all(
+        c,
+        "SELECT id FROM sessions WHERE file = ?1 AND name IS NOT NULL AND state = 'open'",
+        [file.0.as_bytes()],
+        |row| Ok(SessionId(uuid(row, 0)?)),
+    )?;
+    for session in open {
+        resume::end_session(c, session, SessionState::Aborted, now)?;
+    }
+    Ok(())
 }
 
 fn registered(c: &Connection, file: FileId) -> R<bool> {
@@ -309,23 +386,27 @@ pub(super) fn drop_version_unless_held(c: &Connection, version: VersionId, due: 
     Ok(())
 }
 
+const VERSION: &str = "SELECT id, tenant, file, size, crc32c, crc64nvme, md5, sha256, committed FROM versions";
+
+/// A version without its pieces.
+fn read_version(row: &Row<'_>) -> R<Version> {
+    Ok(Version {
+        id: VersionId(uuid(row, 0)?),
+        tenant: TenantId(row.get(1)?),
+        file: FileId(uuid(row, 2)?),
+        size: size(row, 3)?,
+        digests: digests(row, 4)?,
+        committed: time(row, 8)?,
+        pieces: Vec::new(),
+    })
+}
+
 pub(super) fn version(c: &Connection, tenant: Option<&TenantId>, id: VersionId) -> R<Option<Version>> {
     let found = one(
         c,
-        "SELECT id, tenant, file, size, crc32c, crc64nvme, md5, sha256, committed FROM versions
-         WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)",
+        &format!("{VERSION} WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)"),
         params![id.0.as_bytes(), tenant.map(TenantId::as_str)],
-        |row| {
-            Ok(Version {
-                id: VersionId(uuid(row, 0)?),
-                tenant: TenantId(row.get(1)?),
-                file: FileId(uuid(row, 2)?),
-                size: size(row, 3)?,
-                digests: digests(row, 4)?,
-                committed: time(row, 8)?,
-                pieces: Vec::new(),
-            })
-        },
+        read_version,
     )?;
     let Some(mut version) = found else { return Ok(None) };
     version.pieces = all(
@@ -342,6 +423,15 @@ pub(super) fn version(c: &Connection, tenant: Option<&TenantId>, id: VersionId) 
         },
     )?;
     Ok(Some(version))
+}
+
+pub(super) fn versions_of(c: &Connection, tenant: &TenantId, file: FileId) -> R<Vec<Version>> {
+    all(
+        c,
+        &format!("{VERSION} WHERE file = ?1 AND tenant = ?2 ORDER BY id DESC LIMIT 100"),
+        params![file.0.as_bytes(), tenant.0],
+        read_version,
+    )
 }
 
 pub(super) fn versions_above(c: &Connection, after: Option<VersionId>, limit: u32) -> R<Vec<Version>> {

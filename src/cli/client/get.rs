@@ -1,0 +1,282 @@
+//! `landfall get`: a file from the server, whole or not at all.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use futures_util::StreamExt;
+use http::{Method, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::remote::{Remote, passes, refusal, retry_after};
+use super::terminal::{Terminal, plain, size, text};
+use super::{Failed, Server};
+use crate::model::file::RunningCrcs;
+use crate::outbound::Payload;
+
+const READ_BYTES: usize = 1024 * 1024;
+
+/// Arguments of `landfall get`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Get {
+    /// The file's id, as `ls` shows it
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Where to write it [default: its name, in this directory]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Get {
+    pub(in crate::cli) fn run(&self) -> ExitCode {
+        self.server.run(async |remote, terminal| {
+            let getting = Getting { get: self, remote: &remote, terminal: &terminal };
+            match getting.file().await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    terminal.failed(&self.id, &error);
+                    ExitCode::FAILURE
+                }
+            }
+        })
+    }
+}
+
+struct Getting<'a> {
+    get: &'a Get,
+    remote: &'a Remote,
+    terminal: &'a Terminal,
+}
+
+/// What is held so far, in the file whose name ends in `.part`.
+struct Part {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    crcs: RunningCrcs,
+    sha256: Sha256,
+}
+
+impl Part {
+    /// Opens what an earlier run left, and reads it for the digests.
+    #[allow(clippy::disallowed_methods, reason = "the client writes the user's own files")]
+    fn open(path: &Path) -> Result<Self, Failed> {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        file.try_lock().map_err(|_| Failed::new(format!("{} is being written by another run", path.display())))?;
+        let mut part =
+            Self { path: path.to_owned(), file, length: 0, crcs: RunningCrcs::default(), sha256: Sha256::new() };
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            match part.file.read(&mut buffer) {
+                Ok(0) => return Ok(part),
+                Ok(n) => part.count(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        self.crcs.update(bytes);
+        self.sha256.update(bytes);
+        self.length += u64::try_from(bytes.len()).unwrap_or(0);
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.count(bytes);
+        Ok(())
+    }
+
+    /// Begins at the first byte again.
+    #[allow(clippy::disallowed_methods, reason = "the client writes the user's own files")]
+    fn restart(&mut self) -> io::Result<()> {
+        // Truncates the file that this run holds the lock of.
+        OpenOptions::new().write(true).truncate(true).open(&self.path)?;
+        self.length = 0;
+        self.crcs = RunningCrcs::default();
+        self.sha256 = Sha256::new();
+        Ok(())
+    }
+
+    /// Which digest is not the server's, if one is not.
+    fn differs(&self, about: &Value) -> Option<&'static str> {
+        let digests = &about["digests"];
+        let crcs = self.crcs.value();
+        let found = [
+            ("crc32c", format!("{:08x}", crcs.crc32c)),
+            ("crc64nvme", format!("{:016x}", crcs.crc64nvme)),
+            ("sha256", hex::encode(self.sha256.clone().finalize())),
+        ];
+        found.into_iter().find(|(name, found)| digests[name].as_str().is_some_and(|d| d != found)).map(|(name, _)| name)
+    }
+}
+
+impl Getting<'_> {
+    async fn file(&self) -> Result<(), Failed> {
+        let id = &self.get.id;
+        if !id.strip_prefix("file_").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit())) {
+            return Err(Failed::new("it is no file's id: `landfall ls` shows them"));
+        }
+        let about = self.remote.json(Method::GET, &format!("/files/{id}"), None, None).await?;
+        let target = self.target(&about)?;
+        if !self.get.force && target.symlink_metadata().is_ok() {
+            return Err(exists(&target));
+        }
+        let mut part_name = target.clone().into_os_string();
+        part_name.push(".part");
+        let mut part = Part::open(Path::new(&part_name))?;
+        let total = about["size"].as_u64().unwrap_or(0);
+        let resumed = part.length;
+        self.receive(&about, &mut part, total).await?;
+        if part.differs(&about).is_some() && resumed > 0 {
+            self.terminal.say("what an earlier run left is not of this file: beginning anew");
+            part.restart()?;
+            self.receive(&about, &mut part, total).await?;
+        }
+        if let Some(name) = part.differs(&about) {
+            part.restart()?;
+            return Err(Failed::new(format!("the {name} of what came is not the server's: it was damaged on its way")));
+        }
+        part.file.sync_all()?;
+        put_in_place(&part.path, &target, self.get.force)?;
+        self.done(&about, &target, resumed.min(total));
+        Ok(())
+    }
+
+    fn target(&self, about: &Value) -> Result<PathBuf, Failed> {
+        if let Some(output) = &self.get.output {
+            return Ok(output.clone());
+        }
+        // A name from the server is a name, and never a way out of this directory.
+        let name = text(about, "name");
+        let fits = !name.is_empty() && !matches!(name, "." | "..") && !name.contains(['/', '\\', '\0']);
+        if !fits || name.chars().any(char::is_control) {
+            return Err(Failed::new("its name is none for a file here: name one with --output"));
+        }
+        Ok(PathBuf::from(name))
+    }
+
+    async fn receive(&self, about: &Value, part: &mut Part, total: u64) -> Result<(), Failed> {
+        if part.length > total {
+            part.restart()?;
+        }
+        let url = self.remote.url(&format!("/files/{}/content", self.get.id));
+        let etag = format!("\"{}\"", text(about, "version"));
+        let progress = self.terminal.progress(text(about, "name"), total);
+        let mut patience = self.remote.patience();
+        while part.length < total {
+            progress.goes_on_at(part.length);
+            let before = part.length;
+            let mut ask = self.remote.ask(Method::GET, &url, Payload::None);
+            if part.length > 0 {
+                ask.headers.push((header::RANGE, format!("bytes={}-", part.length)));
+            }
+            // Bytes of another version must not be mixed in.
+            ask.headers.push((header::IF_RANGE, etag.clone()));
+            let (head, mut body) = match self.remote.http.open(ask).await {
+                Ok(answer) => answer,
+                Err(error) if error.passing => {
+                    patience.wait(&error.what, None).await?;
+                    continue;
+                }
+                Err(error) => return Err(Failed::new(error.what)),
+            };
+            if head.header("etag").is_some_and(|now| now != etag) && matches!(head.status, 200 | 206) {
+                return Err(Failed::new("the file has a new version: start again"));
+            }
+            match head.status {
+                206 if head.header("content-range").is_some_and(|r| r.starts_with(&format!("bytes {before}-"))) => {}
+                200 => part.restart()?,
+                status => {
+                    let mut text = Vec::new();
+                    while let Some(Ok(bytes)) = body.next().await {
+                        text.extend_from_slice(&bytes);
+                        if text.len() > READ_BYTES {
+                            break;
+                        }
+                    }
+                    let refused = refusal(&head, &text);
+                    if !passes(status) {
+                        return Err(refused);
+                    }
+                    patience.wait(&refused.what, retry_after(&head)).await?;
+                    continue;
+                }
+            }
+            progress.at(part.length);
+            let mut trouble = None;
+            while let Some(bytes) = body.next().await {
+                match bytes {
+                    Ok(bytes) => part.write(&bytes)?,
+                    Err(error) => {
+                        trouble = Some(error.what);
+                        break;
+                    }
+                }
+                progress.at(part.length);
+            }
+            if part.length > total {
+                return Err(Failed::new("more bytes came than the file has"));
+            }
+            if part.length > before {
+                patience.renew();
+            }
+            if part.length < total {
+                let what = trouble.unwrap_or_else(|| "the connection ended before the file did".into());
+                patience.wait(&what, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn done(&self, about: &Value, target: &Path, resumed: u64) {
+        let bytes = about["size"].as_u64().unwrap_or(0);
+        if self.terminal.json {
+            self.terminal.out(json!({
+                "file": target.to_string_lossy(), "id": about["id"], "version": about["version"], "size": bytes,
+                "digests": about["digests"], "resumed_at": resumed,
+            }));
+        } else {
+            self.terminal.out(format_args!(
+                "{}  {}  {}",
+                text(about, "id"),
+                size(bytes),
+                plain(&target.to_string_lossy())
+            ));
+        }
+    }
+}
+
+fn exists(target: &Path) -> Failed {
+    Failed::new(format!(
+        "{} is there already: name another with --output, or replace it with --force",
+        target.display()
+    ))
+}
+
+/// Gives the file its name. Without `force` one that came to be meanwhile is not replaced.
+#[allow(clippy::disallowed_methods, reason = "the client writes the user's own files")]
+fn put_in_place(part: &Path, target: &Path, force: bool) -> Result<(), Failed> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    if !force {
+        match renameat_with(CWD, part, CWD, target, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => return Err(exists(target)),
+            // Not every file system can; then the look before has to do.
+            Err(Errno::INVAL | Errno::NOSYS) if target.symlink_metadata().is_err() => {}
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+    }
+    std::fs::rename(part, target)?;
+    Ok(())
+}

@@ -1,0 +1,386 @@
+//! `landfall put`: a file to the server, to its end, whatever comes in between.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::Args;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use http::{Method, header};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::remote::{Patience, Remote, passes, refusal, retry_after};
+use super::terminal::{Progress, Terminal, plain, size, text};
+use super::{Failed, Server};
+use crate::clock::random_bytes;
+use crate::config;
+use crate::limits;
+use crate::model::file::{Crcs, RunningCrcs};
+use crate::outbound::{Ask, Head, Payload};
+
+/// Up to this size a file goes in one request.
+const SINGLE_BYTES: u64 = limits::CHUNK_BYTES;
+/// Chunks of the size that the server recommends, in one request of ours.
+const CHUNKS: u64 = 8;
+const READ_BYTES: usize = 1024 * 1024;
+const SEND_BYTES: u64 = 256 * 1024;
+
+/// Arguments of `landfall put`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Put {
+    /// The files
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// The folder in the tenant, such as a/b
+    #[arg(long, value_name = "FOLDER")]
+    path: Option<String>,
+    /// The media type [default: application/octet-stream]
+    #[arg(long, value_name = "TYPE")]
+    mime_type: Option<String>,
+    /// Bytes sent in one request, rounded up to a multiple of what the server recommends. What was acknowledged is
+    /// never sent again [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    chunk: Option<u64>,
+    #[command(flatten)]
+    server: Server,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    config::size(text).filter(|bytes| *bytes > 0).ok_or_else(|| "use a number of bytes, or a size such as 64MiB".into())
+}
+
+impl Put {
+    pub(in crate::cli) fn run(&self) -> ExitCode {
+        self.server.run(async |remote, terminal| {
+            let mut code = ExitCode::SUCCESS;
+            for path in &self.files {
+                let sending = Sending { put: self, remote: &remote, terminal: &terminal };
+                if let Err(error) = sending.file(path).await {
+                    terminal.failed(&path.to_string_lossy(), &error);
+                    code = ExitCode::FAILURE;
+                }
+            }
+            code
+        })
+    }
+}
+
+/// A file as it was read before it is sent.
+struct Local {
+    file: Arc<File>,
+    name: String,
+    size: u64,
+    sha256: String,
+    crcs: Crcs,
+    modified: Option<std::time::SystemTime>,
+}
+
+/// One run of the command.
+struct Sending<'a> {
+    put: &'a Put,
+    remote: &'a Remote,
+    terminal: &'a Terminal,
+}
+
+/// How an attempt to send ended.
+enum Sent {
+    Whole,
+    /// The upload is over, and not by us.
+    Lost(String),
+}
+
+impl Sending<'_> {
+    async fn file(&self, path: &Path) -> Result<(), Failed> {
+        let local = self.read(path).await?;
+        let mut lost = None;
+        // An upload that ended meanwhile is begun anew, once.
+        for _ in 0..2 {
+            let (upload, resumed) = self.upload(&local).await?;
+            match self.send(&local, &upload, resumed).await? {
+                Sent::Whole => {
+                    let receipt = self.receipt(&local, text(&upload, "id")).await?;
+                    self.done(path, &receipt, text(&upload, "id"), resumed);
+                    return Ok(());
+                }
+                Sent::Lost(why) => {
+                    self.terminal.say(format_args!("{}: {why}; beginning anew", plain(&local.name)));
+                    lost = Some(why);
+                }
+            }
+        }
+        Err(Failed::new(lost.unwrap_or_default()))
+    }
+
+    /// Reads the file once, for its digests: by them the server finds the upload that a run before this one left.
+    async fn read(&self, path: &Path) -> Result<Local, Failed> {
+        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let name = name.ok_or_else(|| Failed::new("its name is not one that a file can have on the server"))?;
+        let file = Arc::new(File::open(path)?);
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(Failed::new("it is not a regular file"));
+        }
+        let progress = self.terminal.progress(&format!("{name}: reading"), about.len());
+        let (reader, moved) = (Arc::clone(&file), progress.mover());
+        let read = tokio::task::spawn_blocking(move || digest(&reader, moved)).await;
+        let (size, sha256, crcs) = read.map_err(|_| Failed::new("it could not be read"))??;
+        Ok(Local { file, name, size, sha256: hex::encode(sha256), crcs, modified: about.modified().ok() })
+    }
+
+    /// The upload to go on with, or a new one, and the offset to go on at.
+    async fn upload(&self, local: &Local) -> Result<(Value, u64), Failed> {
+        if let Some(open) = self.unfinished(local).await? {
+            let id = text(&open, "id").to_owned();
+            let fresh = self.remote.json(Method::POST, &format!("/uploads/{id}/urls"), Some(&json!({})), None).await?;
+            return Ok((fresh, open["received"].as_u64().unwrap_or(0)));
+        }
+        let mut body = json!({
+            "name": local.name,
+            "size": local.size,
+            "strategy": if local.size <= SINGLE_BYTES { "single" } else { "resumable" },
+            "digests": {"sha256": local.sha256},
+        });
+        for (name, value) in [("path", &self.put.path), ("mime_type", &self.put.mime_type)] {
+            if let (Some(value), Some(map)) = (value, body.as_object_mut()) {
+                map.insert(name.into(), value.clone().into());
+            }
+        }
+        // However often the call is repeated, it opens one upload.
+        let mark = hex::encode(random_bytes::<16>());
+        let upload = self.remote.json(Method::POST, "/uploads", Some(&body), Some(&mark)).await?;
+        Ok((upload, 0))
+    }
+
+    /// What a run before this one left unfinished, on this machine or another.
+    async fn unfinished(&self, local: &Local) -> Result<Option<Value>, Failed> {
+        let name = utf8_percent_encode(&local.name, NON_ALPHANUMERIC);
+        let query = format!("/uploads?state=open&name={name}&size={}&sha256={}", local.size, local.sha256);
+        let found = self.remote.json(Method::GET, &query, None, None).await?;
+        let mime_type = self.put.mime_type.as_deref().unwrap_or("application/octet-stream");
+        let same = |upload: &&Value| {
+            text(upload, "api") == "native"
+                && upload["path"].as_str() == self.put.path.as_deref()
+                && text(upload, "mime_type") == mime_type
+        };
+        let uploads = found["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let best = uploads.iter().filter(same).max_by_key(|upload| upload["received"].as_u64());
+        if let Some(best) = best
+            && best["received"].as_u64() > Some(0)
+        {
+            let at = size(best["received"].as_u64().unwrap_or(0));
+            self.terminal.say(format_args!("{}: going on at {at} of {}", plain(&local.name), size(local.size)));
+        }
+        Ok(best.cloned())
+    }
+
+    async fn send(&self, local: &Local, upload: &Value, from: u64) -> Result<Sent, Failed> {
+        let url = text(upload, "url");
+        let progress = self.terminal.progress(&local.name, local.size);
+        let mut patience = self.remote.patience();
+        if text(upload, "strategy") == "single" {
+            return self.send_single(local, url, text(upload, "id"), &progress, &mut patience).await;
+        }
+        let step = upload["chunk_size"].as_u64().filter(|n| *n > 0).unwrap_or(limits::CHUNK_BYTES);
+        let chunk =
+            self.put.chunk.map_or(step.saturating_mul(CHUNKS), |chunk| chunk.div_ceil(step).saturating_mul(step));
+        let mut at = from;
+        // Once something went wrong, what the server has is asked before more is sent.
+        let mut unsure = false;
+        loop {
+            progress.goes_on_at(at);
+            let ask = if unsure || at >= local.size {
+                status(url, local.size)
+            } else {
+                part(local, url, at, chunk, &progress)
+            };
+            let trouble = match self.remote.http.call(ask).await {
+                Ok((head, body)) => match told(&head, &body) {
+                    Told::Done => return Ok(Sent::Whole),
+                    Told::Received(received) => {
+                        if received > at {
+                            patience.renew();
+                        }
+                        let stuck = !unsure && received <= at;
+                        at = received;
+                        unsure = false;
+                        if stuck {
+                            patience.wait("the server took nothing of what was sent", None).await?;
+                        }
+                        continue;
+                    }
+                    Told::Over(why) => return Ok(Sent::Lost(why)),
+                    Told::Passing(why) => (why.what, retry_after(&head)),
+                    Told::Refused(why) => return Err(why),
+                },
+                Err(error) if error.passing => (error.what, None),
+                Err(error) => return Err(Failed::new(error.what)),
+            };
+            self.unchanged(local)?;
+            patience.wait(&trouble.0, trouble.1).await?;
+            unsure = true;
+        }
+    }
+
+    async fn send_single(
+        &self,
+        local: &Local,
+        url: &str,
+        id: &str,
+        progress: &Progress,
+        patience: &mut Patience,
+    ) -> Result<Sent, Failed> {
+        loop {
+            progress.at(0);
+            let payload = Payload::Stream(local.size, bytes(local, 0, local.size, progress));
+            let ask = Ask { method: Method::PUT, url, key: None, headers: Vec::new(), payload };
+            let trouble = match self.remote.http.call(ask).await {
+                Ok((head, _)) if head.status == 200 => return Ok(Sent::Whole),
+                Ok((head, body)) if passes(head.status) => (refusal(&head, &body).what, retry_after(&head)),
+                Ok((head, body)) if head.status == 403 => {
+                    let now = self.remote.json(Method::GET, &format!("/uploads/{id}"), None, None).await?;
+                    return match text(&now, "state") {
+                        "committed" => Ok(Sent::Whole),
+                        "open" => Err(refusal(&head, &body)),
+                        other => Ok(Sent::Lost(format!("the upload is {}", plain(other)))),
+                    };
+                }
+                Ok((head, body)) => return Err(refusal(&head, &body)),
+                Err(error) if error.passing => (error.what, None),
+                Err(error) => return Err(Failed::new(error.what)),
+            };
+            self.unchanged(local)?;
+            patience.wait(&trouble.0, trouble.1).await?;
+        }
+    }
+
+    /// A file that changes while it is sent can't become what was promised.
+    fn unchanged(&self, local: &Local) -> Result<(), Failed> {
+        let now = local.file.metadata()?;
+        if now.len() == local.size && now.modified().ok() == local.modified {
+            return Ok(());
+        }
+        Err(Failed::new("the file changed while it was sent: start again"))
+    }
+
+    /// The server's receipt, compared with what was read here.
+    async fn receipt(&self, local: &Local, id: &str) -> Result<Value, Failed> {
+        let body = json!({"size": local.size});
+        let receipt = self.remote.json(Method::POST, &format!("/uploads/{id}/commit"), Some(&body), None).await?;
+        let digests = &receipt["digests"];
+        let expected = [
+            ("crc32c", format!("{:08x}", local.crcs.crc32c)),
+            ("crc64nvme", format!("{:016x}", local.crcs.crc64nvme)),
+            ("sha256", local.sha256.clone()),
+        ];
+        if receipt["size"].as_u64() != Some(local.size) {
+            return Err(Failed::new(format!(
+                "the server stored {} bytes, the file has {}",
+                receipt["size"], local.size
+            )));
+        }
+        for (name, expected) in expected {
+            if text(digests, name) != expected {
+                let stored = plain(text(digests, name));
+                return Err(Failed::new(format!("the server's {name} is {stored}, the file's {expected}")));
+            }
+        }
+        Ok(receipt)
+    }
+
+    fn done(&self, path: &Path, receipt: &Value, upload: &str, resumed: u64) {
+        let file = path.to_string_lossy();
+        if self.terminal.json {
+            self.terminal.out(json!({
+                "file": file, "id": receipt["file_id"], "version": receipt["version"], "size": receipt["size"],
+                "digests": receipt["digests"], "committed_at": receipt["committed_at"], "upload": upload,
+                "resumed_at": resumed,
+            }));
+        } else {
+            let bytes = size(receipt["size"].as_u64().unwrap_or(0));
+            self.terminal.out(format_args!("{}  {bytes}  {}", text(receipt, "file_id"), plain(&file)));
+        }
+    }
+}
+
+fn digest(file: &File, moved: impl Fn(u64)) -> io::Result<(u64, [u8; 32], Crcs)> {
+    let mut buffer = vec![0; READ_BYTES];
+    let (mut sha256, mut crcs, mut size) = (Sha256::new(), RunningCrcs::default(), 0u64);
+    let mut file = file;
+    loop {
+        let n = match file.read(&mut buffer) {
+            Ok(0) => return Ok((size, sha256.finalize().into(), crcs.value())),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        sha256.update(&buffer[..n]);
+        crcs.update(&buffer[..n]);
+        size += u64::try_from(n).unwrap_or(0);
+        moved(u64::try_from(n).unwrap_or(0));
+    }
+}
+
+/// Bytes of the file as they are sent; a few hundred kilobytes at a time are in memory.
+fn bytes(local: &Local, from: u64, to: u64, progress: &Progress) -> BoxStream<'static, io::Result<Bytes>> {
+    let file = Arc::clone(&local.file);
+    let moved = Arc::new(progress.mover());
+    let stream = futures_util::stream::try_unfold(from, move |at| {
+        let (file, moved) = (Arc::clone(&file), Arc::clone(&moved));
+        async move {
+            let length = SEND_BYTES.min(to - at);
+            if length == 0 {
+                return Ok(None);
+            }
+            let read = tokio::task::spawn_blocking(move || {
+                let mut buffer = vec![0; usize::try_from(length).unwrap_or(0)];
+                file.read_exact_at(&mut buffer, at).map(|()| Bytes::from(buffer))
+            });
+            let bytes = read.await.map_err(io::Error::other)??;
+            moved(length);
+            Ok(Some((bytes, at + length)))
+        }
+    });
+    stream.boxed()
+}
+
+fn part<'a>(local: &Local, url: &'a str, at: u64, chunk: u64, progress: &Progress) -> Ask<'a> {
+    let end = at.saturating_add(chunk).min(local.size);
+    let range = format!("bytes {at}-{}/{}", end - 1, local.size);
+    let payload = Payload::Stream(end - at, bytes(local, at, end, progress));
+    Ask { method: Method::PUT, url, key: None, headers: vec![(header::CONTENT_RANGE, range)], payload }
+}
+
+/// Asks how far the server has come.
+fn status(url: &str, size: u64) -> Ask<'_> {
+    let headers = vec![(header::CONTENT_RANGE, format!("bytes */{size}")), (header::CONTENT_LENGTH, "0".into())];
+    Ask { method: Method::PUT, url, key: None, headers, payload: Payload::None }
+}
+
+/// What the session protocol says.
+enum Told {
+    Done,
+    Received(u64),
+    Over(String),
+    Passing(Failed),
+    Refused(Failed),
+}
+
+fn told(head: &Head, body: &[u8]) -> Told {
+    match head.status {
+        200 | 201 => Told::Done,
+        308 => {
+            let last = head.header("range").and_then(|range| range.strip_prefix("bytes=0-")?.parse::<u64>().ok());
+            Told::Received(last.map_or(0, |last| last + 1))
+        }
+        404 | 410 | 499 => Told::Over(format!("the upload is over: {}", refusal(head, body))),
+        status if passes(status) => Told::Passing(refusal(head, body)),
+        _ => Told::Refused(refusal(head, body)),
+    }
+}

@@ -1,0 +1,301 @@
+//! Uploads: opened, followed, committed, ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::fields::{self, Fields};
+use super::query::{self, Query};
+use super::{Reply, WIRE, answer, tenant, wire};
+use crate::engine::Engine;
+use crate::http::call::Call;
+use crate::http::doors::Doors;
+use crate::limits;
+use crate::meta::UploadFilter;
+use crate::model::access::Right;
+use crate::model::file::Receipt;
+use crate::model::ids::{FileId, SessionId, StoreId};
+use crate::model::refusal::Refusal;
+use crate::model::session::{Declaration, Session, SessionState, Strategy};
+use crate::upload::access::Grant;
+use crate::upload::open::{self, NewFile, Upload};
+use crate::upload::track::{self, Claim, Tracked};
+
+/// Up to this size one PUT is the simpler way.
+const SINGLE_BYTES: u64 = 64 * 1024 * 1024;
+const LIFE_MIN: u64 = 60;
+const STATES: &str = "open, committed, aborted, expired, failed";
+const MIME_DEFAULT: &str = "application/octet-stream";
+
+pub(super) async fn create(doors: Arc<Doors>, mut call: Call) -> Reply {
+    let grant = tenant::grant(&doors, &call, Right::Upload).await?;
+    let mark = tenant::mark(&call)?;
+    let body = call.json(&doors, limits::SMALL_JSON_BYTES, "an upload's description is short").await?;
+    let now = doors.engine.clock.now();
+    let once = mark.map(|mark| crate::tenant::once(mark, "POST /uploads", &body, now));
+    let mut ask = asked(&body)?;
+    inherit(&doors.engine, &grant, &mut ask).await?;
+    let session = open::upload(&doors.engine, &grant, Upload { once, ..ask.upload }).await?;
+    let mut shown = new_upload(&session);
+    locate(&doors.engine, &session, &call.origin(&doors), &mut shown);
+    let mut response = answer(StatusCode::CREATED, &shown)?;
+    let at = format!("{}{}/uploads/{}", call.origin(&doors), super::BASE, session.id);
+    if let Ok(at) = HeaderValue::try_from(at) {
+        response.headers_mut().insert(header::LOCATION, at);
+    }
+    Ok(response)
+}
+
+/// What a call asks for, and what it left to the file that it makes a version of.
+struct Asked {
+    upload: Upload<'static>,
+    mime_type: bool,
+    path: bool,
+    metadata: bool,
+}
+
+fn asked(body: &[u8]) -> Result<Asked, Refusal> {
+    let known = [
+        "name",
+        "size",
+        "mime_type",
+        "strategy",
+        "parts",
+        "digests",
+        "file_id",
+        "path",
+        "attach",
+        "metadata",
+        "expires_in",
+    ];
+    let fields = Fields::read(body, &known)?;
+    let name = fields.name("name")?.ok_or_else(|| Refusal::Missing { name: "name".into() })?;
+    let size = fields.number("size")?;
+    let strategy = strategy(&fields, size)?;
+    let max_bytes = match strategy {
+        Strategy::Single => limits::FILE_MAX_BYTES,
+        Strategy::Resumable | Strategy::Multipart => limits::CONTAINER_MAX_BYTES,
+    };
+    if size.is_some_and(|size| size > max_bytes) {
+        return Err(Refusal::TooLarge { what: "a file", limit: max_bytes, remedy: "take the strategy `resumable`" });
+    }
+    let next_of = match fields.text("file_id")? {
+        None => None,
+        Some(id) => Some(FileId::from_public(id).ok_or(Refusal::NotFound { what: "the file" })?),
+    };
+    let store = match fields.object("attach", "attach.", &["store"])? {
+        None => None,
+        Some(attach) => match attach.text("store")? {
+            None => None,
+            Some(id) => Some(
+                StoreId::from_public(id)
+                    .ok_or_else(|| attach.wrong("store", "must be a store's id: `vs_` and 32 hexadecimal digits"))?,
+            ),
+        },
+    };
+    let life = fields.seconds("expires_in", LIFE_MIN, limits::SESSION_LIFE.as_secs())?;
+    let (mime_type, path, metadata) = (fields.mime_type("mime_type")?, fields.path("path")?, fields.metadata()?);
+    let (has_type, has_path, has_metadata) = (mime_type.is_some(), path.is_some(), metadata.is_some());
+    let declaration = Declaration {
+        name,
+        mime_type: mime_type.unwrap_or_else(|| MIME_DEFAULT.into()),
+        path,
+        digests: fields.digests()?,
+        metadata: metadata.unwrap_or_default(),
+        store,
+        ..Declaration::default()
+    };
+    let upload = Upload {
+        wire: WIRE,
+        strategy,
+        max_bytes,
+        life: life.map_or(limits::SESSION_LIFE, Duration::from_secs),
+        file: NewFile { size, registers: true, declaration, next_of },
+        once: None,
+    };
+    Ok(Asked { upload, mime_type: has_type, path: has_path, metadata: has_metadata })
+}
+
+fn strategy(fields: &Fields, size: Option<u64>) -> Result<Strategy, Refusal> {
+    let strategy = match fields.text("strategy")? {
+        None | Some("auto") => match size {
+            Some(size) if size <= SINGLE_BYTES => Strategy::Single,
+            _ => Strategy::Resumable,
+        },
+        Some(name) => Strategy::from_name(name)
+            .ok_or_else(|| fields.wrong("strategy", "must be one of single, resumable, multipart, auto"))?,
+    };
+    match strategy {
+        Strategy::Multipart => Err(fields.wrong("strategy", "can't be multipart yet: take `resumable`, or `auto`")),
+        Strategy::Single | Strategy::Resumable if fields.has("parts") => {
+            Err(fields.wrong("parts", "is for the strategy multipart only, which is not served yet"))
+        }
+        Strategy::Single if size.is_none() => Err(Refusal::Missing { name: "size".into() }),
+        Strategy::Single | Strategy::Resumable => Ok(strategy),
+    }
+}
+
+/// What is not said about a next version is as it was with the last one.
+async fn inherit(engine: &Engine, grant: &Grant, ask: &mut Asked) -> Result<(), Refusal> {
+    let Some(id) = ask.upload.file.next_of else { return Ok(()) };
+    let Ok(before) = crate::upload::file::find(engine, grant.tenant(), id).await else { return Ok(()) };
+    let declaration = &mut ask.upload.file.declaration;
+    if !ask.mime_type {
+        declaration.mime_type = before.mime_type;
+    }
+    if !ask.path {
+        declaration.path = before.path;
+    }
+    if !ask.metadata {
+        declaration.metadata = before.metadata;
+    }
+    Ok(())
+}
+
+/// Where the bytes go, and how.
+fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Value) {
+    let Some(map) = into.as_object_mut() else { return };
+    map.insert("url".into(), open::location(engine, session, base).into());
+    match session.strategy {
+        Strategy::Single => map.insert("required_headers".into(), json!({})),
+        Strategy::Resumable | Strategy::Multipart => map.insert("chunk_size".into(), limits::CHUNK_BYTES.into()),
+    };
+}
+
+/// An upload as it begins: what the call that opened it answers, and every repetition of it.
+fn new_upload(session: &Session) -> Value {
+    shown(session, SessionState::Open, 0)
+}
+
+fn shown(session: &Session, state: SessionState, received: u64) -> Value {
+    let declaration = session.declaration.clone().unwrap_or_default();
+    json!({
+        "id": session.id,
+        "state": state.name(),
+        "strategy": session.strategy.name(),
+        "api": session.wire,
+        "name": declaration.name,
+        "size": session.size,
+        "mime_type": declaration.mime_type,
+        "path": declaration.path,
+        "metadata": declaration.metadata,
+        "digests": wire::declared(&declaration.digests),
+        "file_id": session.file.public(),
+        "received": received,
+        "created_at": session.created.rfc3339(),
+        "expires_at": session.expires.rfc3339(),
+    })
+}
+
+fn tracked(upload: &Tracked) -> Value {
+    let session = &upload.upload.session;
+    let received = upload.received();
+    let mut shown = shown(session, upload.state, received);
+    let next = (upload.state == SessionState::Open && session.strategy == Strategy::Resumable).then_some(received);
+    let problem = upload.trouble.as_ref().map(|t| json!({"detail": t.what, "at": t.at.rfc3339()}));
+    if let Some(map) = shown.as_object_mut() {
+        map.insert("next_offset".into(), json!(next));
+        map.insert("problem".into(), json!(problem));
+        map.insert("committed_at".into(), json!(upload.upload.receipt.map(|r| r.committed.rfc3339())));
+    }
+    shown
+}
+
+pub(super) async fn list(doors: Arc<Doors>, call: Call) -> Reply {
+    let tenant = tenant::reader(&doors, &call, Right::Upload).await?;
+    let query = Query::parse(&call.query, &["state", "name", "size", "sha256", "limit", "cursor"])?;
+    let sha256 = match query.get("sha256") {
+        None => None,
+        Some(text) => Some(
+            fields::digest(text)
+                .ok_or_else(|| Refusal::invalid("sha256", "must be 64 lower-case hexadecimal digits"))?,
+        ),
+    };
+    let limit = query.limit()?;
+    let filter = UploadFilter {
+        state: query.word("state", SessionState::from_name, STATES)?,
+        name: query.get("name").map(str::to_owned),
+        size: query.number("size")?,
+        sha256,
+        before: query.cursor_of(|bytes: [u8; 16]| Some(SessionId(uuid::Uuid::from_bytes(bytes))))?,
+        limit: limit.saturating_add(1),
+        ..UploadFilter::default()
+    };
+    let mut uploads = track::list(&doors.engine, &tenant, filter).await?;
+    let more = uploads.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    uploads.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next = uploads.last().filter(|_| more).map(|last| query::cursor_to(last.upload.session.id.0.as_bytes()));
+    answer(StatusCode::OK, &json!({"items": uploads.iter().map(tracked).collect::<Vec<_>>(), "next_cursor": next}))
+}
+
+fn id(call: &Call) -> Result<SessionId, Refusal> {
+    let text = call.parameter("upload");
+    let id = text.parse::<SessionId>().ok().filter(|id| id.to_string() == text);
+    id.ok_or(Refusal::NotFound { what: "the upload" })
+}
+
+pub(super) async fn one(doors: Arc<Doors>, call: Call) -> Reply {
+    let tenant = tenant::reader(&doors, &call, Right::Upload).await?;
+    Query::parse(&call.query, &[])?;
+    answer(StatusCode::OK, &tracked(&track::find(&doors.engine, &tenant, id(&call)?).await?))
+}
+
+/// Fresh locations for an upload that is still open.
+pub(super) async fn urls(doors: Arc<Doors>, mut call: Call) -> Reply {
+    let grant = tenant::grant(&doors, &call, Right::Upload).await?;
+    let mark = tenant::mark(&call)?;
+    let body = call.json(&doors, limits::SMALL_JSON_BYTES, "name the parts alone").await?;
+    let id = id(&call)?;
+    tenant::once(&doors, grant.tenant(), &call, mark, &body, async {
+        let fields = Fields::read(&body, &["parts"])?;
+        let found = track::live(&doors.engine, &grant, id).await?;
+        if fields.has("parts") {
+            return Err(fields.wrong("parts", "is for multipart uploads only"));
+        }
+        let session = &found.upload.session;
+        if session.strategy == Strategy::Single && session.wire != WIRE {
+            // Which headers its PUT must carry, only the API knows that it was opened with.
+            return Err(Refusal::Conflict { reason: "the upload was opened with another API: ask that one".into() });
+        }
+        let mut shown = json!({
+            "id": session.id, "strategy": session.strategy.name(), "expires_at": session.expires.rfc3339(),
+        });
+        locate(&doors.engine, session, &call.origin(&doors), &mut shown);
+        Ok(shown)
+    })
+    .await
+}
+
+pub(super) async fn commit(doors: Arc<Doors>, mut call: Call) -> Reply {
+    let grant = tenant::grant(&doors, &call, Right::Upload).await?;
+    let mark = tenant::mark(&call)?;
+    let body = call.json(&doors, limits::SMALL_JSON_BYTES, "name a size and digests alone").await?;
+    let id = id(&call)?;
+    tenant::once(&doors, grant.tenant(), &call, mark, &body, async {
+        let fields = Fields::read(&body, &["size", "digests"])?;
+        let claim = Claim { size: fields.number("size")?, digests: fields.digests()? };
+        let (file, receipt) = track::commit(&doors.engine, &grant, id, claim).await?;
+        Ok(shown_receipt(file, &receipt))
+    })
+    .await
+}
+
+fn shown_receipt(file: FileId, receipt: &Receipt) -> Value {
+    json!({
+        "file_id": file.public(),
+        "version": receipt.version,
+        "size": receipt.size,
+        "digests": wire::digests(&receipt.digests),
+        "committed_at": receipt.committed.rfc3339(),
+    })
+}
+
+pub(super) async fn abort(doors: Arc<Doors>, call: Call) -> Reply {
+    let grant = tenant::grant(&doors, &call, Right::Upload).await?;
+    Query::parse(&call.query, &[])?;
+    track::abort(&doors.engine, &grant, id(&call)?).await?;
+    Ok(Response::into_response(StatusCode::NO_CONTENT.into_response()))
+}

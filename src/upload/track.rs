@@ -1,0 +1,215 @@
+//! The uploads of a tenant, by their ids: found, committed, ended.
+
+use super::access::Grant;
+use super::resume::{self, Standing};
+use crate::engine::{Engine, Trouble};
+use crate::meta::{self, UploadFilter};
+use crate::model::file::{Declared, Receipt};
+use crate::model::ids::{FileId, SessionId, TenantId};
+use crate::model::refusal::Refusal;
+use crate::model::session::{Hashes, SessionState, Strategy};
+
+/// An upload, and the last trouble that it had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tracked {
+    /// Its rows.
+    pub upload: meta::Upload,
+    /// Where it stands now: one whose time is over is expired, swept or not.
+    pub state: SessionState,
+    /// What went wrong last, if that is remembered.
+    pub trouble: Option<Trouble>,
+}
+
+impl Tracked {
+    /// Bytes of it that are durable.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.upload.receipt.map_or(self.upload.progress.received, |receipt| receipt.size)
+    }
+}
+
+fn unknown() -> Refusal {
+    Refusal::NotFound { what: "the upload" }
+}
+
+fn tracked(engine: &Engine, upload: meta::Upload) -> Tracked {
+    let over = upload.session.state == SessionState::Open && upload.session.expires <= engine.clock.now();
+    let state = if over { SessionState::Expired } else { upload.session.state };
+    Tracked { state, trouble: engine.troubles.of(upload.session.id), upload }
+}
+
+/// The tenant's uploads, newest first.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn list(engine: &Engine, tenant: &TenantId, filter: UploadFilter) -> Result<Vec<Tracked>, Refusal> {
+    let filter = UploadFilter { now: engine.clock.now(), ..filter };
+    let uploads = engine.meta.uploads(tenant, filter).await?;
+    Ok(uploads.into_iter().map(|upload| tracked(engine, upload)).collect())
+}
+
+/// One upload of the tenant. A request that writes to it at the moment is made to record what it has first.
+///
+/// # Errors
+/// [`Refusal::NotFound`].
+pub async fn find(engine: &Engine, tenant: &TenantId, id: SessionId) -> Result<Tracked, Refusal> {
+    let found = row(engine, tenant, id).await?;
+    if found.state != SessionState::Open || found.upload.session.strategy != Strategy::Resumable {
+        return Ok(found);
+    }
+    engine.seats.ask(id).await;
+    row(engine, tenant, id).await
+}
+
+async fn row(engine: &Engine, tenant: &TenantId, id: SessionId) -> Result<Tracked, Refusal> {
+    let found = engine.meta.upload(id).await?;
+    let own = found.filter(|u| u.session.tenant == *tenant && u.session.declaration.is_some());
+    own.map(|upload| tracked(engine, upload)).ok_or_else(unknown)
+}
+
+/// An upload that bytes may be sent to.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::Gone`], [`Refusal::Conflict`].
+pub async fn live(engine: &Engine, grant: &Grant, id: SessionId) -> Result<Tracked, Refusal> {
+    let found = row(engine, grant.tenant(), id).await?;
+    match found.state {
+        SessionState::Open => Ok(found),
+        ended => Err(over(ended)),
+    }
+}
+
+fn over(state: SessionState) -> Refusal {
+    match state {
+        SessionState::Expired => Refusal::Gone { what: "the upload", reason: "its time ran out".into() },
+        SessionState::Aborted => Refusal::Gone { what: "the upload", reason: "it was cancelled".into() },
+        SessionState::Open | SessionState::Committed | SessionState::Failed => {
+            Refusal::Conflict { reason: format!("the upload is {}: no more bytes can be sent to it", state.name()) }
+        }
+    }
+}
+
+/// Ends an upload at the client's wish; its locations stop at once and its bytes go. One that ended before stays as it is.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::Conflict`] for a committed one.
+pub async fn abort(engine: &Engine, grant: &Grant, id: SessionId) -> Result<(), Refusal> {
+    let found = row(engine, grant.tenant(), id).await?;
+    if found.upload.session.strategy == Strategy::Resumable {
+        resume::cancel(engine, id).await?;
+    } else {
+        engine.meta.end_session(id, SessionState::Aborted, engine.clock.now()).await?;
+        engine.work.wake();
+    }
+    match row(engine, grant.tenant(), id).await?.state {
+        SessionState::Committed => {
+            Err(Refusal::Conflict { reason: "the upload is committed: delete its file instead".into() })
+        }
+        SessionState::Open => Err(Refusal::Unavailable),
+        SessionState::Aborted | SessionState::Expired | SessionState::Failed => Ok(()),
+    }
+}
+
+/// What whoever asks for the commit says about the whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Claim {
+    /// Its size in bytes.
+    pub size: Option<u64>,
+    /// Its digests.
+    pub digests: Declared,
+}
+
+/// The receipt of an upload. One whose bytes are all there is committed first; most commit themselves with their last
+/// byte.
+///
+/// # Errors
+/// [`Refusal::UploadIncomplete`], [`Refusal::DigestMismatch`] with both values, [`Refusal::Conflict`] when the committed
+/// bytes are others than claimed, [`Refusal::Invalid`] for a digest that nobody computed, [`Refusal::Gone`].
+pub async fn commit(engine: &Engine, grant: &Grant, id: SessionId, claim: Claim) -> Result<(FileId, Receipt), Refusal> {
+    let mut found = row(engine, grant.tenant(), id).await?;
+    if found.state == SessionState::Open && found.upload.session.strategy == Strategy::Resumable {
+        conclude(engine, &found, claim).await?;
+        found = row(engine, grant.tenant(), id).await?;
+    }
+    let session = &found.upload.session;
+    match (found.state, found.upload.receipt) {
+        (SessionState::Committed, Some(receipt)) => {
+            agree(&receipt, claim)?;
+            Ok((session.file, receipt))
+        }
+        (SessionState::Open | SessionState::Committed, _) => {
+            check_size(session.size, claim)?;
+            Err(Refusal::UploadIncomplete { received: found.received(), expected: session.size.or(claim.size) })
+        }
+        (ended, _) => Err(over(ended)),
+    }
+}
+
+async fn conclude(engine: &Engine, found: &Tracked, claim: Claim) -> Result<(), Refusal> {
+    let session = &found.upload.session;
+    check_size(session.size, claim)?;
+    let kept = session.declaration.as_ref().map_or(Hashes::default(), |d| d.hashes);
+    if found.received() > 0 {
+        computed("digests.md5", claim.digests.md5.is_some(), kept.md5)?;
+        computed("digests.sha256", claim.digests.sha256.is_some(), kept.sha256)?;
+    }
+    let Some(total) = session.size.or(claim.size) else {
+        // Only the client knows where a file of unknown size ends.
+        return Err(Refusal::UploadIncomplete { received: found.received(), expected: None });
+    };
+    match resume::conclude(engine, session.id, total, &claim.digests).await? {
+        Standing::Done(_) => Ok(()),
+        Standing::Open { received } => Err(Refusal::UploadIncomplete { received, expected: Some(total) }),
+        Standing::Cancelled | Standing::Unknown | Standing::Failed => Ok(()),
+    }
+}
+
+fn computed(field: &'static str, claimed: bool, kept: bool) -> Result<(), Refusal> {
+    if claimed && !kept {
+        let reason = "was not computed as the bytes came: declare it when the upload is opened, or name a CRC";
+        return Err(Refusal::invalid(field, reason));
+    }
+    Ok(())
+}
+
+fn check_size(declared: Option<u64>, claim: Claim) -> Result<(), Refusal> {
+    match (declared, claim.size) {
+        (Some(size), Some(claimed)) if size != claimed => Err(Refusal::DigestMismatch {
+            algorithm: "size",
+            declared: claimed.to_string(),
+            received: size.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Does what is claimed hold for what was committed?
+fn agree(receipt: &Receipt, claim: Claim) -> Result<(), Refusal> {
+    let other = |name: &str, claimed: String, stored: String| {
+        let reason = format!("the upload is committed with the {name} {stored}, not {claimed}");
+        Err(Refusal::Conflict { reason })
+    };
+    let (claimed, stored) = (claim.digests, receipt.digests);
+    if let Some(size) = claim.size.filter(|size| *size != receipt.size) {
+        return other("size", size.to_string(), receipt.size.to_string());
+    }
+    if let Some(crc) = claimed.crc32c.filter(|crc| *crc != stored.crc32c) {
+        return other("crc32c", format!("{crc:08x}"), format!("{:08x}", stored.crc32c));
+    }
+    if let Some(crc) = claimed.crc64nvme.filter(|crc| *crc != stored.crc64nvme) {
+        return other("crc64nvme", format!("{crc:016x}"), format!("{:016x}", stored.crc64nvme));
+    }
+    computed("digests.md5", claimed.md5.is_some(), stored.md5.is_some())?;
+    computed("digests.sha256", claimed.sha256.is_some(), stored.sha256.is_some())?;
+    if let (Some(claimed), Some(stored)) = (claimed.md5, stored.md5)
+        && claimed != stored
+    {
+        return other("md5", hex::encode(claimed), hex::encode(stored));
+    }
+    if let (Some(claimed), Some(stored)) = (claimed.sha256, stored.sha256)
+        && claimed != stored
+    {
+        return other("sha256", hex::encode(claimed), hex::encode(stored));
+    }
+    Ok(())
+}
