@@ -32,7 +32,9 @@ fn named(name: &str, store: Option<&Store>) -> Option<Declaration> {
 
 /// A committed file; `registers` as its session says.
 async fn uploaded(case: &Case, name: &str, registers: bool, store: Option<&Store>) -> (FileId, VersionId) {
-    let session = Session { registers, declaration: named(name, store), ..case.draft() };
+    let draft = case.draft();
+    // A file and its first upload share their id.
+    let session = Session { file: FileId(draft.id.0), registers, declaration: named(name, store), ..draft };
     assert_eq!(case.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
     let version = case.version(&session, 1);
     assert!(matches!(case.store.commit(version.clone()).await.unwrap(), Committed::New(_)));
