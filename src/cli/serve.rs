@@ -129,6 +129,19 @@ Push a file (Coveo Push API): ask for a container, PUT the bytes, push the item,
          -d '{{"FileExtension": ".txt", "title": "My large document", "CompressedBinaryDataFileId": "'$FILE_ID'"}}'
     sleep 2
     curl -sS "$LANDFALL_URL/landfall/v1/sources/{source}/items?query=needle" -H "Authorization: Bearer $LANDFALL_KEY"
+
+Upload a file (Aitronos Files API): ask for an upload URL, send the bytes, register the file, list it.
+
+    curl -sS -X POST "$LANDFALL_URL/v1/organizations/{tenant}/files/upload-url" \
+         -H "X-API-Key: $LANDFALL_KEY" -H "Content-Type: application/json" \
+         -d '{{"filename": "big.txt", "file_size": '$(stat -c %s big.txt)', "mime_type": "text/plain"}}' > session.json
+    UPLOAD_URL=$(python3 -c "import json; print(json.load(open('session.json'))['upload_url'])")
+    GCS_PATH=$(python3 -c "import json; print(json.load(open('session.json'))['gcs_path'])")
+    curl -sS -f "$UPLOAD_URL" -H "Content-Type: text/plain" -T big.txt
+    curl -sS -X POST "$LANDFALL_URL/v1/organizations/{tenant}/files" \
+         -H "X-API-Key: $LANDFALL_KEY" -H "Content-Type: application/json" \
+         -d '{{"filename": "big.txt", "gcs_path": "'$GCS_PATH'", "file_size": '$(stat -c %s big.txt)', "mime_type": "text/plain"}}'
+    curl -sS "$LANDFALL_URL/v1/organizations/{tenant}/files" -H "X-API-Key: $LANDFALL_KEY"
 "#
     );
     introduce_stores(first);

@@ -355,6 +355,17 @@ pub struct FileFilter {
     pub limit: u32,
 }
 
+/// A store's hold on a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holder {
+    /// The store.
+    pub store: StoreId,
+    /// The version that it holds.
+    pub version: VersionId,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 /// What became of a file's deletion.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FileDeleted {
@@ -890,6 +901,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn store(&self, tenant: &TenantId, id: StoreId) -> Result<Option<Store>>;
     /// Stores of the tenant that match, and how many there are beyond the page.
     async fn stores(&self, tenant: &TenantId, filter: StoreFilter) -> Result<(Vec<Store>, u64)>;
+    /// The stores that hold a file, with the version that each holds and since when; newest first.
+    async fn holders_of(&self, tenant: &TenantId, file: FileId) -> Result<Vec<Holder>>;
     /// Changes a store's name, description, properties and whether it is in use; false when it does not exist.
     async fn update_store(&self, store: &Store) -> Result<bool>;
     /// Deletes a store at once; a job lets go of its files. False when it does not exist.

@@ -8,7 +8,7 @@ use super::read::{self, VersionReader};
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
-use crate::meta::{FileDeleted, FileFilter, RegisterFile, Registered};
+use crate::meta::{FileDeleted, FileFilter, Holder, RegisterFile, Registered};
 use crate::model::file::{Declared, Digests, FileRecord, Version};
 use crate::model::ids::{FileId, SessionId, TenantId};
 use crate::model::refusal::Refusal;
@@ -132,6 +132,14 @@ async fn compare(engine: &Engine, grant: &Grant, file: &FileRecord, declared: &D
 pub async fn find(engine: &Engine, tenant: &TenantId, id: FileId) -> Result<FileRecord, Refusal> {
     let found = engine.meta.file_record(tenant, id).await?.filter(|file| file.registered.is_some());
     found.ok_or(Refusal::NotFound { what: "the file" })
+}
+
+/// The stores that hold a file.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn holders(engine: &Engine, file: &FileRecord) -> Result<Vec<Holder>, Refusal> {
+    Ok(engine.meta.holders_of(&file.tenant, file.id).await?)
 }
 
 /// The versions of a file that are kept, newest first; their pieces are left out.

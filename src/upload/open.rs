@@ -109,7 +109,7 @@ pub struct Upload<'a> {
 /// Opens a session for one file. An equal call with the same mark gets the session that the first one opened.
 ///
 /// # Errors
-/// [`Refusal::NotFound`] for a next version of an unknown file, [`Refusal::Invalid`] for a mark that stands for another
+/// [`Refusal::NotFound`] for a next version of an unknown file, or one for an unknown store, [`Refusal::Invalid`] for a mark that stands for another
 /// call, and as [`single`].
 pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<Session, Refusal> {
     let Upload { wire, strategy, max_bytes, life, file, once } = ask;
@@ -121,6 +121,11 @@ pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<S
     }
     if let Some(id) = file.next_of {
         super::file::find(engine, grant.tenant(), id).await?;
+    }
+    if let Some(store) = file.declaration.store
+        && engine.meta.store(grant.tenant(), store).await?.is_none()
+    {
+        return Err(Refusal::NotFound { what: "the store" });
     }
     receive::require_space(engine, file.size.unwrap_or(0)).await?;
     let session = with_file(session(engine, grant, wire, max_bytes, life), file, strategy);

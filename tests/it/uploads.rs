@@ -176,10 +176,11 @@ async fn every_field_is_checked_and_named() {
     ] {
         assert_eq!(server.native("GET", path).problem(422).await.json()["field"], field, "{path}");
     }
+    let nowhere = json!({ "name": "a", "size": 1, "attach": { "store": format!("vs_{}", "0".repeat(32)) } });
+    post(&nowhere).problem(404).await;
     // Everything at its bounds.
     let most = json!({
         "name": "é".repeat(255), "size": 0, "metadata": { "k": "v".repeat(4095) }, "expires_in": 60,
-        "attach": { "store": server.store },
     });
     post(&most).send().await.expect(201);
     let strategy = async |body: Value| text(&server.open(body).await, "strategy");
@@ -499,6 +500,35 @@ async fn a_thousand_repeats_at_once_make_one_upload() {
     assert_eq!(server.get("/uploads").await["items"].as_array().unwrap().len(), 1);
     let usage = server.get("/usage").await;
     assert_eq!((&usage["reserved"], &usage["open_sessions"]), (&json!(1000), &json!(1)), "{usage}");
+    server.leaves_everything_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_for_a_store_is_in_it_with_its_commit() {
+    let server = Server::start().await;
+    let made = server.admin(&["store", "create", "--tenant", &server.tenant, "shelf"]).await;
+    let store = text(&made, "id");
+    let receipt = server.stored("a.txt", b"a needle", json!({ "attach": { "store": store } })).await;
+    let file = text(&receipt, "file_id");
+    let listed = server.get(&format!("/stores/{store}/files")).await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    let seen = server.get(&format!("/files/{file}")).await;
+    let kinds: Vec<String> = seen["registrations"].as_array().unwrap().iter().map(|r| text(r, "kind")).collect();
+    assert_eq!(kinds, ["tenant", "store"], "{seen}");
+    assert_eq!(
+        (&seen["registrations"][1]["store"], &seen["registrations"][1]["version"]),
+        (&json!(store), &receipt["version"])
+    );
+    // What holds it keeps it, unless that is forced.
+    let held = server.native("DELETE", &format!("/files/{file}")).problem(409).await.json();
+    assert_eq!(held["type"], "/problems/wrong-state", "{held}");
+    server.native("DELETE", &format!("/files/{file}?force=true")).send().await.expect(204);
+    server.native("GET", &format!("/files/{file}")).problem(404).await;
+    assert_eq!(server.get(&format!("/stores/{store}/files")).await["items"], json!([]));
+    // Another tenant's store is none.
+    let other = server.neighbour().await;
+    let theirs = json!({ "name": "x", "size": 1, "attach": { "store": store } });
+    server.native("POST", "/uploads").bearer(&other.key).json(theirs).send().await.problem_with(404);
     server.leaves_everything_whole().await;
 }
 

@@ -97,7 +97,13 @@ pub(super) async fn one(doors: Arc<Doors>, call: Call) -> Reply {
         map.insert("versions".into(), versions.collect());
         // The tenant's own registration is what keeps the file; others may hold it as well.
         let own = json!({"kind": "tenant", "version": found.version, "at": found.registered.map(Timestamp::rfc3339)});
-        map.insert("registrations".into(), json!([own]));
+        let stores = file::holders(&doors.engine, &found).await?.into_iter().map(|holder| {
+            json!({
+                "kind": "store", "store": holder.store.public(), "version": holder.version,
+                "at": holder.since.rfc3339(),
+            })
+        });
+        map.insert("registrations".into(), std::iter::once(own).chain(stores).collect());
     }
     answer(StatusCode::OK, &whole)
 }

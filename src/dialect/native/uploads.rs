@@ -20,7 +20,6 @@ use crate::model::file::Receipt;
 use crate::model::ids::{FileId, SessionId, StoreId};
 use crate::model::refusal::Refusal;
 use crate::model::session::{Declaration, Session, SessionState, Strategy};
-use crate::store;
 use crate::upload::access::Grant;
 use crate::upload::open::{self, NewFile, Upload};
 use crate::upload::track::{self, Claim, Tracked};
@@ -39,10 +38,6 @@ pub(super) async fn create(doors: Arc<Doors>, mut call: Call) -> Reply {
     let once = mark.map(|mark| crate::tenant::once(mark, "POST /uploads", &body, now));
     let mut ask = asked(&body)?;
     inherit(&doors.engine, &grant, &mut ask).await?;
-    if let Some(store) = ask.upload.file.declaration.store {
-        // Before the bytes come: the commit would leave an unknown store out.
-        store::find(&doors.engine, grant.tenant(), &store.public()).await?;
-    }
     let session = open::upload(&doors.engine, &grant, Upload { once, ..ask.upload }).await?;
     let mut shown = new_upload(&session);
     locate(&doors.engine, &session, &call.origin(&doors), &mut shown);

@@ -21,10 +21,11 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
-    Accepted, Advance, Advanced, Applied, Began, Committed, Extraction, FileDeleted, FileFilter, FileInfo, ItemFilter,
-    ItemRoom, KeyCreated, KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaError, MetaStore, NewItemLimits,
-    NewPush, NewSource, NewStore, NewVersion, Once, Opening, OverQuota, Processed, Quota, RegisterFile, Registered,
-    Resolved, Result, StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
+    Accepted, Advance, Advanced, Applied, Began, Committed, Extraction, FileDeleted, FileFilter, FileInfo, Holder,
+    ItemFilter, ItemRoom, KeyCreated, KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaError, MetaStore,
+    NewItemLimits, NewPush, NewSource, NewStore, NewVersion, Once, Opening, OverQuota, Processed, Quota, RegisterFile,
+    Registered, Resolved, Result, StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter,
+    Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -297,6 +298,11 @@ impl MetaStore for SqliteMeta {
     async fn stores(&self, tenant: &TenantId, filter: StoreFilter) -> Result<(Vec<Store>, u64)> {
         let tenant = tenant.clone();
         self.read(move |c| stores::list(c, &tenant, &filter)).await
+    }
+
+    async fn holders_of(&self, tenant: &TenantId, file: FileId) -> Result<Vec<Holder>> {
+        let tenant = tenant.clone();
+        self.read(move |c| stores::holders_of(c, &tenant, file)).await
     }
 
     async fn update_store(&self, store: &Store) -> Result<bool> {

@@ -11,7 +11,8 @@ use super::{files, jobs, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::meta::{
-    Began, LeasedJob, LinkFile, Linked, NewStore, Processed, StoreFileFilter, StoreFilter, StoreOrder, StoreUsage,
+    Began, Holder, LeasedJob, LinkFile, Linked, NewStore, Processed, StoreFileFilter, StoreFilter, StoreOrder,
+    StoreUsage,
 };
 use crate::model::ids::{FileId, KeyId, StoreFileId, StoreId, TenantId, VersionId};
 use crate::model::job::JobKind;
@@ -315,6 +316,16 @@ pub(super) fn unlink(c: &Connection, store: i64, files: &[FileId], now: Timestam
 }
 
 /// How many stores hold a file.
+pub(super) fn holders_of(c: &Connection, tenant: &TenantId, file: FileId) -> R<Vec<Holder>> {
+    all(
+        c,
+        "SELECT s.id, f.version, f.created FROM store_files f JOIN stores s ON s.row = f.store AND s.deleted IS NULL
+         WHERE f.file = ?1 AND s.tenant = ?2 ORDER BY f.row DESC LIMIT 1000",
+        params![file.0.as_bytes(), tenant.0],
+        |row| Ok(Holder { store: StoreId(uuid(row, 0)?), version: VersionId(uuid(row, 1)?), since: time(row, 2)? }),
+    )
+}
+
 pub(super) fn holders(c: &Connection, file: FileId) -> R<u64> {
     let count =
         "SELECT count(*) FROM store_files f JOIN stores s ON s.row = f.store AND s.deleted IS NULL WHERE f.file = ?1";

@@ -474,8 +474,10 @@ async fn check_19_deletion() {
     server.leaves_everything_whole().await;
 }
 
-/// A form: name, file name, content type, content.
-fn form(parts: &[(&str, Option<&str>, Option<&str>, &[u8])]) -> Vec<u8> {
+/// A form's part: name, file name, content type, content.
+type Part<'a> = (&'a str, Option<&'a str>, Option<&'a str>, &'a [u8]);
+
+fn form(parts: &[Part<'_>]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, filename, kind, content) in parts {
         let filename = filename.map_or_else(String::new, |filename| format!("; filename=\"{filename}\""));

@@ -122,7 +122,7 @@ async fn check_24_a_connection_is_cut() {
     let mut seen = 5 * M;
     while seen < wanted {
         let now = offset(&status(&server.http, &session.url).await);
-        assert!(now >= seen && now <= wanted && now % K == 0, "{now} after {seen}");
+        assert!(now >= seen && now <= wanted && now.is_multiple_of(K), "{now} after {seen}");
         seen = now;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -574,7 +574,7 @@ async fn check_39_fifty_sessions_at_once() {
 async fn check_40_five_gibibytes() {
     const GIB: u64 = 1 << 30;
     const CHUNK: u64 = 8 * M;
-    let space = rustix::fs::statvfs(&std::env::temp_dir()).unwrap();
+    let space = rustix::fs::statvfs(std::env::temp_dir()).unwrap();
     let free = space.f_bavail * space.f_frsize;
     assert!(free >= 12 * GIB, "this test writes 5 GiB and needs 12 GiB of free space: point TMPDIR at a larger disk");
     let mut server = Binary::start("").await;
