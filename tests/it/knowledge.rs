@@ -744,6 +744,33 @@ async fn our_own_api_lists_stores_and_their_files_and_searches() {
     assert_eq!(shown["name"], "Theirs");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_our_own_api_comes_into_its_store_with_its_commit() {
+    let server = Server::start().await;
+    let content = b"The lighthouse, attached.";
+    let ask =
+        |store: &str| json!({"name": "a.txt", "size": content.len(), "strategy": "single", "attach": {"store": store}});
+    let theirs = server.neighbour().await;
+    let theirs = server.admin(&["store", "create", "--tenant", &theirs.tenant, "Theirs"]).await;
+    for unknown in [theirs["id"].as_str().unwrap(), "vs_00000000000000000000000000000000"] {
+        server.native("POST", "/uploads").json(ask(unknown)).problem(404).await;
+    }
+    let opened = server.native("POST", "/uploads").json(ask(&server.store)).send().await.expect(201).json();
+    let mut put = server.bare("PUT", opened["url"].as_str().expect("url")).body(content.as_slice());
+    for (name, value) in opened["required_headers"].as_object().into_iter().flatten() {
+        put = put.header(name, value.as_str().unwrap());
+    }
+    put.send().await.expect(200);
+    let list = server.read_store("").await;
+    let id = list["items"][0]["file_id"].as_str().expect("it is in the store").to_owned();
+    assert_eq!(server.processed(&id).await["status"], "completed");
+    assert_eq!(server.hits("attached").await.len(), 1);
+    server.native("DELETE", &format!("/files/{id}")).send().await.problem_with(409);
+    server.native("DELETE", &format!("/files/{id}?force=true")).send().await.expect(204);
+    assert!(server.hits("attached").await.is_empty());
+    server.leaves_everything_whole().await;
+}
+
 // ------------------------------------------------------------------------------------------------ the vendor's page
 
 /// "Get upload URL": its cURL request.
