@@ -31,7 +31,7 @@ fn until_listening(port: u16, child: &mut Child) {
 pub fn landfall(data: &Path, digests: &str) -> Server {
     let port = free_port();
     let (mut child, mut lines) = spawn(data, digests, port);
-    let form = |word: &&str| word.len() == 29 && word.starts_with("lf") && word.matches('-').count() == 3;
+    let form = |word: &&str| word.len() == 38 && word.starts_with("lf") && word.matches('-').count() == 4;
     let key = lines
         .by_ref()
         .map_while(Result::ok)
