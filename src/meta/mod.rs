@@ -1059,6 +1059,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn usage(&self, tenant: &TenantId) -> Result<Usage>;
     /// Invariants of the rows that do not hold, a sentence each. Reads everything once.
     async fn broken_invariants(&self, now: Timestamp) -> Result<Vec<String>>;
+    /// Uploads that have recorded bytes, above an id, in the order of their ids.
+    async fn progressing_above(&self, after: Option<SessionId>, limit: u32) -> Result<Vec<Upload>>;
     /// Versions above an id, in the order of their ids, with their pieces.
     async fn versions_above(&self, after: Option<VersionId>, limit: u32) -> Result<Vec<Version>>;
     /// Can it write? For readiness.

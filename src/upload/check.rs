@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use crate::engine::Engine;
 use crate::limits;
+use crate::model::file::Version;
 use crate::model::ids::SegmentId;
 use crate::model::refusal::Refusal;
 use crate::upload::read::VersionReader;
-use crate::upload::sweep;
+use crate::upload::{resume, sweep};
 use futures_util::StreamExt;
 
 const BATCH: u32 = 500;
@@ -17,7 +18,9 @@ const BATCH: u32 = 500;
 pub struct Report {
     /// Versions whose bytes were looked at.
     pub versions: u64,
-    /// Bytes that they promise.
+    /// Uploads in progress whose recorded bytes were looked at.
+    pub uploads: u64,
+    /// Bytes that the versions promise.
     pub bytes: u64,
     /// Segments without a row that are younger than a day: of bodies under way, or of a crash; the sweeper judges.
     pub unnamed: u64,
@@ -42,19 +45,29 @@ pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> 
         for version in versions {
             report.versions += 1;
             report.bytes += version.size;
-            for piece in &version.pieces {
-                named.insert(piece.segment);
-                match engine.blobs.length(piece.segment, &piece.backend).await? {
-                    Some(length) if length >= piece.length => {}
-                    Some(length) => report.broken.push(format!(
-                        "segment {} ends at {length}, its row says {}: bytes are lost",
-                        piece.segment, piece.length
-                    )),
-                    None => report.broken.push(format!("segment {} is not there: bytes are lost", piece.segment)),
-                }
+            named.extend(version.pieces.iter().map(|piece| piece.segment));
+            let broken = bytes_of(engine, &version, deep).await?;
+            // A server beside this may have let go of it meanwhile.
+            if !broken.is_empty() && engine.meta.version(&version.tenant, version.id).await?.is_some() {
+                report.broken.extend(broken);
             }
-            if deep && let Err(error) = read_whole(engine, &version).await {
-                report.broken.push(format!("version {}: {error}", version.id));
+        }
+    }
+    let mut after = None;
+    loop {
+        let uploads = engine.meta.progressing_above(after, BATCH).await?;
+        let Some(last) = uploads.last() else { break };
+        after = Some(last.session.id);
+        for upload in uploads {
+            report.uploads += 1;
+            let recorded = resume::version_of(&upload);
+            named.extend(recorded.pieces.iter().map(|piece| piece.segment));
+            let broken = bytes_of(engine, &recorded, deep && engine.blobs.reads_unfinished()).await?;
+            // It may have ended meanwhile.
+            if !broken.is_empty()
+                && engine.meta.upload(upload.session.id).await?.is_some_and(|now| !now.progress.pieces.is_empty())
+            {
+                report.broken.extend(broken);
             }
         }
     }
@@ -76,7 +89,26 @@ pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> 
     Ok(report)
 }
 
-async fn read_whole(engine: &Engine, version: &crate::model::file::Version) -> Result<(), String> {
+/// What does not hold between a version's rows and its bytes.
+async fn bytes_of(engine: &Engine, version: &Version, deep: bool) -> Result<Vec<String>, Refusal> {
+    let mut broken = Vec::new();
+    for piece in &version.pieces {
+        match engine.blobs.length(piece.segment, &piece.backend).await? {
+            Some(length) if length >= piece.length => {}
+            Some(length) => broken.push(format!(
+                "segment {} ends at {length}, its row says {}: bytes are lost",
+                piece.segment, piece.length
+            )),
+            None => broken.push(format!("segment {} is not there: bytes are lost", piece.segment)),
+        }
+    }
+    if deep && let Err(error) = read_whole(engine, version).await {
+        broken.push(format!("version {}: {error}", version.id));
+    }
+    Ok(broken)
+}
+
+async fn read_whole(engine: &Engine, version: &Version) -> Result<(), String> {
     let reader = VersionReader::open(engine, version).await.map_err(|e| e.to_string())?;
     let mut stream = reader.stream(0..version.size);
     while let Some(bytes) = stream.next().await {

@@ -764,7 +764,7 @@ fn states_of(progress: &Progress) -> States {
 }
 
 /// What is recorded so far, to be read like a version.
-fn version_of(upload: &Upload) -> Version {
+pub(super) fn version_of(upload: &Upload) -> Version {
     let Upload { session, progress, .. } = upload;
     Version {
         id: VersionId(session.id.0),

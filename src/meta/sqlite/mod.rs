@@ -563,6 +563,10 @@ impl MetaStore for SqliteMeta {
         self.read(move |c| sweep::broken_invariants(c, now)).await
     }
 
+    async fn progressing_above(&self, after: Option<SessionId>, limit: u32) -> Result<Vec<Upload>> {
+        self.read(move |c| resume::progressing_above(c, after, limit)).await
+    }
+
     async fn versions_above(&self, after: Option<VersionId>, limit: u32) -> Result<Vec<Version>> {
         self.read(move |c| uploads::versions_above(c, after, limit)).await
     }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::quota;
-use super::rows::{all, crcs, one, run, size, sql, word};
+use super::rows::{all, crcs, one, run, size, sql, uuid, word};
 use super::uploads::{self, SESSION, read_session};
 use crate::clock::Timestamp;
 use crate::meta::{Advance, Advanced, Upload, UploadFilter};
@@ -100,6 +100,17 @@ pub(super) fn take_over(c: &Connection, id: SessionId, now: Timestamp) -> R<Opti
     run(c, "UPDATE sessions SET epoch = epoch + 1 WHERE id = ?1", [id.0.as_bytes()])?;
     session.epoch += 1;
     with_progress(c, session).map(Some)
+}
+
+pub(super) fn progressing_above(c: &Connection, after: Option<SessionId>, limit: u32) -> R<Vec<Upload>> {
+    let from = after.map_or([0; 16], |id| id.0.into_bytes());
+    let ids = all(
+        c,
+        "SELECT session FROM session_progress WHERE session > ?1 ORDER BY session LIMIT ?2",
+        params![from, limit],
+        |row| Ok(SessionId(uuid(row, 0)?)),
+    )?;
+    ids.into_iter().filter_map(|id| upload(c, id).transpose()).collect()
 }
 
 /// How far a session's row says it has come.

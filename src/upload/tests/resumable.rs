@@ -345,6 +345,20 @@ async fn a_late_writer_lands_where_nobody_reads() {
 }
 
 #[tokio::test]
+async fn recorded_bytes_that_are_lost_are_found() {
+    let place = Place::new(Form::Disk).await;
+    let data = bytes_of(2 * K);
+    let session = place.session(Some(2 * K)).await;
+    place.chunk(session, &data, 0, K).await.unwrap();
+    let report = check::everything(&place.engine, true).await.unwrap();
+    assert_eq!((report.uploads, report.unnamed, report.broken), (1, 0, Vec::new()));
+    let upload = place.engine.meta.upload(session).await.unwrap().unwrap();
+    place.engine.blobs.delete(upload.progress.pieces[0].segment, "").await.unwrap();
+    let broken = check::everything(&place.engine, false).await.unwrap().broken;
+    assert!(broken.len() == 1 && broken[0].contains("bytes are lost"), "{broken:?}");
+}
+
+#[tokio::test]
 async fn a_failed_write_or_sync_freezes_the_segment() {
     let place = Place::new(Form::Disk).await;
     let data = bytes_of(6 * K);
