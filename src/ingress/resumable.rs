@@ -117,7 +117,8 @@ fn asked(parts: &Parts, body: &Body) -> Result<Asked, Refusal> {
             .headers
             .keys()
             .any(|name| name.as_str() == "x-goog-resumable" || name.as_str().starts_with("x-upload-content-"));
-        if parts.method == Method::POST || starts {
+        // A POST with a body and nothing that speaks of opening brings the file, as a PUT does.
+        if starts || (parts.method == Method::POST && body.is_end_stream()) {
             return Ok(Asked::Adopt);
         }
         let declared = declared(&parts.headers, true)?;

@@ -992,7 +992,8 @@ async fn an_upload_of_unknown_size_grows_within_the_quota() {
         Progress { received, pieces: vec![piece], ..Progress::default() }
     };
     let first = grown(10);
-    let advance = |from: u64, progress: Progress| Advance { session: id, epoch: 1, from, progress, now: case.now };
+    let advance =
+        |from: u64, progress: Progress| Advance { session: id, epoch: 1, from, progress, total: None, now: case.now };
     assert_eq!(case.store.advance(advance(0, first.clone())).await.unwrap(), Advanced::Recorded);
     let mut more = first.clone();
     (more.received, more.pieces[0].length) = (16, 16);

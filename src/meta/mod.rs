@@ -263,6 +263,8 @@ pub struct Advance {
     pub from: u64,
     /// How far the session has come now; its last piece is the one that grew or is new, the others are as recorded.
     pub progress: Progress,
+    /// The file's size, where the client told it with the bytes: it is kept as if it had been declared.
+    pub total: Option<u64>,
     /// Now.
     pub now: Timestamp,
 }

@@ -91,8 +91,11 @@ impl<'a> Pour<'a> {
                 self.mark = Mark { bytes: self.taken, crcs: self.crcs.value() };
                 self.marked_parts = self.gathered.len();
             }
-            let many = self.receiving.load(Ordering::Relaxed) > limits::MANY_BODIES;
-            let enough = if many { limits::SMALL_WRITE_BYTES } else { limits::WRITE_BYTES };
+            let enough = match self.receiving.load(Ordering::Relaxed) {
+                0..=limits::MANY_BODIES => limits::WRITE_BYTES,
+                many if many <= 4 * limits::MANY_BODIES => limits::SMALL_WRITE_BYTES,
+                _ => limits::SMALL_WRITE_BYTES / 2,
+            };
             // Also many small chunks: each costs more memory than its bytes.
             if self.gathered_bytes >= enough || self.gathered.len() >= limits::WRITE_CHUNKS {
                 self.flush().await?;

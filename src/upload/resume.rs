@@ -95,7 +95,14 @@ pub async fn status(engine: &Engine, id: SessionId, total: Option<u64>) -> Resul
     {
         return Err(wrong_total(total, size));
     }
-    if is_open(engine, &upload.session) && known == Some(upload.progress.received) {
+    if let Some(total) = total
+        && is_open(engine, &upload.session)
+        && total < upload.progress.received
+    {
+        return Err(wrong_total(total, upload.progress.received));
+    }
+    // What a paused tenant has waits as it is.
+    if is_open(engine, &upload.session) && known == Some(upload.progress.received) && !upload.paused {
         let turn = engine.seats.enter(id).await?;
         return complete(engine, turn, upload, &Declared::default()).await;
     }
@@ -109,15 +116,26 @@ pub async fn status(engine: &Engine, id: SessionId, total: Option<u64>) -> Resul
 /// [`Refusal::UploadIncomplete`], [`Refusal::DigestMismatch`], and the keepers' own.
 pub async fn conclude(engine: &Engine, id: SessionId, total: u64, declared: &Declared) -> Result<Standing, Refusal> {
     engine.seats.ask(id).await;
+    let incomplete = |upload: &Upload| {
+        let received = upload.progress.received;
+        (received < total).then_some(Refusal::UploadIncomplete { received, expected: Some(total) })
+    };
+    // Whoever still brings bytes is not disturbed.
+    if let Some(upload) = find(engine, id).await?
+        && is_open(engine, &upload.session)
+        && let Some(refusal) = incomplete(&upload)
+    {
+        return Err(refusal);
+    }
     let turn = engine.seats.enter(id).await?;
     let Some(upload) = find(engine, id).await? else { return Ok(Standing::Unknown) };
     if !is_open(engine, &upload.session) {
         return standing(engine, upload).await;
     }
-    let received = upload.progress.received;
-    if received < total {
-        return Err(Refusal::UploadIncomplete { received, expected: Some(total) });
+    if let Some(refusal) = incomplete(&upload) {
+        return Err(refusal);
     }
+    let received = upload.progress.received;
     if received > total {
         let (declared, received) = (total.to_string(), received.to_string());
         return Err(Refusal::DigestMismatch { algorithm: "size", declared, received });
@@ -184,6 +202,11 @@ async fn admission(engine: &Engine, id: SessionId, chunk: Chunk) -> Result<Admis
         return Err(Refusal::TenantPaused);
     }
     check(&upload.session, &chunk)?;
+    if let Some(total) = chunk.total
+        && total < upload.progress.received
+    {
+        return Err(wrong_total(total, upload.progress.received));
+    }
     let more = chunk.length.unwrap_or(0);
     receive::require_space(engine, more).await?;
     Ok(Admission::Body(Admitted { session: id, tenant: upload.session.tenant, chunk }))
@@ -255,8 +278,10 @@ pub async fn cancel(engine: &Engine, id: SessionId) -> Result<Standing, Refusal>
 }
 
 async fn end(engine: &Engine, id: SessionId, state: SessionState) -> Result<Standing, Refusal> {
-    if find(engine, id).await?.is_none() {
-        return Ok(Standing::Unknown);
+    match find(engine, id).await? {
+        None => return Ok(Standing::Unknown),
+        Some(upload) if upload.paused && is_open(engine, &upload.session) => return Err(Refusal::TenantPaused),
+        Some(_) => {}
     }
     // Whoever writes is asked to stop; one that does not is fenced by the rows.
     let turn = engine.seats.enter(id).await;
@@ -650,6 +675,7 @@ impl Receive<'_> {
                 sha256_state: states.sha256,
                 pieces: segment.pieces(bytes, crcs, extent.backend),
             },
+            total: self.chunk.total,
             now: self.engine.clock.now(),
         };
         match self.engine.meta.advance(advance).await? {

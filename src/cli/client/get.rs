@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -69,7 +70,8 @@ impl Part {
     /// Opens what an earlier run left, and reads it for the digests.
     #[allow(clippy::disallowed_methods, reason = "the client writes the user's own files")]
     fn open(path: &Path) -> Result<Self, Failed> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        // Never through a link: what it leads to is somebody else's.
+        let file = OpenOptions::new().read(true).append(true).create(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
         file.try_lock().map_err(|_| Failed::new(format!("{} is being written by another run", path.display())))?;
         let mut part =
             Self { path: path.to_owned(), file, length: 0, crcs: RunningCrcs::default(), sha256: Sha256::new() };

@@ -89,7 +89,7 @@ fn asked(body: &[u8]) -> Result<Asked, Refusal> {
     let store = match fields.object("attach", "attach.", &["store"])? {
         None => None,
         Some(attach) => match attach.text("store")? {
-            None => None,
+            None => return Err(Refusal::Missing { name: "attach.store".into() }),
             Some(id) => Some(
                 StoreId::from_public(id)
                     .ok_or_else(|| attach.wrong("store", "must be a store's id: `vs_` and 32 hexadecimal digits"))?,

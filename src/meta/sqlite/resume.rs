@@ -135,6 +135,9 @@ pub(super) fn advance(c: &Connection, advance: &Advance) -> R<Advanced> {
     {
         return Ok(Advanced::OverQuota(over));
     }
+    if let (None, Some(total)) = (session.size, advance.total) {
+        run(c, "UPDATE sessions SET size = ?2 WHERE id = ?1", params![session.id.0.as_bytes(), sql(total)])?;
+    }
     let Crcs { crc32c, crc64nvme } = progress.crcs;
     run(
         c,

@@ -234,6 +234,69 @@ async fn a_size_that_is_not_known_shows_with_the_last_byte() {
 }
 
 #[tokio::test]
+async fn a_total_that_was_told_holds() {
+    let place = Place::new(Form::Disk).await;
+    let data = bytes_of(4 * K);
+    let session = place.session(None).await;
+    assert_eq!(place.chunk(session, &data, 0, 2 * K).await, told(2 * K));
+    for total in [K, 2 * K, 3 * K] {
+        let refused = resume::status(&place.engine, session, Some(total)).await;
+        assert!(matches!(refused, Err(Refusal::Malformed { .. })), "{total}: {refused:?}");
+        let refused = place.send(session, ranged(2 * K, 3 * K, Some(total)), slice(&data, 2 * K, 3 * K)).await;
+        assert!(matches!(refused, Err(Refusal::Malformed { .. })), "{total}: {refused:?}");
+    }
+    place.is(place.chunk(session, &data, 2 * K, 4 * K).await, &data).await;
+    // Nor can a total be less than what is stored.
+    let session = place.session(None).await;
+    assert_eq!(place.send(session, ranged(0, 2 * K, None), slice(&data, 0, 2 * K)).await, told(2 * K));
+    assert!(matches!(resume::status(&place.engine, session, Some(K)).await, Err(Refusal::Malformed { .. })));
+    assert!(matches!(
+        place.chunk(session, &data[..usize::try_from(K).unwrap()], 0, K).await,
+        Err(Refusal::Malformed { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_premature_end_disturbs_nobody() {
+    let place = Place::new(Form::Disk).await;
+    let data = bytes_of(4 * K);
+    let session = place.session(Some(4 * K)).await;
+    let (go, wait) = tokio::sync::oneshot::channel::<()>();
+    let waiting = futures_util::stream::once(async { wait.await.unwrap() }).filter_map(async |()| None);
+    let halves = futures_util::stream::iter(slice(&data, 0, 2 * K));
+    let mut body = pin!(halves.chain(waiting).chain(futures_util::stream::iter(slice(&data, 2 * K, 4 * K))));
+    let Admission::Body(admitted) = resume::admit(&place.engine, session, whole(4 * K)).await.unwrap() else {
+        panic!("not admitted")
+    };
+    let upload = resume::receive(&place.engine, admitted, body.as_mut());
+    let end = async {
+        while place.received(session).await < 2 * K {
+            tokio::task::yield_now().await;
+        }
+        let ended = resume::conclude(&place.engine, session, 4 * K, &Declared::default()).await;
+        assert_eq!(ended, Err(Refusal::UploadIncomplete { received: 2 * K, expected: Some(4 * K) }));
+        go.send(()).unwrap();
+    };
+    let (done, ()) = tokio::join!(upload, end);
+    place.is(done, &data).await;
+}
+
+#[tokio::test]
+async fn a_paused_tenants_upload_waits_as_it_is() {
+    let place = Place::new(Form::Disk).await;
+    let data = bytes_of(2 * K);
+    let session = place.session(None).await;
+    assert_eq!(place.send(session, ranged(0, K, None), slice(&data, 0, K)).await, told(K));
+    let (tenant, now) = (place.grant.tenant().clone(), place.engine.clock.now());
+    place.engine.meta.pause_tenant(&tenant, Some(now)).await.unwrap();
+    assert_eq!(resume::cancel(&place.engine, session).await, Err(Refusal::TenantPaused));
+    assert_eq!(place.chunk(session, &data, K, 2 * K).await, Err(Refusal::TenantPaused));
+    assert_eq!(resume::status(&place.engine, session, Some(K)).await, told(K), "asked, and not completed");
+    place.engine.meta.pause_tenant(&tenant, None).await.unwrap();
+    place.is(place.chunk(session, &data, K, 2 * K).await, &data).await;
+}
+
+#[tokio::test]
 async fn a_wrong_digest_of_the_whole_ends_the_upload() {
     let place = Place::new(Form::Disk).await;
     let data = bytes_of(2 * K);
