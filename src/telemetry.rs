@@ -174,7 +174,7 @@ mod tests {
         for path in [
             "/upload/storage/v1/b/landfall/o%3FuploadType=resumable&upload_id=SECRET",
             "/upload/storage/v1/b/landfall/o;upload_id=SECRET",
-            "/aitronos/upload/storage/v1/b/landfall/o/SECRET",
+            "/prefix/upload/storage/v1/b/landfall/o/SECRET",
         ] {
             assert!(!redact_path(path).contains("SECRET"), "{path}");
         }
