@@ -64,6 +64,7 @@ pub const POINTS: &[&str] = &[
     "sweep.row_deleted",
     "database.uncommitted",
     "database.committed",
+    "database.doubt",
     "segment.create",
     "segment.write",
     "segment.read",

@@ -328,7 +328,8 @@ fn group(
     match connection.execute_batch("COMMIT") {
         Ok(()) => {
             faults::point("database.committed");
-            Ok(())
+            // What callers are told when they can't know: the transaction was made, and its answer says no.
+            faults::io_point("database.doubt").map_err(|_| Refused::RolledBack)
         }
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Err(Refused::Full),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Err(Refused::RolledBack),

@@ -90,17 +90,7 @@ pub async fn status(engine: &Engine, id: SessionId, total: Option<u64>) -> Resul
     engine.seats.ask(id).await;
     let Some(upload) = find(engine, id).await? else { return Ok(Standing::Unknown) };
     let known = upload.session.size.or(total);
-    if let (Some(size), Some(total)) = (upload.session.size, total)
-        && size != total
-    {
-        return Err(wrong_total(total, size));
-    }
-    if let Some(total) = total
-        && is_open(engine, &upload.session)
-        && total < upload.progress.received
-    {
-        return Err(wrong_total(total, upload.progress.received));
-    }
+    check_total(&upload, total)?;
     // What a paused tenant has waits as it is.
     if is_open(engine, &upload.session) && known == Some(upload.progress.received) && !upload.paused {
         let turn = engine.seats.enter(id).await?;
@@ -175,10 +165,16 @@ async fn stands(engine: &Engine, id: SessionId) -> Result<Standing, Refusal> {
     }
 }
 
-fn wrong_total(total: u64, size: u64) -> Refusal {
-    Refusal::malformed(format!(
-        "the total of {total} bytes is not the declared size, {size} bytes; nothing was changed"
-    ))
+/// A total is the declared one, or the one told before, and never less than what is stored.
+fn check_total(upload: &Upload, total: Option<u64>) -> Result<(), Refusal> {
+    let Some(total) = total else { return Ok(()) };
+    let (size, received) = (upload.session.size, upload.progress.received);
+    let reason = match size {
+        Some(size) if size != total => format!("the file was declared or told to have {size} bytes"),
+        None if total < received => format!("{received} bytes are stored"),
+        Some(_) | None => return Ok(()),
+    };
+    Err(Refusal::malformed(format!("the total can't be {total} bytes: {reason}; nothing was changed")))
 }
 
 /// Checks everything that the headers of a chunk tell, before a byte of it is asked for and before anybody is fenced.
@@ -201,24 +197,16 @@ async fn admission(engine: &Engine, id: SessionId, chunk: Chunk) -> Result<Admis
     if upload.paused {
         return Err(Refusal::TenantPaused);
     }
-    check(&upload.session, &chunk)?;
-    if let Some(total) = chunk.total
-        && total < upload.progress.received
-    {
-        return Err(wrong_total(total, upload.progress.received));
-    }
+    check(&upload, &chunk)?;
     let more = chunk.length.unwrap_or(0);
     receive::require_space(engine, more).await?;
     Ok(Admission::Body(Admitted { session: id, tenant: upload.session.tenant, chunk }))
 }
 
-fn check(session: &Session, chunk: &Chunk) -> Result<(), Refusal> {
+fn check(upload: &Upload, chunk: &Chunk) -> Result<(), Refusal> {
+    let session = &upload.session;
     let wrong = |reason: String| Err(Refusal::malformed(format!("{reason}; nothing was changed")));
-    if let (Some(total), Some(size)) = (chunk.total, session.size)
-        && total != size
-    {
-        return Err(wrong_total(total, size));
-    }
+    check_total(upload, chunk.total)?;
     let size = session.size.or(chunk.total);
     let most = size.unwrap_or(session.max_bytes).min(session.max_bytes);
     if let Some(total) = chunk.total
@@ -272,12 +260,8 @@ fn too_short(length: u64) -> Refusal {
 /// Ends an upload at the client's wish; its URL stops at once and its bytes go.
 ///
 /// # Errors
-/// The keepers' own.
+/// [`Refusal::TenantPaused`], and the keepers' own.
 pub async fn cancel(engine: &Engine, id: SessionId) -> Result<Standing, Refusal> {
-    end(engine, id, SessionState::Aborted).await
-}
-
-async fn end(engine: &Engine, id: SessionId, state: SessionState) -> Result<Standing, Refusal> {
     match find(engine, id).await? {
         None => return Ok(Standing::Unknown),
         Some(upload) if upload.paused && is_open(engine, &upload.session) => return Err(Refusal::TenantPaused),
@@ -285,7 +269,7 @@ async fn end(engine: &Engine, id: SessionId, state: SessionState) -> Result<Stan
     }
     // Whoever writes is asked to stop; one that does not is fenced by the rows.
     let turn = engine.seats.enter(id).await;
-    engine.meta.end_session(id, state, engine.clock.now()).await?;
+    engine.meta.end_session(id, SessionState::Aborted, engine.clock.now()).await?;
     drop(turn);
     engine.work.wake();
     stands(engine, id).await
@@ -305,7 +289,7 @@ pub async fn receive(engine: &Engine, admitted: Admitted, body: Body<'_>) -> Res
     if !is_open(engine, &upload.session) {
         return standing(engine, upload).await;
     }
-    check(&upload.session, &admitted.chunk)?;
+    check(&upload, &admitted.chunk)?;
     let received = Receive { engine, turn, upload, chunk: admitted.chunk, body }.run().await;
     match received {
         Ok(standing) => Ok(standing),
@@ -376,7 +360,7 @@ struct Segment {
     before: Vec<Piece>,
     /// The offset that the row shows.
     recorded: u64,
-    /// Does a row name it?
+    /// May a row name it? Then it is not ours to delete.
     named: bool,
 }
 
@@ -678,15 +662,19 @@ impl Receive<'_> {
             total: self.chunk.total,
             now: self.engine.clock.now(),
         };
-        match self.engine.meta.advance(advance).await? {
-            Advanced::Recorded => {}
-            Advanced::Fenced => return Err(Stop::Lost),
-            Advanced::OverQuota(over) => return Err(over.into()),
-        }
-        faults::point("resumable.recorded");
-        segment.recorded = received;
-        segment.named = true;
-        Ok(())
+        // From here on until a clear no: a transaction that failed to answer may have been made.
+        let named = std::mem::replace(&mut segment.named, true);
+        let refused = match self.engine.meta.advance(advance).await? {
+            Advanced::Recorded => {
+                faults::point("resumable.recorded");
+                segment.recorded = received;
+                return Ok(());
+            }
+            Advanced::Fenced => Stop::Lost,
+            Advanced::OverQuota(over) => over.into(),
+        };
+        segment.named = named;
+        Err(refused)
     }
 
     /// The last byte is here: everything is made durable, checked and committed.
@@ -705,11 +693,12 @@ impl Receive<'_> {
         let slow = pour.finish_hashes().await?;
         let digests = digests_of(self.upload.progress.crcs.followed_by(crcs, bytes), slow);
         let settled = settle(self.engine, session, segment.recorded, pieces, digests, &self.chunk.declared).await;
-        if settled.is_ok() {
-            segment.named = true;
-        } else if !segment.named
-            && let Err(error) = self.engine.blobs.delete(segment.name, "").await
-        {
+        // Only after a clear no: a commit that failed to answer may have been made.
+        let no = match &settled {
+            Err(Stop::Lost | Stop::Refused(Refusal::DigestMismatch { .. } | Refusal::Quota { .. })) => !segment.named,
+            Ok(_) | Err(Stop::Refused(_)) => false,
+        };
+        if no && let Err(error) = self.engine.blobs.delete(segment.name, "").await {
             tracing::warn!(%error, "a segment that is not needed could not be deleted");
         }
         settled

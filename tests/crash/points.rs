@@ -96,6 +96,7 @@ const CASES: &[(&str, Tested)] = &[
     ("sweep.row_deleted", Crash(During::LaterSweep)),
     ("database.uncommitted", EveryTime),
     ("database.committed", EveryTime),
+    ("database.doubt", Elsewhere),
     ("segment.create", Elsewhere),
     ("segment.write", Elsewhere),
     ("segment.read", Elsewhere),

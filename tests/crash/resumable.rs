@@ -292,6 +292,32 @@ fn a_told_offset_survives_a_power_cut_because_of_its_syncs() {
     ]);
 }
 
+/// The database makes its n-th transaction and says that it did not: nobody may delete what it may have named.
+fn in_doubt(time: u32) -> Outcome {
+    let world = World::new()?;
+    let data = world.path("data");
+    world.copy_past(&data)?;
+    let mut server = world.spawn(&data, &Start::failing(format!("database.doubt={time}*off->1*return(error)")));
+    let mut mine = mine();
+    let mut ended = false;
+    wait_until(PATIENCE, || {
+        ended = world.client.go_on_session(&mut mine, 10).is_ok() && mine.registered;
+        ended || server.has_ended()
+    });
+    // A start that was told no ends; the next one finds everything.
+    if ended {
+        server.terminate()?;
+    } else {
+        server.kill();
+    }
+    holds_after(&world, &data, &mut mine)
+}
+
+#[test]
+fn a_database_in_doubt_costs_no_bytes() {
+    all((4..16).map(|time| (format!("doubt at transaction {time}"), in_doubt(time))));
+}
+
 #[test]
 fn an_abandoned_upload_leaves_nothing() {
     let abandoned = || -> Outcome {

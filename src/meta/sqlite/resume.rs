@@ -3,11 +3,11 @@
 use rusqlite::{Connection, params};
 
 use super::quota;
-use super::rows::{all, crcs, one, run, size, sql, uuid, word};
+use super::rows::{all, crcs, one, pieces, run, size, sql, uuid};
 use super::uploads::{self, SESSION, read_session};
 use crate::clock::Timestamp;
 use crate::meta::{Advance, Advanced, Upload, UploadFilter};
-use crate::model::file::{Crcs, Piece};
+use crate::model::file::Crcs;
 use crate::model::ids::{SessionId, TenantId};
 use crate::model::session::{Progress, Session, SessionState};
 
@@ -45,18 +45,10 @@ fn progress(c: &Connection, id: SessionId) -> R<Progress> {
         },
     )?;
     let Some(mut progress) = found else { return Ok(Progress::default()) };
-    progress.pieces = all(
+    progress.pieces = pieces(
         c,
         "SELECT segment, length, crc32c, crc64nvme, backend FROM session_pieces WHERE session = ?1 ORDER BY position",
-        [id.0.as_bytes()],
-        |row| {
-            Ok(Piece {
-                segment: word(row, 0, |name| name.parse().ok())?,
-                length: size(row, 1)?,
-                digests: crcs(row, 2)?,
-                backend: row.get(4)?,
-            })
-        },
+        id.0.as_bytes(),
     )?;
     Ok(progress)
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::model::change::Ordering;
-use crate::model::file::Digests;
+use crate::model::file::{Digests, Piece};
 
 pub(super) fn uuid(row: &Row<'_>, index: usize) -> rusqlite::Result<Uuid> {
     row.get::<_, [u8; 16]>(index).map(Uuid::from_bytes)
@@ -76,6 +76,18 @@ pub(super) fn crcs(row: &Row<'_>, index: usize) -> rusqlite::Result<Digests> {
         crc32c: row.get::<_, i64>(index).map(|n| u32::try_from(n).unwrap_or(0))?,
         crc64nvme: row.get::<_, i64>(index + 1)?.cast_unsigned(),
         ..Digests::default()
+    })
+}
+
+/// The pieces of whatever `id` names, by a query for their columns segment, length, crc32c, crc64nvme, backend.
+pub(super) fn pieces(c: &Connection, sql: &str, id: &[u8]) -> rusqlite::Result<Vec<Piece>> {
+    all(c, sql, [id], |row| {
+        Ok(Piece {
+            segment: word(row, 0, |name| name.parse().ok())?,
+            length: size(row, 1)?,
+            digests: crcs(row, 2)?,
+            backend: row.get(4)?,
+        })
     })
 }
 

@@ -4,14 +4,14 @@ use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use super::rows::{
-    all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, run, size, sql, time,
+    all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, pieces, run, size, sql, time,
     unreadable, uuid, word,
 };
 use super::{calls, files, quota, resume, stores};
 use crate::clock::Timestamp;
 use crate::meta::{Committed, FileInfo, LinkFile, Marked, NewVersion, Once, Opening, OverQuota};
 use crate::model::change::Ordering;
-use crate::model::file::{Piece, Receipt, Version};
+use crate::model::file::{Receipt, Version};
 use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StoreFileId, StreamId, TenantId, VersionId};
 use crate::model::session::{Declaration, Session, SessionState, Strategy};
 
@@ -409,18 +409,10 @@ pub(super) fn version(c: &Connection, tenant: Option<&TenantId>, id: VersionId) 
         read_version,
     )?;
     let Some(mut version) = found else { return Ok(None) };
-    version.pieces = all(
+    version.pieces = pieces(
         c,
         "SELECT segment, length, crc32c, crc64nvme, backend FROM pieces WHERE version = ?1 ORDER BY position",
-        [id.0.as_bytes()],
-        |row| {
-            Ok(Piece {
-                segment: word(row, 0, |name| name.parse().ok())?,
-                length: size(row, 1)?,
-                digests: crcs(row, 2)?,
-                backend: row.get(4)?,
-            })
-        },
+        id.0.as_bytes(),
     )?;
     Ok(Some(version))
 }
