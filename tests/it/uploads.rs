@@ -412,7 +412,7 @@ async fn the_last_problem_is_told_with_its_time() {
     let (path, url) = (format!("/uploads/{}", text(&upload, "id")), text(&upload, "url"));
     server.chunk(&url, "bytes 0-9/10", b"0123456789").await.expect(400);
     let seen = server.get(&path).await;
-    assert!(seen["problem"]["detail"].as_str().unwrap().contains("declared size"), "{seen}");
+    assert!(seen["problem"]["detail"].as_str().unwrap().contains("the total can't be 10 bytes"), "{seen}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
