@@ -370,7 +370,7 @@ mod tests {
     fn a_subject_has_one_id_in_a_tenant_and_no_other_has_it() {
         let subject = |issuer: &str, name: &str| Subject { issuer: issuer.into(), name: name.into() };
         let id = subject("i", "s").caller_id(&"t".into());
-        assert_eq!(id.to_string(), "PINME", "it is stored: it must not change");
+        assert_eq!(id.to_string(), "3fdb489b-12ac-895d-82d7-613410614d2c", "it is stored: it must not change");
         assert_eq!(id.0.get_version_num(), 8);
         assert_eq!(id, subject("i", "s").caller_id(&"t".into()));
         for other in [

@@ -97,14 +97,11 @@ impl KeyRing {
                 let now = self.clock.monotonic();
                 known.used = now;
                 let (found, fresh) = known.look(kid, algorithm, now);
-                let settled = match found {
-                    Found::Key(_) | Found::Many => fresh,
-                    Found::Unknown | Found::Silent(_) => false,
-                };
-                if settled || waited {
+                let usable = matches!(found, Found::Key(_) | Found::Many);
+                if waited || (usable && fresh) {
                     return found;
                 }
-                match &known.flight {
+                let flight = match &known.flight {
                     Some(flight) => flight.clone(),
                     None if known.may_call(fresh, now) => {
                         let flight = self.call(source, &state);
@@ -116,7 +113,12 @@ impl KeyRing {
                         flight
                     }
                     None => return found,
+                };
+                // An issuer that is down is called again, but nobody whose key is known waits for it a second time.
+                if usable && known.failed.is_some() {
+                    return found;
                 }
+                flight
             };
             flight.await;
             waited = true;

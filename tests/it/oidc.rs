@@ -738,7 +738,7 @@ async fn rights_come_from_a_claim() {
     let keys = server.native("POST", "/keys").bearer(&with(json!(["a=b"])));
     let made = keys.json(json!({ "name": "k", "rights": ["keys"] })).send().await.expect(201).json();
     let end = landfall::clock::Timestamp(claims["exp"].as_i64().unwrap() * 1000).rfc3339();
-    assert_eq!(made["expires"], end, "{made}");
+    assert_eq!(made["expires_at"], end, "{made}");
     // Without rights for all, a token without a role may do nothing.
     trust(&server, &server.tenant, &issuer, &["--claim", "/realm_access/roles", "--map", "admin=all"]).await;
     usage(&server, &with(json!(["admin"]))).problem(403).await;
