@@ -192,3 +192,77 @@ const fn rsa(algorithm: Algorithm) -> Option<&'static RsaParameters> {
 fn trimmed(number: &[u8]) -> Vec<u8> {
     number.iter().copied().skip_while(|byte| *byte == 0).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What RFC 7515 A.2 and A.3 sign: `{"iss":"joe",…}`.
+    const JOE: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+
+    fn holds(jwk: &Value, algorithm: Algorithm, signed: &str, signature: &[u8]) -> bool {
+        let keys = Keys::read(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
+        assert_eq!(keys.count(), (1, 0), "{jwk}");
+        keys.fitting(None, algorithm).any(|key| key.holds(algorithm, signed.as_bytes(), signature))
+    }
+
+    #[test]
+    fn signatures_of_the_standards_hold_and_changed_ones_do_not() {
+        let rsa = json!({ "kty": "RSA", "e": "AQAB", "n": "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ" });
+        let ec = json!({ "kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0" });
+        let ed = json!({ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" });
+        for (jwk, algorithm, head, body, signature) in [
+            (
+                &rsa,
+                Algorithm::Rs256,
+                "eyJhbGciOiJSUzI1NiJ9",
+                JOE,
+                "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw",
+            ),
+            (
+                &ec,
+                Algorithm::Es256,
+                "eyJhbGciOiJFUzI1NiJ9",
+                JOE,
+                "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q",
+            ),
+            // RFC 8037 A.4.
+            (
+                &ed,
+                Algorithm::EdDsa,
+                "eyJhbGciOiJFZERTQSJ9",
+                "RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc",
+                "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg",
+            ),
+        ] {
+            let (signed, name) = (format!("{head}.{body}"), algorithm.name());
+            let good = URL_SAFE_NO_PAD.decode(signature).unwrap();
+            assert!(holds(jwk, algorithm, &signed, &good), "{name}");
+            assert!(!holds(jwk, algorithm, &format!("{signed}A"), &good), "{name}");
+            for at in [0, good.len() / 2, good.len() - 1] {
+                let mut changed = good.clone();
+                changed[at] ^= 1;
+                assert!(!holds(jwk, algorithm, &signed, &changed), "{name} at {at}");
+            }
+            for wrong in [&[][..], &good[1..], &[&good[..], &[0]].concat(), &vec![0; good.len()]] {
+                assert!(!holds(jwk, algorithm, &signed, wrong), "{name}");
+            }
+            for other in Algorithm::ALL.into_iter().filter(|other| *other != algorithm) {
+                assert!(!holds(jwk, other, &signed, &good), "{name} as {}", other.name());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_set_is_refused_and_what_is_no_key_passed_over() {
+        for bad in ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":null}"#, "<html>"] {
+            assert!(Keys::read(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let short = json!({ "kty": "EC", "crv": "P-256", "x": "AA", "y": "AA" });
+        let secret = json!({ "kty": "oct", "k": "AAAA", "alg": "HS256" });
+        let set = json!({ "keys": [1, null, {}, short, secret, { "kty": "RSA" }, { "kty": "OKP", "crv": "X25519", "x": "AA" }] });
+        assert_eq!(Keys::read(set.to_string().as_bytes()).map(|keys| keys.count()), Ok((0, 0)));
+    }
+}
