@@ -234,6 +234,7 @@ fn told(refused: &Refusal) -> (String, String) {
         Refusal::Missing { .. } | Refusal::Invalid { .. } | Refusal::Malformed { .. } => "header",
         Refusal::NoCredential
         | Refusal::BadCredential
+        | Refusal::IssuerSilent { .. }
         | Refusal::Forbidden { .. }
         | Refusal::TenantUnknown
         | Refusal::TooManyItems { .. }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod files;
+mod issuers;
 mod items;
 mod jobs;
 mod pushes;
@@ -34,6 +35,7 @@ use crate::model::file::{FileRecord, Version};
 use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreId, StreamId, TenantId, VersionId,
 };
+use crate::model::issuer::Issuer;
 use crate::model::session::{Session, SessionState};
 use crate::model::source::{Activity, Item, Push, PushKind, PushState, Source};
 use crate::model::store::{LogEntry, Store, StoreFile};
@@ -165,6 +167,25 @@ impl MetaStore for SqliteMeta {
     async fn revoke_key(&self, tenant: Option<&TenantId>, key: KeyId, now: Timestamp) -> Result<bool> {
         let tenant = tenant.cloned();
         self.write(move |c| tenants::revoke_key(c, tenant.as_ref(), key, now)).await
+    }
+
+    async fn put_issuer(&self, issuer: Issuer) -> Result<bool> {
+        self.write(move |c| issuers::put(c, &issuer)).await
+    }
+
+    async fn issuers(&self, tenant: &TenantId) -> Result<Vec<Issuer>> {
+        let tenant = tenant.clone();
+        self.read(move |c| issuers::of(c, &tenant)).await
+    }
+
+    async fn trusting(&self, url: &str, tenant: Option<&TenantId>) -> Result<Vec<(Issuer, bool)>> {
+        let (url, tenant) = (url.to_owned(), tenant.cloned());
+        self.read(move |c| issuers::trusting(c, &url, tenant.as_ref())).await
+    }
+
+    async fn remove_issuer(&self, tenant: &TenantId, url: &str) -> Result<bool> {
+        let (tenant, url) = (tenant.clone(), url.to_owned());
+        self.write(move |c| issuers::remove(c, &tenant, &url)).await
     }
 
     async fn create_source(&self, source: NewSource) -> Result<Option<Source>> {
