@@ -269,8 +269,8 @@ pub async fn cancel(engine: &Engine, id: SessionId) -> Result<Standing, Refusal>
 ///
 /// # Errors
 /// [`Refusal::Superseded`] when a newer request took over; [`Refusal::Incomplete`] when the connection broke: what arrived
-/// is recorded; [`Refusal::Malformed`] when the body is not what its headers say or differs from what is stored: nothing
-/// has changed; [`Refusal::DigestMismatch`]: the upload is over; the keepers' own.
+/// is recorded; [`Refusal::Malformed`] when the body's framing is broken, with the same effect, and when the body is not
+/// what its headers say or differs from what is stored: nothing has changed; [`Refusal::DigestMismatch`]: the upload is over; the keepers' own.
 pub async fn receive(engine: &Engine, admitted: Admitted, body: Body<'_>) -> Result<Standing, Refusal> {
     let id = admitted.session;
     let turn = engine.seats.enter(id).await?;

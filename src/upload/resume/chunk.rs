@@ -33,7 +33,7 @@ enum Ended {
     Body,
     /// A newer request wants the seat.
     Superseded,
-    /// The connection broke, or the server stops.
+    /// The connection or the body's framing broke, or the server stops.
     Broken(BodyError),
     /// More bytes than the headers said.
     TooLong,
@@ -440,6 +440,9 @@ fn broken(error: &BodyError) -> Refusal {
         BodyError::Stopping => Refusal::Unavailable,
         BodyError::Busy => Refusal::Busy { retry_after: limits::BUSY_RETRY },
         BodyError::TooLong => Refusal::malformed("the body is too long"),
+        BodyError::Garbled => Refusal::malformed(format!(
+            "{error}: ask how far the upload has come, and go on there with a sound request"
+        )),
         BodyError::Cut | BodyError::TooSlow => Refusal::Incomplete { reason: error.to_string() },
     }
 }

@@ -132,6 +132,52 @@ async fn check_24_a_connection_is_cut() {
     server.leaves_everything_whole().await;
 }
 
+/// A request's head for a body in chunked transfer encoding, and what comes behind it.
+fn in_pieces(server: &Server, url: &str, range: &str, behind: &[u8]) -> Vec<u8> {
+    let path = url.split_once(&server.address.to_string()).unwrap().1;
+    let head = format!("PUT {path} HTTP/1.1\r\nHost: {}\r\n{range}Transfer-Encoding: chunked\r\n\r\n", server.address);
+    [head.as_bytes(), behind].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_framing_is_a_bad_request_that_keeps_what_came() {
+    let server = Server::start().await;
+    let content = noise(5 * M as usize);
+    let length = 3 * K + 1000;
+    let garbled = |from: u64| {
+        let piece = &content[from as usize..(from + length) as usize];
+        [format!("{length:x}\r\n").as_bytes(), piece, b"\r\nzz\r\n"].concat()
+    };
+    for range in ["", "Content-Range: bytes 0-4194303/5242880\r\n", "Content-Range: bytes 0-*/*\r\n"] {
+        let session = server.session(5 * M).await;
+        let reply = server.raw(&in_pieces(&server, &session.url, range, &garbled(0))).await;
+        let message = no(&reply, 400);
+        assert!(message.contains("chunked transfer encoding"), "{message}");
+        assert_eq!(offset(&status(&server.http, &session.url).await), 3 * K, "{range}");
+        // Sent again, it breaks before anything is new.
+        let early = [b"100\r\n", &content[..0x100], b"\r\n-1\r\n"].concat();
+        no(&server.raw(&in_pieces(&server, &session.url, range, &early)).await, 400);
+        assert_eq!(offset(&status(&server.http, &session.url).await), 3 * K, "{range}");
+        let range = format!("Content-Range: bytes {}-*/*\r\n", 3 * K);
+        no(&server.raw(&in_pieces(&server, &session.url, &range, &garbled(3 * K))).await, 400);
+        assert_eq!(offset(&status(&server.http, &session.url).await), 6 * K, "{range}");
+        finished(&rest(&server.http, &session.url, &content).await, &content);
+    }
+    // One that ends too early is cut: the client may send it again as it is.
+    let session = server.session(5 * M).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let cut = garbled(0);
+    stream.write_all(&in_pieces(&server, &session.url, "", &cut[..cut.len() - 6])).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut now = 0;
+    while now < 3 * K {
+        now = offset(&status(&server.http, &session.url).await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    finished(&rest(&server.http, &session.url, &content).await, &content);
+    server.leaves_everything_whole().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn check_25_the_server_is_killed() {
     let mut server = Binary::start("").await;
