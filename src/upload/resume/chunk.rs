@@ -116,7 +116,7 @@ impl Receive<'_> {
             _ => Hashers::resume(&states_of(&self.upload.progress)),
         };
         let engine = self.engine;
-        let mut pour = Pour::new(Some(writer), hashers, &engine.receiving);
+        let mut pour = Pour::new(Some(writer), hashers, &engine.receiving).starting_at(self.held());
         let written = self.write(&mut pour, &mut segment, resent).await;
         metrics::counter!("landfall_received_bytes_total").increment(pour.taken());
         // What no row names is deleted at once; a segment that one names ends at its recorded extent.
@@ -269,6 +269,10 @@ impl Receive<'_> {
                 let length = reached - self.chunk.first;
                 if length < limits::GRANULE_BYTES {
                     return Err(too_short(length).into());
+                }
+                if length.is_multiple_of(limits::GRANULE_BYTES) {
+                    // It came whole: its client may count on all of it, wherever it began.
+                    pour.mark_all().await?;
                 }
                 None
             }

@@ -125,6 +125,33 @@ async fn a_chunk_that_is_no_multiple_counts_down_to_one() {
     place.is(place.chunk(session, &data, 2 * K, 3 * K).await, &data).await;
 }
 
+/// A chunk that came whole and has a multiple of 256 KiB is stored whole, wherever it begins: a client that counts on
+/// that is not told less than it sent.
+#[tokio::test]
+async fn a_whole_chunk_is_stored_whole_wherever_it_begins() {
+    let mut place = Place::new(Form::Disk).await;
+    let data = bytes_of(7 * K + 100);
+    let session = place.session(Some(7 * K + 100)).await;
+    assert_eq!(place.chunk(session, &data, 0, 2 * K).await, told(2 * K));
+    assert_eq!(place.chunk(session, &data, K + 1000, 3 * K + 1000).await, told(3 * K + 1000));
+    assert_eq!(place.chunk(session, &data, K + 1000, 3 * K + 1000).await, told(3 * K + 1000));
+    assert_eq!(place.memory.count(), 1, "it goes on in the same segment");
+    place.restart();
+    assert_eq!(place.received(session).await, 3 * K + 1000);
+    // A request that breaks counts down to a multiple, and never below what was told.
+    for (sent, kept) in [(10, 3 * K + 1000), (K + 50, 4 * K)] {
+        let mut body = slice(&data, 3 * K + 1000, 3 * K + 1000 + sent);
+        body.push(Err(BodyError::Cut));
+        let cut = place.send(session, ranged(3 * K + 1000, 6 * K, None), body).await;
+        assert!(matches!(cut, Err(Refusal::Incomplete { .. })), "{cut:?}");
+        assert_eq!(place.received(session).await, kept);
+    }
+    // No multiple: down to one.
+    assert_eq!(place.chunk(session, &data, 4 * K - 8, 5 * K + 20).await, told(5 * K));
+    assert_eq!(place.chunk(session, &data, 5 * K - 8, 6 * K - 8).await, told(6 * K - 8));
+    place.is(place.chunk(session, &data, 6 * K - 8, 7 * K + 100).await, &data).await;
+}
+
 #[tokio::test]
 async fn a_cut_keeps_what_arrived() {
     let mut place = Place::new(Form::Disk).await;

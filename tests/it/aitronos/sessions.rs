@@ -229,12 +229,14 @@ async fn check_26_chunks_sent_again() {
     // Overlapping: begins within what is there, ends behind it.
     assert_eq!(offset(&chunk(&server.http, &session.url, &content, 3 * M, 8 * M).await), 8 * M);
     assert_eq!(offset(&chunk(&server.http, &session.url, &content, 0, 10 * M).await), 10 * M);
+    // Wherever it begins, a chunk that came whole is told whole.
+    assert_eq!(offset(&chunk(&server.http, &session.url, &content, 10 * M - 1000, 11 * M - 1000).await), 11 * M - 1000);
     // Another file's bytes.
     let mut other = content.clone();
     other[4 * M as usize] ^= 1;
     let message = no(&chunk(&server.http, &session.url, &other, 3 * M, 12 * M).await, 400);
     assert!(message.contains("differ"), "{message}");
-    assert_eq!(offset(&status(&server.http, &session.url).await), 10 * M);
+    assert_eq!(offset(&status(&server.http, &session.url).await), 11 * M - 1000);
     finished(&chunk(&server.http, &session.url, &content, 9 * M, SIZE).await, &content);
 }
 
