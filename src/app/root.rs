@@ -10,8 +10,9 @@ use http::{HeaderMap, header};
 use serde_json::Value;
 
 use crate::dialect::{aitronos, coveo};
+use crate::http::auth::{self, Holder};
+use crate::http::body;
 use crate::http::doors::{self, Doors};
-use crate::http::{auth, body};
 use crate::limits;
 use crate::model::ids::TenantId;
 
@@ -46,8 +47,8 @@ pub(super) async fn files(State(doors): State<Arc<Doors>>, request: Request) -> 
         None if body.is_end_stream() => Api::Coveo,
         None => match auth::holder(&doors.engine, &parts.headers).await {
             // Whoever is refused is refused by what was known before the body.
-            Err(_) => Api::Coveo,
-            Ok(caller) => {
+            Err(_) | Ok(Holder::Two(_)) => Api::Coveo,
+            Ok(Holder::One(caller)) => {
                 let limit = limits::SMALL_JSON_BYTES;
                 match body::read_all(body, limit, "send fewer items at once", &doors.timing, &caller.tenant).await {
                     Ok(bytes) => {

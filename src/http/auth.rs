@@ -27,35 +27,41 @@ pub const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
 /// After so many requests, keys that have been quiet are forgotten.
 const FORGET_EVERY: u32 = 1024;
 
-/// Who sent this request: whoever holds one of the keys that it presents.
-///
-/// # Errors
-/// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::RateLimited`], [`Refusal::Unavailable`].
-pub async fn caller(engine: &Engine, limiter: &RateLimiter, headers: &HeaderMap) -> Result<Caller, Refusal> {
-    let caller = holder(engine, headers).await?;
-    limiter.check(caller.key)?;
-    Ok(caller)
+/// Whoever holds the keys that a request presents.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Holder {
+    /// The caller: of several keys of one tenant, the first one's.
+    One(Caller),
+    /// Callers of two tenants: whose call it would be nobody can say.
+    Two([Caller; 2]),
 }
 
-/// The same without counting the request.
+/// Who sent this request, without counting it.
 ///
 /// # Errors
 /// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::Unavailable`].
-pub async fn holder(engine: &Engine, headers: &HeaderMap) -> Result<Caller, Refusal> {
+pub async fn holder(engine: &Engine, headers: &HeaderMap) -> Result<Holder, Refusal> {
     let mut presented = false;
+    let mut found: Option<(&str, Caller)> = None;
     let tokens = headers.get_all(AUTHORIZATION).iter().map(|value| bearer(value.as_bytes()));
     let keys = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name)).map(|value| Some(value.as_bytes()));
     for key in tokens.chain(keys).take(CREDENTIALS_MAX) {
         presented = true;
         let Some(key) = key.and_then(|key| std::str::from_utf8(key).ok()).map(str::trim) else { continue };
-        if key.is_empty() {
+        if key.is_empty() || found.as_ref().is_some_and(|(known, _)| *known == key) {
             continue;
         }
-        if let Some(caller) = engine.meta.caller(hash_key(key), engine.clock.now()).await? {
-            return Ok(caller);
+        let Some(caller) = engine.meta.caller(hash_key(key), engine.clock.now()).await? else { continue };
+        match &found {
+            Some((_, first)) if first.tenant != caller.tenant => return Ok(Holder::Two([first.clone(), caller])),
+            Some(_) => {}
+            None => found = Some((key, caller)),
         }
     }
-    Err(if presented { Refusal::BadCredential } else { Refusal::NoCredential })
+    match found {
+        Some((_, caller)) => Ok(Holder::One(caller)),
+        None => Err(if presented { Refusal::BadCredential } else { Refusal::NoCredential }),
+    }
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {
@@ -176,11 +182,15 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let key = new_key();
         let engine = engine(directory.path(), &key, Duration::from_secs(60)).await;
-        let limiter = RateLimiter::new(&Config::default(), &engine.clock);
         let ask = |lines: &[(&'static str, String)]| {
             let headers = headers(lines);
-            let (engine, limiter) = (&engine, &limiter);
-            async move { caller(engine, limiter, &headers).await.map(|caller| caller.tenant.0) }
+            let engine = &engine;
+            async move {
+                holder(engine, &headers).await.map(|holder| match holder {
+                    Holder::One(caller) => caller.tenant.0,
+                    Holder::Two(callers) => panic!("{callers:?}"),
+                })
+            }
         };
         let (good, bad) = (key.clone(), new_key());
         for lines in [

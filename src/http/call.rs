@@ -11,9 +11,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use serde::Serialize;
 
+use super::auth::{self, Holder};
+use super::body;
 use super::doors::{self, Doors};
 use super::server::ConnectionInfo;
-use super::{auth, body};
+use crate::engine::RefusalRecord;
 use crate::model::access::Caller;
 use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
@@ -110,14 +112,36 @@ impl Call {
         self.parameters.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
     }
 
-    /// Who calls.
+    /// Who calls. A call with the keys of two tenants is nobody's; both can read why by its id.
     ///
     /// # Errors
     /// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::RateLimited`].
     pub async fn caller(&self, doors: &Doors) -> Result<Caller, Refusal> {
-        let caller = auth::caller(&doors.engine, &doors.limiter, &self.headers).await?;
-        self.tenant.get_or_init(|| caller.tenant.clone());
-        Ok(caller)
+        match auth::holder(&doors.engine, &self.headers).await? {
+            Holder::One(caller) => {
+                doors.limiter.check(caller.key)?;
+                self.tenant.get_or_init(|| caller.tenant.clone());
+                Ok(caller)
+            }
+            Holder::Two(callers) => {
+                for caller in &callers {
+                    doors.limiter.check(caller.key)?;
+                }
+                for caller in callers {
+                    let record = RefusalRecord {
+                        tenant: caller.tenant,
+                        rule: "two_tenants".into(),
+                        detail: "the request presents valid keys of two tenants: send the one that is meant".into(),
+                        request: doors::request_line(&self.method, &self.path),
+                        status: StatusCode::UNAUTHORIZED.as_u16(),
+                        at: doors.engine.clock.now(),
+                        verified: true,
+                    };
+                    doors.record_refusal(&self.request_id, record).await;
+                }
+                Err(Refusal::BadCredential)
+            }
+        }
     }
 
     /// The base of the locations that the answer names.
