@@ -89,6 +89,9 @@ pub async fn status(engine: &Engine, id: SessionId, total: Option<u64>) -> Resul
     let Some(upload) = find(engine, id).await? else { return Ok(Standing::Unknown) };
     let known = upload.session.size.or(total);
     check_total(&upload, total)?;
+    if !is_open(engine, &upload.session) {
+        engine.seats.close(id).await;
+    }
     // What a paused tenant has waits as it is.
     if is_open(engine, &upload.session) && known == Some(upload.progress.received) && !upload.paused {
         let turn = engine.seats.enter(id).await?;
@@ -190,6 +193,7 @@ pub async fn admit(engine: &Engine, id: SessionId, chunk: Chunk) -> Result<Admis
 async fn admission(engine: &Engine, id: SessionId, chunk: Chunk) -> Result<Admission, Refusal> {
     let Some(upload) = find(engine, id).await? else { return Ok(Admission::Answer(Standing::Unknown)) };
     if !is_open(engine, &upload.session) {
+        engine.seats.close(id).await;
         return standing(engine, upload).await.map(Admission::Answer);
     }
     if upload.paused {
@@ -283,9 +287,12 @@ pub async fn receive(engine: &Engine, admitted: Admitted, body: Body<'_>) -> Res
     let received = Receive { engine, turn, upload, chunk: admitted.chunk, body }.run().await;
     match received {
         Ok(standing) => Ok(standing),
-        // Fenced, or ended meanwhile: the rows know.
-        Err(Stop::Lost) => match stands(engine, id).await? {
-            Standing::Open { .. } => Err(Refusal::Superseded),
+        // Fenced, or asked to stop because the session ended: the rows know.
+        Err(Stop::Lost | Stop::Refused(Refusal::Superseded)) => match stands(engine, id).await? {
+            Standing::Open { .. } => {
+                engine.troubles.note(id, Refusal::Superseded.to_string(), engine.clock.now());
+                Err(Refusal::Superseded)
+            }
             ended => Ok(ended),
         },
         Err(Stop::Refused(refusal)) => {

@@ -392,6 +392,44 @@ async fn a_newer_request_fences_the_older_one() {
     place.is(newer, &data).await;
 }
 
+/// Somebody else ended it in the rows: the sweep tells whoever writes here, and lets go of what waits for the next.
+#[tokio::test]
+async fn a_writer_of_a_session_that_is_over_is_stopped() {
+    for (sent, over) in [(3 * K, SessionState::Failed), (1000, SessionState::Failed), (K, SessionState::Aborted)] {
+        let place = Place::new(Form::Disk).await;
+        let data = bytes_of(8 * K);
+        let (session, waits) = (place.session(Some(8 * K)).await, place.session(Some(8 * K)).await);
+        place.chunk(waits, &data, 0, K).await.unwrap();
+        let mut rest = slice(&data, 0, sent).into_iter();
+        let mut body = pin!(futures_util::stream::poll_fn(move |_| match rest.next() {
+            Some(chunk) => std::task::Poll::Ready(Some(chunk)),
+            None => std::task::Poll::Pending,
+        }));
+        let Admission::Body(admitted) = resume::admit(&place.engine, session, whole(8 * K)).await.unwrap() else {
+            panic!("not admitted")
+        };
+        let writer = resume::receive(&place.engine, admitted, body.as_mut());
+        let operator = async {
+            while place.engine.seats.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            let mut sweeper = sweep::Sweeper::default();
+            sweeper.sweep(&place.engine).await.unwrap();
+            assert_eq!(place.engine.seats.len(), 2, "who may write is left alone");
+            for id in [session, waits] {
+                place.engine.meta.end_session(id, over, place.engine.clock.now()).await.unwrap();
+            }
+            sweeper.sweep(&place.engine).await.unwrap();
+        };
+        let (ended, ()) = tokio::join!(writer, operator);
+        let expected = if over == SessionState::Failed { Standing::Failed } else { Standing::Cancelled };
+        assert_eq!(ended, Ok(expected), "after {sent} bytes");
+        assert!(place.engine.seats.is_empty(), "nothing waits for a next request that can't come");
+        sweep::unlink(&place.engine, place.engine.clock.now()).await.unwrap();
+        assert_eq!(place.memory.count(), 0);
+    }
+}
+
 #[tokio::test]
 async fn a_late_writer_lands_where_nobody_reads() {
     let place = Place::new(Form::Disk).await;

@@ -429,6 +429,71 @@ async fn check_34_expiry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_34_ended_by_an_operator() {
+    let server = Server::start().await;
+    let content = noise(SIZE as usize);
+    let usage = server.get("/usage").await;
+    let list = ["upload", "list", "--tenant", &server.tenant, "--state", "open"];
+    // A segment that waits for the next chunk; a body on its way that nobody asks about; one that is asked about.
+    let (waits, comes, asked) = (server.session(SIZE).await, server.session(SIZE).await, server.session(SIZE).await);
+    chunk(&server.http, &waits.url, &content, 0, 5 * M).await.expect(308);
+    let mut bodies = Vec::new();
+    for session in [&comes, &asked] {
+        let path = session.url.split_once(&server.address.to_string()).unwrap().1;
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: {}\r\nContent-Range: bytes 0-{}/{SIZE}\r\n",
+            server.address,
+            10 * M - 1
+        );
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(format!("{head}Content-Length: {}\r\n\r\n", 10 * M).as_bytes()).await.unwrap();
+        stream.write_all(&content[..6 * M as usize]).await.unwrap();
+        bodies.push(stream);
+    }
+    // It has begun: it tells how far it has come.
+    while offset(&status(&server.http, &asked.url).await) < 5 * M {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for session in [&waits, &comes, &asked] {
+        let ended = server.admin(&["upload", "end", &session.file]).await;
+        assert_eq!((&ended["state"], &ended["tenant"]), (&json!("failed"), &json!(server.tenant)), "{ended}");
+        assert!(!ended.to_string().contains("upload_id"), "{ended}");
+        assert_eq!(server.admin(&["upload", "end", ended["id"].as_str().unwrap()]).await, ended, "repeated");
+    }
+    assert_eq!(server.get("/usage").await, usage, "what was reserved is given back at once");
+    no(&status(&server.http, &asked.url).await, 410);
+    no(&read_reply(&mut bodies[1]).await, 410);
+    // The other one goes on to the end of its chunk.
+    bodies[0].write_all(&content[6 * M as usize..10 * M as usize]).await.unwrap();
+    no(&read_reply(&mut bodies[0]).await, 410);
+    for session in [&waits, &comes, &asked] {
+        no(&status(&server.http, &session.url).await, 410);
+        no(&chunk(&server.http, &session.url, &content, 5 * M, 10 * M).await, 410);
+        no(&whole(&server.http, &session.url, &content).await, 410);
+        no(&Reply::read(server.http.delete(&session.url).send().await.unwrap()).await, 410);
+        server.register(session).send().await.fault(404, "FILE_NOT_FOUND");
+    }
+    reclaimed(&server).await;
+    // What is over already stays as it was, and what never was is no upload.
+    let done = server.session(4).await;
+    let open = server.admin(&list).await;
+    assert_eq!((&open["size"], &open["received"], &open["name"]), (&json!(4), &json!(0), &json!("a.bin")), "{open}");
+    assert!(!open.to_string().contains("upload_id"), "{open}");
+    whole(&server.http, &done.url, b"abcd").await.expect(200);
+    assert!(server.admin_refused(&["upload", "end", &done.file]).await.contains("committed"));
+    for unknown in ["0197f3a2-0000-7000-8000-000000000000", "x"] {
+        server.admin_refused(&["upload", "end", unknown]).await;
+    }
+    server.register(&done).send().await.expect(201);
+    assert_eq!(
+        server.admin(&["upload", "list", "--tenant", &server.tenant, "--state", "committed"]).await["id"],
+        open["id"]
+    );
+    assert!(server.admin_refused(&["upload", "list", "--tenant", "nobody"]).await.contains("does not exist"));
+    server.leaves_everything_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_35_clients_that_can_not_see_a_308() {
     let server = Server::start().await;
     let content = noise(SIZE as usize);
