@@ -452,6 +452,7 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         wires: HashMap::from([(native::WIRE, native_says)]),
         fallback: native_says,
     });
+    let stray_door = Arc::clone(&part_door);
     let on_control = server::on_control_plane(control.handle());
     let apis = Router::new()
         .merge(coveo::api::shared_routes())
@@ -463,7 +464,12 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .merge(native::routes())
         .with_state(Arc::clone(doors))
         .merge(health(&doors.engine, metrics))
-        .fallback(coveo::api::unknown)
+        .fallback(move |request: Request| async move {
+            match part::refuse_stray(&stray_door, &request) {
+                Some(refused) => refused,
+                None => coveo::api::unknown(request).await,
+            }
+        })
         .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
     let bodies = resumable::routes()
