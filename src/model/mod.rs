@@ -6,6 +6,7 @@ pub mod change;
 pub mod document;
 pub mod file;
 pub mod ids;
+pub mod issuer;
 pub mod job;
 pub mod refusal;
 pub mod session;
