@@ -31,6 +31,7 @@ use crate::http::auth::RateLimiter;
 use crate::http::body::BodyTiming;
 use crate::http::doors::Doors;
 use crate::http::server::{self, Early, Listener, ServerOptions, TlsFiles};
+use crate::ingress::part::{self, PartDoor, Says};
 use crate::ingress::put::{self, Envelope, PutDoor};
 use crate::ingress::resumable;
 use crate::meta::sqlite::SqliteMeta;
@@ -445,6 +446,13 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         envelopes: HashMap::from([(coveo::api::WIRE, coveo_says), (native::WIRE, native_says)]),
         fallback: coveo::api::refuse_upload,
     });
+    let native_says = Says { refuse: native::refuse_upload, early: native::refuse_early };
+    let part_door = Arc::new(PartDoor {
+        doors: Arc::clone(doors),
+        wires: HashMap::from([(native::WIRE, native_says)]),
+        fallback: native_says,
+    });
+    let stray_door = Arc::clone(&part_door);
     let on_control = server::on_control_plane(control.handle());
     let apis = Router::new()
         .merge(coveo::api::shared_routes())
@@ -456,14 +464,19 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .merge(native::routes())
         .with_state(Arc::clone(doors))
         .merge(health(&doors.engine, metrics))
-        .fallback(coveo::api::unknown)
+        .fallback(move |request: Request| async move {
+            match part::refuse_stray(&stray_door, &request) {
+                Some(refused) => refused,
+                None => coveo::api::unknown(request).await,
+            }
+        })
         .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
     let bodies = resumable::routes()
         .merge(aitronos::bodies())
         .nest("/aitronos", aitronos::bodies())
         .with_state(Arc::clone(doors));
-    put::routes().with_state(put_door).merge(bodies).merge(apis)
+    put::routes().with_state(put_door).merge(part::routes().with_state(part_door)).merge(bodies).merge(apis)
 }
 
 /// What no handler sees is refused in the shape of the API that its path is of.
@@ -474,7 +487,7 @@ fn refuse_early(path: &str, early: &Early, request_id: &str) -> Response {
         coveo::api::refuse_early(early, request_id)
     } else if ["/v1/", "/aitronos/"].iter().any(|mount| path.starts_with(mount)) {
         aitronos::refuse_early(early, request_id)
-    } else if native::is_path(path) {
+    } else if native::is_path(path) || part::wire_of(path).is_some() {
         native::refuse_early(early, request_id)
     } else {
         early.problem(request_id)

@@ -1,5 +1,6 @@
 //! What one server works with: its keepers, its clock, its limits. The verbs are functions over it.
 
+mod readers;
 mod seats;
 
 use std::collections::{HashMap, VecDeque};
@@ -18,6 +19,7 @@ use crate::search::{SearchError, SearchIndex};
 use crate::ticket::Tickets;
 use crate::token::Tokens;
 
+pub use readers::{Kept, Readers};
 pub use seats::{Called, Parked, Seats, Superseded, Turn};
 
 /// The limits that are configuration.
@@ -67,6 +69,8 @@ pub struct Engine {
     pub work: Wake,
     /// Who writes to which resumable session.
     pub seats: Arc<Seats>,
+    /// Which segments are being read and may not be deleted.
+    pub readers: Readers,
     /// The last trouble of uploads in progress.
     pub troubles: Troubles,
     /// Bodies that are being received.
@@ -95,6 +99,7 @@ impl Engine {
             refusals: Refusals::default(),
             work: Wake::default(),
             seats: Arc::default(),
+            readers: Readers::default(),
             troubles: Troubles::default(),
             receiving: AtomicUsize::new(0),
         }

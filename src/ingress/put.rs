@@ -144,7 +144,8 @@ fn target(path: &str) -> Result<Target, Refusal> {
     Ok(Target { wire: wire.to_owned(), tenant: TenantId::from(tenant), session })
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
+/// The length that a client announced.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
@@ -182,7 +183,8 @@ fn only_new(headers: &HeaderMap) -> Result<bool, Refusal> {
     }
 }
 
-fn decode<const N: usize>(name: &str, value: &[u8]) -> Result<[u8; N], Refusal> {
+/// Reads a digest of so many bytes from a header.
+pub(super) fn decode<const N: usize>(name: &str, value: &[u8]) -> Result<[u8; N], Refusal> {
     base64::engine::general_purpose::STANDARD
         .decode(value)
         .ok()
@@ -193,12 +195,7 @@ fn decode<const N: usize>(name: &str, value: &[u8]) -> Result<[u8; N], Refusal> 
 fn stored(receipt: &Receipt, request_id: &str) -> Response {
     let mut response = StatusCode::OK.into_response();
     let headers = response.headers_mut();
-    // Opaque, unless the client made us compute the MD5 that S3 would show.
-    let tag = receipt.digests.md5.map_or_else(
-        || format!("\"{:016x}-{:x}\"", receipt.digests.crc64nvme, receipt.size),
-        |md5| format!("\"{}\"", hex::encode(md5)),
-    );
-    if let Ok(tag) = HeaderValue::try_from(tag) {
+    if let Ok(tag) = HeaderValue::try_from(etag(receipt)) {
         headers.insert(header::ETAG, tag);
     }
     if let Ok(id) = HeaderValue::try_from(request_id) {
@@ -207,8 +204,16 @@ fn stored(receipt: &Receipt, request_id: &str) -> Response {
     response
 }
 
+/// Opaque, unless the client made us compute the MD5 that S3 would show.
+pub(super) fn etag(receipt: &Receipt) -> String {
+    receipt.digests.md5.map_or_else(
+        || format!("\"{:016x}-{:x}\"", receipt.digests.crc64nvme, receipt.size),
+        |md5| format!("\"{}\"", hex::encode(md5)),
+    )
+}
+
 /// What the refusal record says: the rule as a word, and a sentence.
-fn told(refused: &Refusal) -> (String, String) {
+pub(super) fn told(refused: &Refusal) -> (String, String) {
     let word = match refused {
         Refusal::Ticket(ticket) => return (ticket.rule.to_owned(), ticket.detail.clone()),
         Refusal::TooLarge { .. } => "too_large",
@@ -219,6 +224,7 @@ fn told(refused: &Refusal) -> (String, String) {
         Refusal::Incomplete { .. } => "incomplete",
         Refusal::Quota { .. } => "quota",
         Refusal::Superseded => "superseded",
+        Refusal::NotFound { .. } => "session",
         Refusal::OutOfSpace => "out_of_space",
         Refusal::Unavailable => "unavailable",
         Refusal::Busy { .. } => "busy",
@@ -234,10 +240,11 @@ fn told(refused: &Refusal) -> (String, String) {
         | Refusal::TooManyItems { .. }
         | Refusal::TooManyItemsToday { .. }
         | Refusal::TargetUnknown { .. }
-        | Refusal::NotFound { .. }
         | Refusal::MediaType { .. }
         | Refusal::Conflict { .. }
         | Refusal::UploadIncomplete { .. }
+        | Refusal::PartsMissing { .. }
+        | Refusal::PartsTooSmall { .. }
         | Refusal::Gone { .. }
         | Refusal::RateLimited { .. } => "refused",
     };

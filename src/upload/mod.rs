@@ -6,6 +6,7 @@ pub mod check;
 pub mod commit;
 pub mod file;
 pub mod open;
+pub mod parts;
 mod pour;
 pub mod read;
 pub mod receive;

@@ -20,5 +20,6 @@ mod knowledge;
 mod limits;
 mod native;
 mod oidc;
+mod parts;
 mod seed_pages;
 mod uploads;
