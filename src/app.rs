@@ -24,7 +24,7 @@ use crate::blob::{Local, sync_directory};
 use crate::clock::{Clock, random_uuid};
 use crate::config::{Config, ConfigError};
 use crate::credential;
-use crate::dialect::{aitronos, coveo, native};
+use crate::dialect::{aitronos, cognite, coveo, native};
 use crate::engine::{Engine, Policy};
 use crate::faults;
 use crate::http::auth::RateLimiter;
@@ -440,9 +440,14 @@ async fn reindex(engine: &Engine) -> Result<(), StartError> {
 fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Router {
     let coveo_says: Envelope = coveo::api::refuse_upload;
     let native_says: Envelope = native::refuse_upload;
+    let cognite_says: Envelope = cognite::refuse_upload;
     let put_door = Arc::new(PutDoor {
         doors: Arc::clone(doors),
-        envelopes: HashMap::from([(coveo::api::WIRE, coveo_says), (native::WIRE, native_says)]),
+        envelopes: HashMap::from([
+            (coveo::api::WIRE, coveo_says),
+            (native::WIRE, native_says),
+            (cognite::WIRE, cognite_says),
+        ]),
         fallback: coveo::api::refuse_upload,
     });
     let on_control = server::on_control_plane(control.handle());
@@ -453,6 +458,8 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .route("/v1/{*rest}", any(root::unknown))
         .nest("/coveo", coveo::api::routes())
         .nest("/aitronos", aitronos::routes())
+        .merge(cognite::shared_routes())
+        .nest("/cognite", cognite::routes())
         .merge(native::routes())
         .with_state(Arc::clone(doors))
         .merge(health(&doors.engine, metrics))
@@ -474,6 +481,8 @@ fn refuse_early(path: &str, early: &Early, request_id: &str) -> Response {
         coveo::api::refuse_early(early, request_id)
     } else if ["/v1/", "/aitronos/"].iter().any(|mount| path.starts_with(mount)) {
         aitronos::refuse_early(early, request_id)
+    } else if cognite::is_path(path) {
+        cognite::refuse_early(early)
     } else if native::is_path(path) {
         native::refuse_early(early, request_id)
     } else {

@@ -28,6 +28,7 @@ pub mod ticket;
 
 pub mod engine;
 
+pub mod catalogue;
 pub mod source;
 pub mod store;
 pub mod tenant;

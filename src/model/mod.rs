@@ -4,9 +4,11 @@
 pub mod access;
 pub mod change;
 pub mod document;
+pub mod entry;
 pub mod file;
 pub mod ids;
 pub mod job;
+pub mod place;
 pub mod refusal;
 pub mod session;
 pub mod source;

@@ -7,7 +7,7 @@ use super::rows::{
     all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, pieces, run, size, sql, time,
     unreadable, uuid, word,
 };
-use super::{calls, files, quota, resume, stores};
+use super::{calls, entries, files, quota, resume, stores};
 use crate::clock::Timestamp;
 use crate::meta::{Committed, FileInfo, LinkFile, Marked, NewVersion, Once, Opening, OverQuota};
 use crate::model::change::Ordering;
@@ -148,8 +148,9 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
             (_, false, _) => {}
         }
     }
-    // An upload of a file's next version ends with the file.
-    if session.declaration.is_some() && session.file.0 != session.id.0 && present.is_none() {
+    // An upload of a file's next version ends with the file, and that of an entry's content with the entry.
+    let next = session.declaration.is_some() && session.file.0 != session.id.0;
+    if next && present.is_none() && !entries::stands_for(c, session.file)? {
         return Ok(Committed::Closed);
     }
     if session.strategy == Strategy::Resumable
@@ -202,6 +203,9 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
     }
     if session.registers {
         attach(c, &session, new)?;
+    }
+    if next {
+        entries::content_came(c, session.file, new.now)?;
     }
     Ok(Committed::New(version))
 }
@@ -299,7 +303,7 @@ pub(super) fn receipt(c: &Connection, session: SessionId) -> R<Option<Receipt>> 
 pub(super) fn end_uploads_of(c: &Connection, file: FileId, now: Timestamp) -> R<()> {
     let open = all(
         c,
-        "SELECT id FROM sessions WHERE file = ?1 AND name IS NOT NULL AND state = 'open'",
+        "SELECT id FROM sessions WHERE file = ?1 AND name IS NOT NULL AND state IN ('open', 'committed') AND state = 'open'",
         [file.0.as_bytes()],
         |row| Ok(SessionId(uuid(row, 0)?)),
     )?;
