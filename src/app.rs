@@ -31,6 +31,7 @@ use crate::http::auth::RateLimiter;
 use crate::http::body::BodyTiming;
 use crate::http::doors::Doors;
 use crate::http::server::{self, Early, Listener, ServerOptions, TlsFiles};
+use crate::ingress::part::{self, PartDoor, Says};
 use crate::ingress::put::{self, Envelope, PutDoor};
 use crate::ingress::resumable;
 use crate::meta::sqlite::SqliteMeta;
@@ -440,15 +441,19 @@ async fn reindex(engine: &Engine) -> Result<(), StartError> {
 fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Router {
     let coveo_says: Envelope = coveo::api::refuse_upload;
     let native_says: Envelope = native::refuse_upload;
-    let cognite_says: Envelope = cognite::refuse_upload;
     let put_door = Arc::new(PutDoor {
         doors: Arc::clone(doors),
-        envelopes: HashMap::from([
-            (coveo::api::WIRE, coveo_says),
-            (native::WIRE, native_says),
-            (cognite::WIRE, cognite_says),
-        ]),
+        envelopes: HashMap::from([(coveo::api::WIRE, coveo_says), (native::WIRE, native_says)]),
         fallback: coveo::api::refuse_upload,
+    });
+    let native_says = Says { refuse: native::refuse_upload, early: native::refuse_early };
+    let part_door = Arc::new(PartDoor {
+        doors: Arc::clone(doors),
+        wires: HashMap::from([
+            (native::WIRE, native_says),
+            (cognite::WIRE, Says { refuse: cognite::refuse_upload, early: cognite::refuse_early }),
+        ]),
+        fallback: native_says,
     });
     let on_control = server::on_control_plane(control.handle());
     let apis = Router::new()
@@ -462,15 +467,15 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .nest("/cognite", cognite::routes())
         .merge(native::routes())
         .with_state(Arc::clone(doors))
-        .merge(health(&doors.engine, metrics))
-        .fallback(coveo::api::unknown)
-        .layer(on_control);
+        .merge(health(&doors.engine, metrics));
+    let again = apis.clone().fallback(cognite::unknown);
+    let apis = apis.fallback(move |request: Request| root::unrouted(again.clone(), request)).layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
     let bodies = resumable::routes()
         .merge(aitronos::bodies())
         .nest("/aitronos", aitronos::bodies())
         .with_state(Arc::clone(doors));
-    put::routes().with_state(put_door).merge(bodies).merge(apis)
+    put::routes().with_state(put_door).merge(part::routes().with_state(part_door)).merge(bodies).merge(apis)
 }
 
 /// What no handler sees is refused in the shape of the API that its path is of.
@@ -481,9 +486,9 @@ fn refuse_early(path: &str, early: &Early, request_id: &str) -> Response {
         coveo::api::refuse_early(early, request_id)
     } else if ["/v1/", "/aitronos/"].iter().any(|mount| path.starts_with(mount)) {
         aitronos::refuse_early(early, request_id)
-    } else if cognite::is_path(path) {
-        cognite::refuse_early(early)
-    } else if native::is_path(path) {
+    } else if cognite::is_path(path) || part::wire_of(path) == Some(cognite::WIRE) {
+        cognite::refuse_early(early, request_id)
+    } else if native::is_path(path) || part::wire_of(path).is_some() {
         native::refuse_early(early, request_id)
     } else {
         early.problem(request_id)

@@ -18,6 +18,14 @@ pub const SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const DIRECT_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Largest file of the resumable APIs: 5 GiB.
 pub const FILE_MAX_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+/// Most parts of one upload.
+pub const PARTS_MAX: u32 = 10_000;
+/// Largest single part: 5 GiB.
+pub const PART_MAX_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+/// Part numbers that one answer names at most.
+pub const PARTS_TOLD: usize = 1_000;
+/// And one sentence.
+pub const PARTS_SAID: usize = 20;
 /// Uploads whose last trouble is remembered.
 pub const TROUBLES_KEPT: usize = 10_000;
 /// Chunks gathered for one write at most, however small.

@@ -20,6 +20,11 @@ pub const PREFIX: &str = "put";
 const DETAIL_CHARS: usize = 1_000;
 const REGION: &str = "us-east-1";
 
+/// First segment of the path of every plain ticket.
+pub const PLAIN_PREFIX: &str = "part";
+/// What stands in it instead of a part's number for a whole file.
+const WHOLE: &str = "whole";
+
 /// First segments of the path of every resumable session's URL.
 pub const SESSION_PATH: &str = "upload/storage/v1/b";
 /// The bucket that session URLs name: it has a place in them and no meaning here.
@@ -60,6 +65,34 @@ pub struct Held {
     pub sha256: Option<[u8; 32]>,
     /// Every `x-amz-*` header, wherever it was sent.
     pub amz_headers: Vec<(String, String)>,
+}
+
+/// Where a plain ticket leads: one that binds wire, session, part and expiry, and neither host nor headers. For wires
+/// whose clients add headers of their own, or reach us by another name than the one that the ticket was issued under.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plain {
+    /// The wire that it was issued on: the name of a dialect.
+    pub wire: String,
+    /// Which session.
+    pub session: SessionId,
+    /// Which part of it; `None` for a whole file in one PUT.
+    pub part: Option<u32>,
+}
+
+impl Plain {
+    fn path(&self) -> String {
+        let part = self.part.map_or_else(|| WHOLE.to_owned(), |number| number.to_string());
+        format!("/{PLAIN_PREFIX}/{}/{}/{part}", self.wire, self.session.0.simple())
+    }
+
+    /// Reads a path as [`Self::path`] writes it, and in no other spelling.
+    fn read(path: &str) -> Option<Self> {
+        let mut segments = path.strip_prefix('/')?.strip_prefix(PLAIN_PREFIX)?.strip_prefix('/')?.split('/');
+        let (wire, session, part) = (segments.next()?, segments.next()?, segments.next()?);
+        let part = if part == WHOLE { None } else { Some(part.parse().ok()?) };
+        let read = Self { wire: wire.to_owned(), session: session.parse().ok()?, part };
+        (read.path() == path).then_some(read)
+    }
 }
 
 /// A request as it came.
@@ -135,6 +168,51 @@ impl Tickets {
         let session = SessionId(uuid::Uuid::from_bytes(*id));
         let expected = self.proof("session", &[id]);
         bool::from(proof.ct_eq(&expected[..PROOF_BYTES])).then_some(session)
+    }
+
+    fn plain_proof(&self, plain: &Plain, expires_seconds: i64) -> String {
+        let part = plain.part.map_or([0; 5], |number| {
+            let [a, b, c, d] = number.to_be_bytes();
+            [1, a, b, c, d]
+        });
+        let parts: [&[u8]; 4] =
+            [plain.wire.as_bytes(), plain.session.0.as_bytes(), &part, &expires_seconds.to_be_bytes()];
+        URL_SAFE_NO_PAD.encode(self.proof("plain", &parts))
+    }
+
+    /// A plain ticket under `base`, which holds until `expires`: a URL for a PUT, with the proof in its query.
+    #[must_use]
+    pub fn plain_url(&self, base: &str, plain: &Plain, expires: Timestamp) -> String {
+        let expires = expires.seconds();
+        format!("{base}{}?expires={expires}&proof={}", plain.path(), self.plain_proof(plain, expires))
+    }
+
+    /// Does a path with its query carry a plain ticket that holds now?
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check_plain(&self, path: &str, query: &str, now: Timestamp) -> Result<Plain, TicketRefusal> {
+        let wrong = |rule, detail: &str| TicketRefusal { rule, detail: detail.into() };
+        let Some(plain) = Plain::read(path) else {
+            return Err(wrong("path", "the path is not one of an upload URL"));
+        };
+        let read = query.strip_prefix("expires=").and_then(|rest| rest.split_once("&proof="));
+        let Some((expires, proof)) = read else {
+            return Err(wrong("query", "the query is not the one of an upload URL"));
+        };
+        // A number has one spelling.
+        let Some(seconds) = expires.parse::<i64>().ok().filter(|seconds| seconds.to_string() == expires) else {
+            return Err(wrong("query", "the query is not the one of an upload URL"));
+        };
+        let expected = self.plain_proof(&plain, seconds);
+        if !bool::from(proof.as_bytes().ct_eq(expected.as_bytes())) {
+            return Err(wrong("signature", "the URL is not as it was issued"));
+        }
+        if now.seconds() >= seconds {
+            let ended = Timestamp(seconds.saturating_mul(1000)).rfc3339();
+            return Err(wrong("expired", &format!("the URL expired at {ended}")));
+        }
+        Ok(plain)
     }
 
     /// The token of a download link: bound to the tenant, the file and the second in which it ends.

@@ -96,12 +96,20 @@ CREATE TABLE sessions (
     -- The key that opened it, and what it said about the file; null for what is no file of its own.
     key              BLOB,
     name             TEXT,
-    declaration      TEXT
+    declaration      TEXT,
+    -- Does it end with the file, because it makes the next version of one that is there?
+    needs_file       INTEGER NOT NULL,
+    -- Of a multipart session: how many parts there are, the smallest size of one that is not the last and the largest of
+    -- any, and the bytes in its parts so far: a part must not cost a sum over all.
+    parts            INTEGER,
+    part_min         INTEGER,
+    part_max         INTEGER,
+    parts_received   INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_open ON sessions (expires) WHERE state = 'open';
 CREATE INDEX sessions_over ON sessions (expires) WHERE state <> 'open';
 CREATE INDEX sessions_named ON sessions (tenant, id) WHERE name IS NOT NULL;
-CREATE INDEX sessions_file ON sessions (file) WHERE name IS NOT NULL AND state IN ('open', 'committed');
+CREATE INDEX sessions_file ON sessions (file) WHERE name IS NOT NULL AND state = 'open';
 
 -- What the commit of an upload answered: its version may be replaced or gone since.
 CREATE TABLE receipts (
@@ -142,6 +150,19 @@ CREATE TABLE session_pieces (
     PRIMARY KEY (session, position)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX session_pieces_segment ON session_pieces (segment);
+
+-- The durable parts of a multipart session, the last one to come for each number. They become the version's pieces.
+CREATE TABLE session_parts (
+    session   BLOB NOT NULL REFERENCES sessions ON DELETE CASCADE,
+    number    INTEGER NOT NULL,
+    segment   TEXT NOT NULL,
+    length    INTEGER NOT NULL,
+    crc32c    INTEGER NOT NULL,
+    crc64nvme INTEGER NOT NULL,
+    backend   TEXT NOT NULL,
+    PRIMARY KEY (session, number)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX session_parts_segment ON session_parts (segment);
 
 -- A file exists from its first commit on.
 CREATE TABLE files (
@@ -434,6 +455,8 @@ CREATE TABLE entries (
     labels          TEXT,
     security        TEXT,
     place           TEXT,
+    -- What the node says besides.
+    properties      TEXT,
     source_created  INTEGER,
     source_modified INTEGER,
     uploaded        INTEGER,

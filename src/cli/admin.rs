@@ -10,9 +10,13 @@ use crate::app::{self, StartError};
 use crate::clock::{Clock, Timestamp, ordered_uuid, random_bytes, random_uuid};
 use crate::config;
 use crate::credential;
-use crate::meta::{KeyInfo, MetaError, MetaStore, NewItemLimits, NewSource, NewStore, Quota, StoreFilter, TenantInfo};
+use crate::meta::{
+    EntryMade, KeyInfo, MetaError, MetaStore, NewEntry, NewItemLimits, NewSource, NewStore, Quota, StoreFilter,
+    TenantInfo,
+};
 use crate::model::access::Rights;
-use crate::model::ids::{KeyId, NAME_CHARS, SourceId, StoreId, TenantId, is_name};
+use crate::model::entry::{Facts, NodeId};
+use crate::model::ids::{FileId, KeyId, NAME_CHARS, SourceId, StoreId, TenantId, is_name};
 use crate::model::store::Store;
 use crate::store::setup;
 
@@ -31,6 +35,9 @@ pub(super) enum Admin {
     /// Stores, whose files are searched by their text
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Files that stand for nodes of a graph (Cognite: an instanceId)
+    #[command(subcommand)]
+    Node(NodeCommand),
 }
 
 /// Tenants.
@@ -41,7 +48,7 @@ pub(super) enum TenantCommand {
         /// Its id: lower-case letters, digits, `-` and `_`
         id: String,
         /// Which API its callers speak
-        #[arg(long, default_value = "auto", value_parser = ["coveo", "aitronos", "auto"])]
+        #[arg(long, default_value = "auto", value_parser = ["coveo", "aitronos", "cognite", "auto"])]
         api: String,
         #[command(flatten)]
         place: Place,
@@ -225,6 +232,30 @@ pub(super) enum StoreCommand {
     },
 }
 
+/// Nodes.
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// Create a file that stands for a node, without content; prints the file's number
+    Create {
+        /// Whose file
+        #[arg(long, value_name = "ID")]
+        tenant: String,
+        /// The node's space
+        #[arg(long)]
+        space: String,
+        /// The node's id in its space
+        id: String,
+        /// What to call the file [default: the node's id]
+        #[arg(long)]
+        name: Option<String>,
+        /// Its media type
+        #[arg(long, value_name = "TYPE")]
+        mime_type: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
 /// Why a command did not work.
 #[derive(Debug, thiserror::Error)]
 enum AdminError {
@@ -257,7 +288,8 @@ impl Admin {
                 KeyCommand::Create { place, .. } | KeyCommand::List { place, .. } | KeyCommand::Revoke { place, .. },
             )
             | Self::Source(SourceCommand::Create { place, .. } | SourceCommand::List { place, .. })
-            | Self::Store(StoreCommand::Create { place, .. } | StoreCommand::List { place, .. }) => place,
+            | Self::Store(StoreCommand::Create { place, .. } | StoreCommand::List { place, .. })
+            | Self::Node(NodeCommand::Create { place, .. }) => place,
         }
     }
 
@@ -284,6 +316,7 @@ impl Admin {
                 Self::Key(command) => key(meta, command, now).await,
                 Self::Source(command) => source(meta, command, now).await,
                 Self::Store(command) => store(meta, command, now).await,
+                Self::Node(command) => node(meta, command, now).await,
             }
         })
     }
@@ -316,6 +349,33 @@ async fn tenant(meta: &dyn MetaStore, command: &TenantCommand, now: Timestamp) -
             let given = |limit: &Option<Limit>| limit.map(|Limit(limit)| limit);
             let limits = NewItemLimits { per_source: given(items_per_source), per_day: given(items_per_day) };
             changed(id, meta.limit_tenant(&TenantId::from(id.as_str()), limits).await?)
+        }
+    }
+}
+
+async fn node(meta: &dyn MetaStore, command: &NodeCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
+    let NodeCommand::Create { tenant, space, id, name, mime_type, .. } = command;
+    let tenant = existing(meta, tenant).await?;
+    if [space, id].into_iter().any(|text| text.is_empty() || !is_name(text)) {
+        return Err(refused(format!("a node's space and id have 1 to {NAME_CHARS} characters, no control characters")));
+    }
+    let facts =
+        Facts { name: name.clone().unwrap_or_else(|| id.clone()), mime_type: mime_type.clone(), ..Facts::default() };
+    facts.check().map_err(|wrong| refused(format!("{:?} {}", wrong.fact, wrong.reason)))?;
+    let new = NewEntry {
+        tenant,
+        file: FileId(ordered_uuid(now)),
+        node: Some(NodeId { space: space.clone(), id: id.clone() }),
+        facts,
+        session: None,
+        overwrite: None,
+        expires: None,
+        now,
+    };
+    match meta.make_entry(new).await? {
+        EntryMade::Done(entry) => Ok(vec![json!({ "id": entry.number, "space": space, "node": id })]),
+        EntryMade::Taken | EntryMade::Wrong(_) | EntryMade::OverQuota(_) => {
+            Err(refused(format!("there is a file for the node `{id}` in the space `{space}` already")))
         }
     }
 }

@@ -150,7 +150,8 @@ fn target(path: &str) -> Result<Target, Refusal> {
     Ok(Target { wire: wire.to_owned(), tenant: TenantId::from(tenant), session })
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
+/// The length that a client announced.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
@@ -188,7 +189,8 @@ fn only_new(headers: &HeaderMap) -> Result<bool, Refusal> {
     }
 }
 
-fn decode<const N: usize>(name: &str, value: &[u8]) -> Result<[u8; N], Refusal> {
+/// Reads a digest of so many bytes from a header.
+pub(super) fn decode<const N: usize>(name: &str, value: &[u8]) -> Result<[u8; N], Refusal> {
     base64::engine::general_purpose::STANDARD
         .decode(value)
         .ok()
@@ -199,18 +201,21 @@ fn decode<const N: usize>(name: &str, value: &[u8]) -> Result<[u8; N], Refusal> 
 fn stored(receipt: &Receipt, request_id: &str) -> Response {
     let mut response = StatusCode::OK.into_response();
     let headers = response.headers_mut();
-    // Opaque, unless the client made us compute the MD5 that S3 would show.
-    let tag = receipt.digests.md5.map_or_else(
-        || format!("\"{:016x}-{:x}\"", receipt.digests.crc64nvme, receipt.size),
-        |md5| format!("\"{}\"", hex::encode(md5)),
-    );
-    if let Ok(tag) = HeaderValue::try_from(tag) {
+    if let Ok(tag) = HeaderValue::try_from(etag(receipt)) {
         headers.insert(header::ETAG, tag);
     }
     if let Ok(id) = HeaderValue::try_from(request_id) {
         headers.insert("x-amz-request-id", id);
     }
     response
+}
+
+/// Opaque, unless the client made us compute the MD5 that S3 would show.
+pub(super) fn etag(receipt: &Receipt) -> String {
+    receipt.digests.md5.map_or_else(
+        || format!("\"{:016x}-{:x}\"", receipt.digests.crc64nvme, receipt.size),
+        |md5| format!("\"{}\"", hex::encode(md5)),
+    )
 }
 
 /// What the refusal record says: the rule as a word, and a sentence.
@@ -243,6 +248,8 @@ fn told(refused: &Refusal) -> (String, String) {
         | Refusal::MediaType { .. }
         | Refusal::Conflict { .. }
         | Refusal::UploadIncomplete { .. }
+        | Refusal::PartsMissing { .. }
+        | Refusal::PartsTooSmall { .. }
         | Refusal::Gone { .. }
         | Refusal::RateLimited { .. } => "refused",
     };

@@ -293,6 +293,8 @@ fn refuse(refused: &Refusal) -> Response {
         | Refusal::MediaType { .. }
         | Refusal::DigestMismatch { .. }
         | Refusal::UploadIncomplete { .. }
+        | Refusal::PartsMissing { .. }
+        | Refusal::PartsTooSmall { .. }
         | Refusal::Conflict { .. } => StatusCode::BAD_REQUEST,
         Refusal::TooLarge { .. } | Refusal::Quota { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::NoCredential

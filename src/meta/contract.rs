@@ -74,6 +74,8 @@ impl Case {
             registers: false,
             key: None,
             declaration: None,
+            needs_file: false,
+            parts: None,
         }
     }
 

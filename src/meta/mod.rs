@@ -16,13 +16,13 @@ use crate::clock::Timestamp;
 use crate::model::access::{Caller, Rights};
 use crate::model::change::{Change, IdentityChange, Ordering};
 use crate::model::entry::{Entry, EntryFilter, EntryRef, Facts, FactsEdit, NodeId, Stretch, Wrong};
-use crate::model::file::{Digests, FileRecord, Piece, Receipt, Version};
+use crate::model::file::{Declared, Digests, FileRecord, Piece, Receipt, Version};
 use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreFileId, StoreId, StreamId, TenantId,
     VersionId,
 };
 use crate::model::job::JobKind;
-use crate::model::session::{Progress, Session, SessionState};
+use crate::model::session::{Lacking, Part, Progress, Session, SessionState};
 use crate::model::source::{Activity, Item, ItemState, Push, PushKind, PushState, Source};
 use crate::model::store::{LogEntry, ProcessingState, Step, Store, StoreFile};
 
@@ -253,6 +253,73 @@ pub enum Committed {
     OverQuota(OverQuota),
 }
 
+/// A part whose bytes are durable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewPart {
+    /// The session.
+    pub session: SessionId,
+    /// The epoch that the writer holds.
+    pub epoch: u32,
+    /// The part.
+    pub part: Part,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What became of a part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PartRecorded {
+    /// It counts. What its number had before is due for deletion.
+    Recorded,
+    /// The session is not open any more. Nothing changed.
+    Closed,
+    /// All parts together would have more bytes than the session may take: this many. Nothing changed.
+    TooLarge(u64),
+    /// The tenant's quota has no room for what goes beyond the declared size. Nothing changed.
+    OverQuota(OverQuota),
+}
+
+/// A multipart session to commit, of the parts that its rows name then.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CommitParts {
+    /// The session.
+    pub session: SessionId,
+    /// The version's id.
+    pub version: VersionId,
+    /// The size that the client names now.
+    pub size: Option<u64>,
+    /// The checksums that the client names now.
+    pub digests: Declared,
+    /// Now.
+    pub now: Timestamp,
+    /// How long replaced bytes are kept for those who still read them.
+    pub keep_replaced: Duration,
+}
+
+/// What became of it. The session stays open but for the first two.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PartsCommitted {
+    /// The version exists and is current.
+    New(Receipt),
+    /// It was committed before, with this receipt. What the client names now was not looked at.
+    Before(Receipt),
+    /// The parts make no file yet; so many bytes are there.
+    Lacking(Lacking, u64),
+    /// The whole differs from what was declared, or is named now.
+    Differs {
+        /// `size`, `crc32c` or `crc64nvme`.
+        what: &'static str,
+        /// What was declared.
+        declared: String,
+        /// What is there.
+        found: String,
+    },
+    /// The session is not open, nor was it committed; or it is none of parts.
+    Closed,
+    /// The tenant's quota does not allow it.
+    OverQuota(OverQuota),
+}
+
 /// What a resumable session's writer has made durable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Advance {
@@ -286,7 +353,7 @@ pub enum Advanced {
 pub struct Upload {
     /// Its row.
     pub session: Session,
-    /// Its progress; empty for what is not resumable.
+    /// Its progress; of a multipart session only the bytes received, in whatever parts; empty for a single PUT.
     pub progress: Progress,
     /// What its commit answered, if it is committed.
     pub receipt: Option<Receipt>,
@@ -937,6 +1004,15 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn take_over(&self, id: SessionId, now: Timestamp) -> Result<Option<Upload>>;
     /// Records what a resumable session's writer has made durable, unless the writer is fenced or the quota has no room.
     async fn advance(&self, advance: Advance) -> Result<Advanced>;
+    /// Records a part of an open multipart session, in place of what its number had.
+    async fn record_part(&self, part: NewPart) -> Result<PartRecorded>;
+    /// The recorded parts of a session, by their numbers.
+    async fn parts(&self, id: SessionId) -> Result<Vec<Part>>;
+    /// One recorded part of a session.
+    async fn part(&self, id: SessionId, number: u32) -> Result<Option<Part>>;
+    /// Makes a version of the parts that are recorded, all of them, or says why they make none. A part that is replaced
+    /// meanwhile is in it or not, and never both.
+    async fn commit_parts(&self, commit: CommitParts) -> Result<PartsCommitted>;
     /// Ends an open session without a version, as `Aborted` or `Failed`; its epoch rises, so that its writer is fenced,
     /// and its bytes are due for deletion. Says how the session stands then, if it is remembered.
     async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>>;

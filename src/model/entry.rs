@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::ids::{FileId, TenantId};
 use crate::clock::Timestamp;
@@ -59,6 +59,8 @@ pub struct Facts {
     pub source_created: Option<Timestamp>,
     /// When it was last changed there.
     pub source_modified: Option<Timestamp>,
+    /// What its node says besides, as it was given.
+    pub properties: Map<String, Value>,
 }
 
 /// An entry.
@@ -153,12 +155,20 @@ impl Facts {
     /// # Errors
     /// The first fact that is not.
     pub fn check(&self) -> Result<(), Wrong> {
-        text(Fact::Name, Some(&self.name), limits::ENTRY_NAME_CHARS)?;
-        text(Fact::ExternalId, self.external_id.as_ref(), limits::ENTRY_EXTERNAL_ID_CHARS)?;
-        text(Fact::Directory, self.directory.as_ref(), limits::ENTRY_DIRECTORY_CHARS)?;
         if self.directory.as_ref().is_some_and(|directory| !directory.starts_with('/')) {
             return Err(wrong(Fact::Directory, "must begin with `/`"));
         }
+        self.check_of_node()
+    }
+
+    /// The same of an entry that stands for a node, whose folder may begin with anything.
+    ///
+    /// # Errors
+    /// The first fact that is not within its limits.
+    pub fn check_of_node(&self) -> Result<(), Wrong> {
+        text(Fact::Name, Some(&self.name), limits::ENTRY_NAME_CHARS)?;
+        text(Fact::ExternalId, self.external_id.as_ref(), limits::ENTRY_EXTERNAL_ID_CHARS)?;
+        text(Fact::Directory, self.directory.as_ref(), limits::ENTRY_DIRECTORY_CHARS)?;
         text(Fact::Source, self.source.as_ref(), limits::ENTRY_SOURCE_CHARS)?;
         text(Fact::MimeType, self.mime_type.as_ref(), limits::ENTRY_MIME_TYPE_CHARS)?;
         unique(Fact::Assets, &self.assets, limits::ENTRY_ASSETS)?;
@@ -268,6 +278,10 @@ pub enum MapEdit {
 /// A change of what is said about an entry.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct FactsEdit {
+    /// Does the node itself change, of an entry that stands for one?
+    pub by_node: bool,
+    /// [`Facts::properties`], those that are named.
+    pub properties: Map<String, Value>,
     /// [`Facts::name`], which can't be taken away.
     pub name: Option<String>,
     /// [`Facts::external_id`].
@@ -308,7 +322,7 @@ impl FactsEdit {
             && self.security == ListEdit::Keep
             && self.source_created.keeps()
             && self.source_modified.keeps();
-        if entry.node.is_some() && !of_node {
+        if entry.node.is_some() && !of_node && !self.by_node {
             return Err(Wrong::of_node());
         }
         let mut facts = entry.facts.clone();
@@ -334,7 +348,13 @@ impl FactsEdit {
         self.place.apply(&mut facts.place);
         self.source_created.apply(&mut facts.source_created);
         self.source_modified.apply(&mut facts.source_modified);
-        facts.check()?;
+        facts.properties.extend(self.properties.clone());
+        facts.properties.retain(|_, value| !value.is_null());
+        if entry.node.is_some() {
+            facts.check_of_node()?
+        } else {
+            facts.check()?
+        }
         Ok(facts)
     }
 }
@@ -449,7 +469,7 @@ mod tests {
             (&|f| f.name = long(257), Fact::Name),
             (&|f| f.external_id = Some(String::new()), Fact::ExternalId),
             (&|f| f.external_id = Some(long(256)), Fact::ExternalId),
-            (&|f| f.directory = Some("a".into()), Fact::Directory),
+            (&|f| f.directory = Some("a/".into()), Fact::Directory),
             (&|f| f.directory = Some(format!("/{}", long(512))), Fact::Directory),
             (&|f| f.source = Some(long(129)), Fact::Source),
             (&|f| f.mime_type = Some(long(257)), Fact::MimeType),

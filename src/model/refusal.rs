@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::session::Numbers;
+
 /// A refusal.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
@@ -150,6 +152,22 @@ pub enum Refusal {
         /// Bytes that were declared.
         expected: Option<u64>,
     },
+    /// Parts of the upload have not come.
+    #[error("the upload is not complete: of its parts, {} are missing: {missing}", .missing.count)]
+    PartsMissing {
+        /// Which ones.
+        missing: Numbers,
+        /// Bytes that are stored.
+        received: u64,
+    },
+    /// Parts of the upload are too small.
+    #[error("of the upload's parts, {} have fewer than {smallest} bytes and are not the last: {parts}", .parts.count)]
+    PartsTooSmall {
+        /// Which ones.
+        parts: Numbers,
+        /// Fewest bytes of a part that is not the last.
+        smallest: u64,
+    },
     /// It existed and is over for good.
     #[error("{what} is over: {reason}")]
     Gone {
@@ -227,6 +245,8 @@ impl Refusal {
             | Self::ConditionFailed { .. }
             | Self::Quota { .. }
             | Self::UploadIncomplete { .. }
+            | Self::PartsMissing { .. }
+            | Self::PartsTooSmall { .. }
             | Self::Gone { .. }
             | Self::OutOfSpace
             | Self::Internal => None,

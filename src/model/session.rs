@@ -1,12 +1,14 @@
 //! One upload in progress.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::file::{Crcs, Declared, Piece};
 use super::ids::{FileId, KeyId, SessionId, StoreId, TenantId};
 use crate::clock::Timestamp;
+use crate::limits;
 
 /// How the bytes come.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -143,6 +145,105 @@ pub struct Progress {
     pub pieces: Vec<Piece>,
 }
 
+/// What the parts of a multipart session must be. They are numbered from 1, and all of them make the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parts {
+    /// How many there are: 1 to [`limits::PARTS_MAX`].
+    pub count: u32,
+    /// Fewest bytes of a part that is not the last; 0 for any.
+    pub smallest: u64,
+    /// Most bytes of any part.
+    pub largest: u64,
+}
+
+/// A part whose bytes are durable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Its bytes.
+    pub piece: Piece,
+}
+
+/// Some of a session's part numbers: the lowest ones, and how many there are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Numbers {
+    /// The first [`limits::PARTS_TOLD`].
+    pub first: Vec<u32>,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl FromIterator<u32> for Numbers {
+    fn from_iter<I: IntoIterator<Item = u32>>(numbers: I) -> Self {
+        numbers.into_iter().fold(Self::default(), |mut all, number| {
+            all.count += 1;
+            if all.first.len() < limits::PARTS_TOLD {
+                all.first.push(number);
+            }
+            all
+        })
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said = self.first.iter().take(limits::PARTS_SAID).map(u32::to_string).collect::<Vec<_>>();
+        f.write_str(&said.join(", "))?;
+        match usize::try_from(self.count).unwrap_or(usize::MAX).saturating_sub(said.len()) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// Why parts do not make a file yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lacking {
+    /// These have not come.
+    Missing(Numbers),
+    /// These are too small, and not the last.
+    TooSmall(Numbers),
+}
+
+/// What parts make together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Joined {
+    /// Bytes in all.
+    pub size: u64,
+    /// Their checksums.
+    pub crcs: Crcs,
+}
+
+impl Parts {
+    /// Which numbers are not among these, which ascend.
+    #[must_use]
+    pub fn missing(&self, present: impl IntoIterator<Item = u32>) -> Numbers {
+        let mut present = present.into_iter().peekable();
+        (1..=self.count).filter(|number| present.next_if_eq(number).is_none()).collect()
+    }
+
+    /// What these parts, whose numbers ascend, make together. No byte is read for it.
+    ///
+    /// # Errors
+    /// [`Lacking`] when it is not a file.
+    pub fn join(&self, parts: &[Part]) -> Result<Joined, Lacking> {
+        let missing = self.missing(parts.iter().map(|part| part.number));
+        if missing.count > 0 {
+            return Err(Lacking::Missing(missing));
+        }
+        let small = |part: &&Part| part.number < self.count && part.piece.length < self.smallest;
+        let too_small: Numbers = parts.iter().filter(small).map(|part| part.number).collect();
+        if too_small.count > 0 {
+            return Err(Lacking::TooSmall(too_small));
+        }
+        Ok(parts.iter().fold(Joined::default(), |all, Part { piece, .. }| Joined {
+            size: all.size.saturating_add(piece.length),
+            crcs: all.crcs.followed_by(piece.digests.crcs(), piece.length),
+        }))
+    }
+}
+
 /// A session as its row tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Session {
@@ -178,4 +279,49 @@ pub struct Session {
     pub key: Option<KeyId>,
     /// What the client said about the file; `None` for what is no file of its own.
     pub declaration: Option<Declaration>,
+    /// Does it end with the file, because it makes the next version of one that is there?
+    pub needs_file: bool,
+    /// What its parts must be; `None` for what does not come in parts.
+    pub parts: Option<Parts>,
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::file::RunningCrcs;
+    use crate::model::ids::SegmentId;
+
+    fn part(number: u32, bytes: &[u8]) -> Part {
+        let mut crcs = RunningCrcs::default();
+        crcs.update(bytes);
+        let segment = SegmentId { session: SessionId(Uuid::nil()), epoch: 1, attempt: number.into() };
+        let length = u64::try_from(bytes.len()).unwrap();
+        Part { number, piece: Piece { segment, length, digests: crcs.value().into(), backend: String::new() } }
+    }
+
+    #[test]
+    fn parts_make_a_file_when_all_are_there_and_large_enough() {
+        let parts = |count| Parts { count, smallest: 3, largest: 10 };
+        let all = [part(1, b"abc"), part(2, b"defg"), part(3, b"")];
+        let mut whole = RunningCrcs::default();
+        whole.update(b"abcdefg");
+        assert_eq!(parts(3).join(&all), Ok(Joined { size: 7, crcs: whole.value() }));
+        assert_eq!(parts(1).join(&[part(1, b"")]), Ok(Joined::default()), "the last may be empty");
+        let missing = |numbers: &[u32]| Err(Lacking::Missing(numbers.iter().copied().collect()));
+        assert_eq!(parts(4).join(&all), missing(&[4]));
+        assert_eq!(parts(4).join(&all[1..2]), missing(&[1, 3, 4]));
+        assert_eq!(parts(3).join(&[]), missing(&[1, 2, 3]));
+        let small = [part(1, b"ab"), part(2, b""), part(3, b"")];
+        assert_eq!(parts(3).join(&small), Err(Lacking::TooSmall([1, 2].into_iter().collect())));
+    }
+
+    #[test]
+    fn of_many_numbers_the_first_are_told() {
+        let many: Numbers = (1..=10_000).collect();
+        assert_eq!((many.count, many.first.len(), many.first[0]), (10_000, limits::PARTS_TOLD, 1));
+        assert!(many.to_string().ends_with(", 20 and 9980 more"), "{many}");
+        assert_eq!(Numbers::from_iter([3, 7]).to_string(), "3, 7");
+    }
 }

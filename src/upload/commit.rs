@@ -9,7 +9,7 @@ use crate::faults;
 use crate::limits;
 use crate::meta::{Committed, NewVersion};
 use crate::model::file::{Digests, Piece, Version};
-use crate::model::ids::VersionId;
+use crate::model::ids::{SegmentId, VersionId};
 use crate::model::refusal::{Refusal, TicketRefusal};
 use crate::model::session::{Session, SessionState};
 
@@ -47,11 +47,15 @@ pub(super) async fn single(
         Committed::Closed => ticket("session", "the session ended while the body came"),
         Committed::OverQuota(over) => Some(over.into()),
     };
-    // No row names the segment; should this fail, the sweeper takes it.
-    if let Err(error) = engine.blobs.delete(segment, &backend).await {
+    discard(engine, segment, &backend).await;
+    refusal.map_or(Ok(receipt), Err)
+}
+
+/// Deletes a segment that no row names, as an answer has said. Should it fail, the sweeper takes it.
+pub(super) async fn discard(engine: &Engine, segment: SegmentId, backend: &str) {
+    if let Err(error) = engine.blobs.delete(segment, backend).await {
         tracing::warn!(%error, "a segment that is not needed could not be deleted");
     }
-    refusal.map_or(Ok(receipt), Err)
 }
 
 /// Commits bytes that the server stored itself.

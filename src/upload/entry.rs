@@ -10,7 +10,7 @@ use crate::meta::{EntryMade, NewEntry};
 use crate::model::entry::{Entry, EntryRef, Facts, FactsEdit, Wrong};
 use crate::model::ids::FileId;
 use crate::model::refusal::Refusal;
-use crate::model::session::{Declaration, Session, Strategy};
+use crate::model::session::{Declaration, Parts, Session, Strategy};
 
 /// The entry whose content is to be uploaded.
 #[derive(Clone, PartialEq, Debug)]
@@ -24,6 +24,19 @@ pub enum Of {
     },
     /// One that is there.
     Existing(EntryRef),
+}
+
+/// An upload of an entry's content that a dialect asks for.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Ask<'a> {
+    /// The dialect's name.
+    pub wire: &'a str,
+    /// Most bytes that the content may have.
+    pub max_bytes: u64,
+    /// In which parts it comes; whole without any.
+    pub parts: Option<Parts>,
+    /// The entry.
+    pub of: Of,
 }
 
 /// What became of it.
@@ -43,22 +56,17 @@ pub enum Opened {
 ///
 /// # Errors
 /// [`Refusal::Quota`], [`Refusal::OutOfSpace`], and the keepers' own.
-pub async fn open(
-    engine: &Engine,
-    grant: &Grant,
-    wire: &str,
-    strategy: Strategy,
-    max_bytes: u64,
-    of: Of,
-) -> Result<Opened, Refusal> {
+pub async fn open(engine: &Engine, grant: &Grant, ask: Ask<'_>) -> Result<Opened, Refusal> {
+    let Ask { wire, max_bytes, parts, of } = ask;
     receive::require_space(engine, 0).await?;
+    let strategy = if parts.is_some() { Strategy::Multipart } else { Strategy::Single };
     let now = engine.clock.now();
     let file = FileId(ordered_uuid(now));
     let session = open::session(engine, grant, wire, max_bytes, limits::ENTRY_LIFE);
-    let new = open::NewFile { size: None, registers: true, declaration: Declaration::default(), next_of: Some(file) };
+    let new = open::NewFile { size: None, registers: true, declaration: Declaration::default(), next_of: None };
     // A single upload may be sent again as long as its session lives: each is a new version.
     let versions_allowed = strategy == Strategy::Single;
-    let session = Session { versions_allowed, ..open::with_file(session, new, strategy) };
+    let session = Session { versions_allowed, file, parts, ..open::with_file(session, new, strategy) };
     let made = match of {
         Of::New { facts, overwrite } => {
             let new = NewEntry {
@@ -82,7 +90,7 @@ pub async fn open(
         EntryMade::Done(entry) => {
             match strategy {
                 Strategy::Single => faults::point("single.session_row"),
-                Strategy::Resumable | Strategy::Multipart => faults::point("resumable.session_row"),
+                Strategy::Resumable | Strategy::Multipart => faults::point("parts.session_row"),
             }
             metrics::counter!("landfall_sessions_opened_total", "strategy" => strategy.name()).increment(1);
             let session = Session { file: entry.file, ..session };

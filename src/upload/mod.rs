@@ -7,6 +7,7 @@ pub mod commit;
 pub mod entry;
 pub mod file;
 pub mod open;
+pub mod parts;
 mod pour;
 pub mod read;
 pub mod receive;

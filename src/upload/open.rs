@@ -11,8 +11,8 @@ use crate::limits;
 use crate::meta::{Marked, Once, Opening};
 use crate::model::ids::{FileId, SessionId};
 use crate::model::refusal::Refusal;
-use crate::model::session::{Declaration, Hashes, Session, SessionState, Strategy};
-use crate::ticket::Target;
+use crate::model::session::{Declaration, Hashes, Parts, Session, SessionState, Strategy};
+use crate::ticket::{Plain, Target};
 
 /// A single PUT that a dialect asks for.
 #[derive(Clone, Debug)]
@@ -42,6 +42,37 @@ pub struct Resumable<'a> {
     pub life: Duration,
     /// The file.
     pub file: NewFile,
+}
+
+/// A whole file in one PUT, or in parts, at plain tickets: those bind neither host nor headers.
+#[derive(Clone, Debug)]
+pub struct Plainly<'a> {
+    /// The dialect's name.
+    pub wire: &'a str,
+    /// Scheme, host and path prefix of the locations.
+    pub base: &'a str,
+    /// Most bytes that the file may have.
+    pub max_bytes: u64,
+    /// How long the session and its tickets live.
+    pub life: Duration,
+    /// The file.
+    pub file: NewFile,
+    /// The file that this makes the first or the next version of, where the dialect has files that may be without
+    /// content. It is the dialect that ends a file's sessions when it deletes it.
+    pub content_of: Option<FileId>,
+}
+
+/// A session whose file comes in parts, with their tickets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenedParts {
+    /// The session.
+    pub session: SessionId,
+    /// The file that the upload will make a version of.
+    pub file: FileId,
+    /// The parts' locations, the first part's first: secrets.
+    pub urls: Vec<String>,
+    /// When all of them end.
+    pub expires: Timestamp,
 }
 
 /// A file that an upload makes.
@@ -96,6 +127,8 @@ pub struct Upload<'a> {
     pub wire: &'a str,
     /// How the bytes come.
     pub strategy: Strategy,
+    /// What the parts must be, where they come in parts.
+    pub parts: Option<Parts>,
     /// Most bytes it may take.
     pub max_bytes: u64,
     /// How long the session and its locations live.
@@ -112,7 +145,7 @@ pub struct Upload<'a> {
 /// [`Refusal::NotFound`] for a next version of an unknown file, or one for an unknown store, [`Refusal::Invalid`] for a mark that stands for another
 /// call, and as [`single`].
 pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<Session, Refusal> {
-    let Upload { wire, strategy, max_bytes, life, file, once } = ask;
+    let Upload { wire, strategy, parts, max_bytes, life, file, once } = ask;
     // Before anything is judged that may have changed since: a repetition has the first call's answer.
     if let Some(once) = &once
         && let Some(first) = opened_before(engine, grant, once).await?
@@ -128,7 +161,7 @@ pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<S
         return Err(Refusal::NotFound { what: "the store" });
     }
     receive::require_space(engine, file.size.unwrap_or(0)).await?;
-    let session = with_file(session(engine, grant, wire, max_bytes, life), file, strategy);
+    let session = Session { parts, ..with_file(session(engine, grant, wire, max_bytes, life), file, strategy) };
     match once {
         None => record(engine, vec![session.clone()]).await?,
         Some(once) => match engine.meta.open_marked(session.clone(), once).await? {
@@ -140,10 +173,65 @@ pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<S
     }
     match strategy {
         Strategy::Single => faults::point("single.session_row"),
-        Strategy::Resumable | Strategy::Multipart => faults::point("resumable.session_row"),
+        Strategy::Resumable => faults::point("resumable.session_row"),
+        Strategy::Multipart => faults::point("parts.session_row"),
     }
     metrics::counter!("landfall_sessions_opened_total", "strategy" => strategy.name()).increment(1);
     Ok(session)
+}
+
+/// Opens a session for a file that comes in one PUT at a plain ticket. Each PUT that succeeds makes a version, until the
+/// session expires or the file is deleted.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a next version of an unknown file, and as [`single`].
+pub async fn whole(engine: &Engine, grant: &Grant, ask: Plainly<'_>) -> Result<Opened, Refusal> {
+    let base = ask.base;
+    let session = Session { versions_allowed: true, ..plainly(engine, grant, ask, Strategy::Single).await? };
+    record(engine, vec![session.clone()]).await?;
+    faults::point("single.session_row");
+    metrics::counter!("landfall_sessions_opened_total", "strategy" => "single").increment(1);
+    let url = whole_url(engine, &session, base);
+    Ok(Opened { session: session.id, file: session.file, url, expires: session.expires })
+}
+
+/// Opens a session for a file that comes in parts at plain tickets.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a next version of an unknown file, and as [`single`].
+pub async fn multipart(engine: &Engine, grant: &Grant, ask: Plainly<'_>, parts: Parts) -> Result<OpenedParts, Refusal> {
+    let base = ask.base;
+    let session = Session { parts: Some(parts), ..plainly(engine, grant, ask, Strategy::Multipart).await? };
+    record(engine, vec![session.clone()]).await?;
+    faults::point("parts.session_row");
+    metrics::counter!("landfall_sessions_opened_total", "strategy" => "multipart").increment(1);
+    let urls = (1..=parts.count).map(|number| part_url(engine, &session, base, number)).collect();
+    faults::point("parts.tickets_sent");
+    Ok(OpenedParts { session: session.id, file: session.file, urls, expires: session.expires })
+}
+
+async fn plainly(engine: &Engine, grant: &Grant, ask: Plainly<'_>, strategy: Strategy) -> Result<Session, Refusal> {
+    if let Some(id) = ask.file.next_of {
+        super::file::find(engine, grant.tenant(), id).await?;
+    }
+    receive::require_space(engine, ask.file.size.unwrap_or(0)).await?;
+    let session = session(engine, grant, ask.wire, ask.max_bytes, ask.life);
+    let session = with_file(session, ask.file, strategy);
+    Ok(Session { file: ask.content_of.unwrap_or(session.file), ..session })
+}
+
+/// The plain ticket of a session whose file comes whole.
+#[must_use]
+pub fn whole_url(engine: &Engine, session: &Session, base: &str) -> String {
+    let plain = Plain { wire: session.wire.clone(), session: session.id, part: None };
+    engine.tickets.plain_url(base, &plain, session.expires)
+}
+
+/// The plain ticket of one part of a session.
+#[must_use]
+pub fn part_url(engine: &Engine, session: &Session, base: &str, number: u32) -> String {
+    let plain = Plain { wire: session.wire.clone(), session: session.id, part: Some(number) };
+    engine.tickets.plain_url(base, &plain, session.expires)
 }
 
 async fn opened_before(engine: &Engine, grant: &Grant, once: &Once) -> Result<Option<Session>, Refusal> {
@@ -225,6 +313,7 @@ pub(super) fn with_file(session: Session, file: NewFile, strategy: Strategy) -> 
         size: file.size,
         reserved: file.size.unwrap_or(0),
         versions_allowed: false,
+        needs_file: file.next_of.is_some(),
         registers: file.registers,
         declaration: Some(Declaration {
             hashes: file.declaration.hashes.and(Hashes::for_checking(&file.declaration.digests)),
@@ -254,5 +343,7 @@ pub(super) fn session(engine: &Engine, grant: &Grant, wire: &str, max_bytes: u64
         registers: false,
         key: grant.key(),
         declaration: None,
+        needs_file: false,
+        parts: None,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 
-use super::access::Grant;
+use super::access::{self, Grant};
 use super::pour::{Hashers, Pour, verify};
 use super::{commit, open};
 use crate::blob::{Extent, SegmentWriter};
@@ -57,6 +57,12 @@ pub struct Admitted {
 }
 
 impl Admitted {
+    /// Whose upload it is.
+    #[must_use]
+    pub const fn tenant(&self) -> &TenantId {
+        &self.session.tenant
+    }
+
     /// Did an earlier body make a version?
     fn holds_content(&self) -> bool {
         self.session.state == SessionState::Committed
@@ -103,7 +109,7 @@ pub async fn admit(
 }
 
 /// Remembers what went wrong with an upload, for whoever asks about it.
-fn noted<T>(engine: &Engine, session: SessionId, outcome: Result<T, Refusal>) -> Result<T, Refusal> {
+pub(super) fn noted<T>(engine: &Engine, session: SessionId, outcome: Result<T, Refusal>) -> Result<T, Refusal> {
     if let Err(refused) = &outcome {
         let what = match refused {
             Refusal::Ticket(ticket) => ticket.detail.clone(),
@@ -112,6 +118,60 @@ fn noted<T>(engine: &Engine, session: SessionId, outcome: Result<T, Refusal>) ->
         engine.troubles.note(session, what, engine.clock.now());
     }
     outcome
+}
+
+/// A session that is remembered and whose time is not over, whoever's it is: for whoever holds a ticket for it.
+///
+/// # Errors
+/// The keepers' own.
+pub(super) async fn live(engine: &Engine, id: SessionId) -> Result<Option<Session>, Refusal> {
+    let found = engine.meta.upload(id).await?.map(|upload| upload.session);
+    Ok(found.filter(|session| session.expires > engine.clock.now()))
+}
+
+/// The ticket holds, and what it leads to is over.
+pub(super) fn over() -> Refusal {
+    Refusal::NotFound { what: "the upload" }
+}
+
+/// As [`admit`], for a plain ticket to a whole file.
+///
+/// # Errors
+/// [`Refusal::NotFound`] when the session ended or its file was deleted, [`Refusal::TenantPaused`],
+/// [`Refusal::TooLarge`], [`Refusal::OutOfSpace`].
+pub async fn admit_whole(engine: &Engine, id: SessionId, length: Option<u64>) -> Result<Admitted, Refusal> {
+    let session = live(engine, id).await?.filter(|session| session.strategy == Strategy::Single);
+    let Some(session) = session else { return Err(over()) };
+    access::not_paused(engine, &session.tenant).await?;
+    admit(engine, &session.tenant, id, length).await.map_err(ended)
+}
+
+/// Who holds a plain ticket may know that what it leads to is over.
+fn ended(refused: Refusal) -> Refusal {
+    if matches!(refused, Refusal::Ticket(_)) { over() } else { refused }
+}
+
+/// As [`single`], for a plain ticket.
+///
+/// # Errors
+/// As [`single`], and [`Refusal::NotFound`] when the session ended meanwhile.
+pub async fn whole(
+    engine: &Engine,
+    admitted: Admitted,
+    body: Body<'_>,
+    length: Option<u64>,
+    declared: Declared,
+) -> Result<Receipt, Refusal> {
+    single(engine, admitted, body, length, declared).await.map_err(ended)
+}
+
+/// What the session's last body got, if one was committed.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn before(engine: &Engine, admitted: &Admitted) -> Result<Option<Receipt>, Refusal> {
+    let found = engine.meta.upload(admitted.session.id).await?.and_then(|upload| upload.receipt);
+    Ok(found.map(|receipt| Receipt { size: receipt.size, digests: receipt.digests }))
 }
 
 async fn admitted(
@@ -130,13 +190,16 @@ async fn admitted(
     }
     let used = match session.state {
         SessionState::Open => None,
-        SessionState::Committed => engine.meta.file(tenant, session.file).await?.filter(|file| file.used.is_some()),
+        SessionState::Committed => match engine.meta.file(tenant, session.file).await? {
+            None => return Err(refused("session", "its file was deleted".into())),
+            file => file.filter(|file| file.used.is_some()),
+        },
         SessionState::Aborted | SessionState::Expired | SessionState::Failed => {
             return Err(refused("session", format!("the session is {}", session.state.name())));
         }
     };
     if length.is_some_and(|length| length > session.max_bytes) {
-        return Err(too_large(session.max_bytes));
+        return Err(too_large(&session));
     }
     if let (Some(length), Some(size)) = (length, session.size)
         && length != size
@@ -164,8 +227,16 @@ pub(super) async fn require_space(engine: &Engine, bytes: u64) -> Result<(), Ref
     Ok(())
 }
 
-fn too_large(limit: u64) -> Refusal {
-    Refusal::TooLarge { what: "a container", limit, remedy: "send less, or raise `container_max` in the configuration" }
+fn too_large(session: &Session) -> Refusal {
+    let limit = session.max_bytes;
+    match session.declaration {
+        Some(_) => Refusal::TooLarge { what: "a file in one PUT", limit, remedy: "send it in parts or chunks" },
+        None => Refusal::TooLarge {
+            what: "a container",
+            limit,
+            remedy: "send less, or raise `container_max` in the configuration",
+        },
+    }
 }
 
 /// Takes the whole body of a single PUT and commits it as a version.
@@ -194,12 +265,9 @@ async fn take(
     declared: Declared,
 ) -> Result<Receipt, Refusal> {
     let Admitted { session, used, only_new } = admitted;
-    let mut expected = Expected {
-        limit: session.max_bytes,
-        length: length.or(session.size),
-        hashes: Hashes::for_checking(&declared),
-        declared,
-    };
+    let length = length.or(session.size);
+    let mut expected =
+        Expected { too_large: too_large(&session), ..Expected::new(session.max_bytes, length, declared) };
     if let Some(used) = used {
         let (_, received) = pour(engine, None, body, &expected).await?;
         return if received.size == used.size && received.digests.crcs() == used.digests.crcs() {
@@ -235,7 +303,7 @@ async fn take(
     commit::single(engine, &session, piece, receipt, only_new).await
 }
 
-async fn finish(writer: Option<Box<dyn SegmentWriter>>) -> Result<Extent, Refusal> {
+pub(super) async fn finish(writer: Option<Box<dyn SegmentWriter>>) -> Result<Extent, Refusal> {
     match writer {
         Some(writer) => Ok(writer.finish().await?),
         None => Err(Refusal::Internal),
@@ -315,8 +383,7 @@ pub async fn store(engine: &Engine, tenant: &TenantId, body: Body<'_>, life: Dur
 async fn store_in(engine: &Engine, session: &Session, body: Body<'_>) -> Result<Version, Refusal> {
     let segment = new_segment(session);
     let writer = engine.blobs.create(segment, None).await?;
-    let expected =
-        Expected { limit: session.max_bytes, length: None, declared: Declared::default(), hashes: Hashes::default() };
+    let expected = Expected::new(session.max_bytes, None, Declared::default());
     let (writer, received) = pour(engine, Some(writer), body, &expected).await?;
     let extent = finish(writer).await?;
     let piece = Piece { segment, length: extent.length, digests: received.digests, backend: extent.backend };
@@ -324,7 +391,7 @@ async fn store_in(engine: &Engine, session: &Session, body: Body<'_>) -> Result<
 }
 
 /// Moves a body into a segment (or nowhere). Nothing is left of one that is refused.
-async fn pour(
+pub(super) async fn pour(
     engine: &Engine,
     writer: Option<Box<dyn SegmentWriter>>,
     body: Body<'_>,
@@ -345,12 +412,21 @@ async fn pour(
 }
 
 /// What a body must be.
-#[derive(Clone, Copy, Debug)]
-struct Expected {
-    limit: u64,
-    length: Option<u64>,
-    declared: Declared,
-    hashes: Hashes,
+#[derive(Clone, Debug)]
+pub(super) struct Expected {
+    pub(super) limit: u64,
+    /// What a longer one is told.
+    pub(super) too_large: Refusal,
+    pub(super) length: Option<u64>,
+    pub(super) declared: Declared,
+    pub(super) hashes: Hashes,
+}
+
+impl Expected {
+    pub(super) fn new(limit: u64, length: Option<u64>, declared: Declared) -> Self {
+        let too_large = Refusal::TooLarge { what: "a body", limit, remedy: "send less" };
+        Self { limit, too_large, length, hashes: Hashes::for_checking(&declared), declared }
+    }
 }
 
 async fn pour_all(pour: &mut Pour<'_>, mut body: Body<'_>, expected: &Expected) -> Result<Receipt, Refusal> {
@@ -358,10 +434,10 @@ async fn pour_all(pour: &mut Pour<'_>, mut body: Body<'_>, expected: &Expected) 
         let size = pour.taken();
         match chunk {
             Ok(chunk) if size.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX)) > expected.limit => {
-                return Err(too_large(expected.limit));
+                return Err(expected.too_large.clone());
             }
             Ok(chunk) => pour.take(chunk).await?,
-            Err(BodyError::TooLong) => return Err(too_large(expected.limit)),
+            Err(BodyError::TooLong) => return Err(expected.too_large.clone()),
             Err(BodyError::Stopping) => return Err(Refusal::Unavailable),
             Err(BodyError::Busy) => return Err(Refusal::Busy { retry_after: limits::BUSY_RETRY }),
             Err(error @ (BodyError::Cut | BodyError::TooSlow)) => {

@@ -1,6 +1,7 @@
 //! The uploads of a tenant, by their ids: found, committed, ended.
 
 use super::access::Grant;
+use super::parts;
 use super::resume::{self, Standing};
 use crate::engine::{Engine, Trouble};
 use crate::meta::{self, UploadFilter};
@@ -89,6 +90,19 @@ fn over(state: SessionState) -> Refusal {
     }
 }
 
+/// Why an upload that is not open any more takes nothing.
+pub(super) async fn ended(engine: &Engine, tenant: &TenantId, id: SessionId) -> Result<Refusal, Refusal> {
+    Ok(match engine.meta.session(tenant, id).await? {
+        None => unknown(),
+        // Open it can only be as long as nobody has swept it, or when it ended with its file.
+        Some(session) if session.state == SessionState::Open && session.expires > engine.clock.now() => {
+            Refusal::Gone { what: "the upload", reason: "its file was deleted".into() }
+        }
+        Some(session) if session.state == SessionState::Open => over(SessionState::Expired),
+        Some(session) => over(session.state),
+    })
+}
+
 /// Ends an upload at the client's wish; its locations stop at once and its bytes go. One that ended before stays as it is.
 ///
 /// # Errors
@@ -127,6 +141,9 @@ pub struct Claim {
 /// bytes are others than claimed, [`Refusal::Invalid`] for a digest that nobody computed, [`Refusal::Gone`].
 pub async fn commit(engine: &Engine, grant: &Grant, id: SessionId, claim: Claim) -> Result<(FileId, Receipt), Refusal> {
     let mut found = row(engine, grant.tenant(), id).await?;
+    if found.upload.session.strategy == Strategy::Multipart {
+        return parts::complete(engine, grant, id, claim).await;
+    }
     if found.state == SessionState::Open && found.upload.session.strategy == Strategy::Resumable {
         conclude(engine, &found, claim).await?;
         found = row(engine, grant.tenant(), id).await?;
@@ -134,7 +151,7 @@ pub async fn commit(engine: &Engine, grant: &Grant, id: SessionId, claim: Claim)
     let session = &found.upload.session;
     match (found.state, found.upload.receipt) {
         (SessionState::Committed, Some(receipt)) => {
-            agree(&receipt, claim)?;
+            claim.agrees(&receipt)?;
             Ok((session.file, receipt))
         }
         (SessionState::Open | SessionState::Committed, _) => {
@@ -183,7 +200,16 @@ fn check_size(declared: Option<u64>, claim: Claim) -> Result<(), Refusal> {
     }
 }
 
-/// Does what is claimed hold for what was committed?
+impl Claim {
+    /// Does what is claimed hold for what was committed?
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`], or [`Refusal::Invalid`] for a digest that nobody computed.
+    pub(super) fn agrees(self, receipt: &Receipt) -> Result<(), Refusal> {
+        agree(receipt, self)
+    }
+}
+
 fn agree(receipt: &Receipt, claim: Claim) -> Result<(), Refusal> {
     let other = |name: &str, claimed: String, stored: String| {
         let reason = format!("the upload is committed with the {name} {stored}, not {claimed}");

@@ -2,6 +2,9 @@
 
 mod bad;
 mod catalogue;
+mod life;
+mod paths;
+mod uploads;
 
 use serde_json::{Value, json};
 

@@ -20,5 +20,6 @@ mod hostile;
 mod knowledge;
 mod limits;
 mod native;
+mod parts;
 mod seed_pages;
 mod uploads;

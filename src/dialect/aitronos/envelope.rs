@@ -259,6 +259,10 @@ impl Fault {
                 json!({ "received_bytes": received, "expected_bytes": expected }),
             )
             .meaning(said),
+            Refusal::PartsMissing { .. } | Refusal::PartsTooSmall { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "UPLOAD_INCOMPLETE", "The upload is not complete yet", json!({}))
+                    .meaning(said)
+            }
             Refusal::TooManyItems { limit } => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "QUOTA_EXCEEDED",

@@ -78,11 +78,12 @@ impl Fault {
     /// The refusal of a body that was sent to an upload URL.
     pub(super) fn upload(refused: &Refusal) -> Self {
         match refused {
-            // The session or its file is over; only what does not hold is forbidden.
-            Refusal::Ticket(ticket) if matches!(ticket.rule, "session" | "used") => {
-                Self::new(StatusCode::NOT_FOUND, "The upload is over: ask for a new upload URL")
-            }
-            Refusal::Ticket(_) => Self::link(),
+            Refusal::NotFound { .. } => Self::new(
+                StatusCode::NOT_FOUND,
+                "The upload is over, or its file was deleted: ask for a new upload URL",
+            ),
+            // A quota is room as well: what lasts must not invite a repetition.
+            Refusal::Quota { .. } => Self { status: StatusCode::INSUFFICIENT_STORAGE, ..Self::from(refused.clone()) },
             other => Self::from(other.clone()),
         }
     }
@@ -109,7 +110,9 @@ impl From<Refusal> for Fault {
             Refusal::Malformed { .. }
             | Refusal::DigestMismatch { .. }
             | Refusal::Incomplete { .. }
-            | Refusal::UploadIncomplete { .. } => Self::bad(said),
+            | Refusal::UploadIncomplete { .. }
+            | Refusal::PartsMissing { .. }
+            | Refusal::PartsTooSmall { .. } => Self::bad(said),
             Refusal::TargetUnknown { .. } | Refusal::NotFound { .. } | Refusal::Gone { .. } => {
                 Self::new(StatusCode::NOT_FOUND, said)
             }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 
@@ -18,13 +20,18 @@ use crate::http::download::{self, About};
 use crate::limits;
 use crate::model::access::Right;
 use crate::model::entry::Entry;
-use crate::model::ids::FileId;
+use crate::model::ids::{FileId, SessionId};
 use crate::model::refusal::Refusal;
-use crate::model::session::{Session, Strategy};
+use crate::model::session::{Parts, Session};
 use crate::upload::access::Grant;
-use crate::upload::entry::{self, Of, Opened};
-use crate::upload::{file, open};
+use crate::upload::entry::{self, Ask, Of, Opened};
+use crate::upload::track::{self, Claim};
+use crate::upload::{file, open, parts};
 
+/// Most parts of an upload, the least bytes of each but the last, and the most of each.
+const PARTS_MAX: u32 = 250;
+const PART_MIN_BYTES: u64 = 5 * 1024 * 1024;
+const PART_MAX_BYTES: u64 = 4_000 * 1024 * 1024;
 /// Most download links of one call.
 const LINKS_MAX: usize = 100;
 /// How long a download link lives, and how long when it is asked for.
@@ -67,8 +74,18 @@ fn existing(body: &Map<String, Value>) -> Result<Of, Fault> {
 }
 
 async fn open_single(doors: &Doors, grant: &Grant, of: Of) -> Result<(Entry, Session), Fault> {
-    let opened = entry::open(&doors.engine, grant, WIRE, Strategy::Single, limits::FILE_MAX_BYTES, of.clone()).await?;
-    entry_of(opened, &of)
+    open_entry(doors, grant, of, None, limits::FILE_MAX_BYTES).await
+}
+
+async fn open_entry(
+    doors: &Doors,
+    grant: &Grant,
+    of: Of,
+    parts: Option<Parts>,
+    max_bytes: u64,
+) -> Result<(Entry, Session), Fault> {
+    let ask = Ask { wire: WIRE, max_bytes, parts, of: of.clone() };
+    entry_of(entry::open(&doors.engine, grant, ask).await?, &of)
 }
 
 fn entry_of(opened: Opened, of: &Of) -> Result<(Entry, Session), Fault> {
@@ -83,9 +100,87 @@ fn entry_of(opened: Opened, of: &Of) -> Result<(Entry, Session), Fault> {
 
 fn with_url(doors: &Doors, call: &Call, entry: &Entry, session: &Session) -> Map<String, Value> {
     let mut shown = wire::file(entry);
-    let url = open::location(&doors.engine, session, &call.origin(doors));
+    let url = open::whole_url(&doors.engine, session, &call.origin(doors));
     shown.insert("uploadUrl".to_owned(), url.into());
     shown
+}
+
+// --------------------------------------------------------------------------------------------------------------- parts
+
+/// A file is declared, and its content is to come in parts.
+pub(super) async fn create_in_parts(doors: Arc<Doors>, mut call: Call) -> Reply {
+    let grant = grant(&doors, &call, Right::Upload).await?;
+    let query = Query::parse(&call.query);
+    let (parts, overwrite) = (parts_of(&query)?, query.flag("overwrite")?);
+    let of = declared(&body(&doors, &mut call).await?, overwrite)?;
+    answer(StatusCode::CREATED, &open_parts(&doors, &call, &grant, of, parts).await?)
+}
+
+/// A file that is there gets content in parts.
+pub(super) async fn part_links(doors: Arc<Doors>, mut call: Call) -> Reply {
+    let grant = grant(&doors, &call, Right::Upload).await?;
+    let parts = parts_of(&Query::parse(&call.query))?;
+    let of = existing(&body(&doors, &mut call).await?)?;
+    items(vec![open_parts(&doors, &call, &grant, of, parts).await?.into()])
+}
+
+fn parts_of(query: &Query) -> Result<Parts, Fault> {
+    let count = match query.get("parts").map(str::parse::<u32>) {
+        None => return Err(Fault::field("parts", "is required")),
+        Some(Ok(count @ 1..=PARTS_MAX)) => count,
+        Some(_) => return Err(Fault::field("parts", format!("must be an integer from 1 to {PARTS_MAX}"))),
+    };
+    Ok(Parts { count, smallest: PART_MIN_BYTES, largest: PART_MAX_BYTES })
+}
+
+async fn open_parts(
+    doors: &Doors,
+    call: &Call,
+    grant: &Grant,
+    of: Of,
+    parts: Parts,
+) -> Result<Map<String, Value>, Fault> {
+    let most = PART_MAX_BYTES.saturating_mul(parts.count.into());
+    let (entry, session) = open_entry(doors, grant, of, Some(parts), most).await?;
+    let base = call.origin(doors);
+    let urls: Vec<String> =
+        (1..=parts.count).map(|number| open::part_url(&doors.engine, &session, &base, number)).collect();
+    let mut shown = wire::file(&entry);
+    shown.insert("uploadId".to_owned(), upload_id(session.id).into());
+    shown.insert("uploadUrls".to_owned(), urls.into());
+    Ok(shown)
+}
+
+/// A session as clients name it: opaque, and in one spelling.
+fn upload_id(session: SessionId) -> String {
+    URL_SAFE.encode(session.0.as_bytes())
+}
+
+fn session_id(text: &str) -> Option<SessionId> {
+    let bytes: [u8; 16] = URL_SAFE.decode(text).ok()?.try_into().ok()?;
+    Some(SessionId(uuid::Uuid::from_bytes(bytes)))
+}
+
+/// The parts become the file's content.
+pub(super) async fn complete(doors: Arc<Doors>, mut call: Call) -> Reply {
+    let grant = grant(&doors, &call, Right::Upload).await?;
+    let body = body(&doors, &mut call).await?;
+    let which = wire::entry_ref(&body)?;
+    let upload_id = Fields::new(&body).required_text("uploadId")?;
+    let found = all(&doors, grant.tenant(), vec![which], false).await?;
+    let entry = found.first().ok_or_else(|| Fault::missing(Vec::new()))?;
+    let unknown = || Fault::field("uploadId", "is not one of an upload of this file that is under way");
+    let session = session_id(&upload_id).ok_or_else(unknown)?;
+    let over = |refused: Refusal| match refused {
+        Refusal::NotFound { .. } | Refusal::Gone { .. } | Refusal::Conflict { .. } => unknown(),
+        other => other.into(),
+    };
+    let upload = track::find(&doors.engine, grant.tenant(), session).await.map_err(over)?.upload.session;
+    if upload.file != entry.file || upload.wire != WIRE {
+        return Err(unknown());
+    }
+    parts::complete(&doors.engine, &grant, session, Claim::default()).await.map_err(over)?;
+    answer(StatusCode::OK, &Map::new())
 }
 
 // ----------------------------------------------------------------------------------------------------------- downloads

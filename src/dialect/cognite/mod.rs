@@ -15,14 +15,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use axum::routing::{any, get, post};
+use axum::routing::{get, post};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::clock::Timestamp;
 use crate::http::call::{self, Answering, Call};
-use crate::http::doors::{self, Doors};
+use crate::http::doors::Doors;
 use crate::http::server::Early;
 use crate::model::access::{Caller, Right};
 use crate::model::ids::TenantId;
@@ -47,7 +47,6 @@ pub fn routes() -> Router<Arc<Doors>> {
     Router::new()
         .route(&format!("{DOWNLOAD}/{{project}}/{{file}}"), get(on(links::content)))
         .merge(shared_routes())
-        .route("/{*rest}", any(unknown))
         .method_not_allowed_fallback(wrong_method)
 }
 
@@ -59,7 +58,10 @@ pub fn shared_routes() -> Router<Arc<Doors>> {
         .route("/api/v1/token/inspect", get(on(inspect)))
         .route(&files(""), get(on(read::list_by_query)).merge(post(on(links::create))))
         .route(&files("/"), get(on(read::list_by_query)).merge(post(on(links::create))))
+        .route(&files("/initmultipartupload"), post(on(links::create_in_parts)))
         .route(&files("/uploadlink"), post(on(links::upload_link)))
+        .route(&files("/multiuploadlink"), post(on(links::part_links)))
+        .route(&files("/completemultipartupload"), post(on(links::complete)))
         .route(&files("/downloadlink"), post(on(links::download_links)))
         .route(&files("/byids"), post(on(read::by_ids)))
         .route(&files("/list"), post(on(read::list)))
@@ -71,8 +73,6 @@ pub fn shared_routes() -> Router<Arc<Doors>> {
         .route(&project("/models/instances"), post(on(nodes::apply)))
         .route(&project("/models/instances/byids"), post(on(nodes::by_ids)))
         .route(&project("/models/instances/delete"), post(on(nodes::delete)))
-        .route("/api/v1", any(unknown))
-        .route("/api/v1/{*rest}", any(unknown))
         .method_not_allowed_fallback(wrong_method)
 }
 
@@ -86,13 +86,10 @@ pub fn is_path(path: &str) -> bool {
 
 /// The path without the slashes that a base URL with a slash at its end puts before it, if there are some.
 #[must_use]
-pub fn tidy(path: &str, prefix: &str) -> Option<String> {
-    let at = path.find("//api/v1/")?;
-    let (before, rest) = path.split_at(at);
-    let rest = rest.trim_start_matches('/');
-    let mount = before.trim_end_matches('/');
-    let mount = mount.strip_prefix(prefix).unwrap_or(mount);
-    (mount.is_empty() || mount == "/cognite").then(|| format!("{}/{rest}", before.trim_end_matches('/')))
+pub fn tidy(path: &str) -> Option<String> {
+    let (mount, rest) = path.split_at(path.find("//api/v1/")?);
+    let mount = mount.trim_end_matches('/');
+    (mount.is_empty() || mount == "/cognite").then(|| format!("{mount}/{}", rest.trim_start_matches('/')))
 }
 
 /// A route for one handler.
@@ -128,7 +125,7 @@ async fn wrong_method(request: Request) -> Response {
 
 /// The answer to a request that is refused before a handler sees it.
 #[must_use]
-pub fn refuse_early(early: &Early) -> Response {
+pub fn refuse_early(early: &Early, _request_id: &str) -> Response {
     envelope::answer(&Fault::early(early))
 }
 
@@ -202,13 +199,11 @@ mod tests {
 
     #[test]
     fn slashes_of_a_base_url_are_taken_off() {
-        assert_eq!(tidy("//api/v1/x", "").as_deref(), Some("/api/v1/x"));
-        assert_eq!(tidy("///api/v1/x//y", "").as_deref(), Some("/api/v1/x//y"));
-        assert_eq!(tidy("/cognite//api/v1/x", "").as_deref(), Some("/cognite/api/v1/x"));
-        assert_eq!(tidy("/a/b//api/v1/x", "/a/b").as_deref(), Some("/a/b/api/v1/x"));
-        assert_eq!(tidy("/a/b/cognite//api/v1/x", "/a/b").as_deref(), Some("/a/b/cognite/api/v1/x"));
+        assert_eq!(tidy("//api/v1/x").as_deref(), Some("/api/v1/x"));
+        assert_eq!(tidy("///api/v1/x//y").as_deref(), Some("/api/v1/x//y"));
+        assert_eq!(tidy("/cognite//api/v1/x").as_deref(), Some("/cognite/api/v1/x"));
         for path in ["/api/v1/x", "/put/x//api/v1/", "/x//api/v1/y", "//api/v2/x", ""] {
-            assert_eq!(tidy(path, ""), None, "{path}");
+            assert_eq!(tidy(path), None, "{path}");
         }
     }
 }

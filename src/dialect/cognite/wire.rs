@@ -148,6 +148,7 @@ pub(super) fn facts(body: &Map<String, Value>) -> Result<Facts, Fault> {
         place: fields.get("geoLocation").map(feature).transpose()?,
         source_created: time("sourceCreatedTime")?,
         source_modified: time("sourceModifiedTime")?,
+        properties: Map::new(),
     };
     facts.check().map_err(|found| wrong(&found))?;
     Ok(facts)
@@ -175,6 +176,7 @@ pub(super) fn overwriting(body: &Map<String, Value>, facts: &Facts) -> FactsEdit
         place: facts.place.clone().map_or(Edit::Keep, Edit::To),
         source_created: time(facts.source_created),
         source_modified: time(facts.source_modified),
+        ..FactsEdit::default()
     }
 }
 
@@ -228,6 +230,7 @@ pub(super) fn edit(item: &Map<String, Value>) -> Result<FactsEdit, Fault> {
         place: edit_of(&update, "geoLocation", |fields, name| fields.get(name).map(feature).transpose())?,
         source_created: time("sourceCreatedTime")?,
         source_modified: time("sourceModifiedTime")?,
+        ..FactsEdit::default()
     })
 }
 

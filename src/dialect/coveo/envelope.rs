@@ -58,7 +58,10 @@ pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
         Refusal::ConditionFailed { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::RateLimited { .. } => (429, "TOO_MANY_REQUESTS", said),
         Refusal::Busy { .. } => (503, "SERVICE_UNAVAILABLE", said),
-        Refusal::UploadIncomplete { .. } | Refusal::Gone { .. } => (412, "INVALID_PARAMETER", said),
+        Refusal::UploadIncomplete { .. }
+        | Refusal::PartsMissing { .. }
+        | Refusal::PartsTooSmall { .. }
+        | Refusal::Gone { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::Quota { .. } | Refusal::OutOfSpace => (507, "INSUFFICIENT_STORAGE", said),
         Refusal::Superseded | Refusal::Unavailable => (503, "SERVICE_UNAVAILABLE", said),
         Refusal::Internal => (500, "INTERNAL_SERVER_ERROR", said),
@@ -104,6 +107,8 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
         | Refusal::MediaType { .. }
         | Refusal::Ticket(_)
         | Refusal::UploadIncomplete { .. }
+        | Refusal::PartsMissing { .. }
+        | Refusal::PartsTooSmall { .. }
         | Refusal::Gone { .. }
         | Refusal::Conflict { .. } => (403, "AccessDenied", String::from("Access Denied")),
         Refusal::Missing { .. } | Refusal::Invalid { .. } => (400, "InvalidArgument", refused.to_string()),

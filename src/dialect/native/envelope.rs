@@ -71,6 +71,18 @@ fn problem(refused: &Refusal) -> Problem {
             more: vec![("received", json!(received)), ("expected", json!(expected))],
             ..plain(StatusCode::CONFLICT, "upload-incomplete", "The upload is not complete")
         },
+        Refusal::PartsMissing { missing, received } => Problem {
+            more: vec![
+                ("received", json!(received)),
+                ("missing_parts", json!(missing.first)),
+                ("missing_count", json!(missing.count)),
+            ],
+            ..plain(StatusCode::CONFLICT, "upload-incomplete", "The upload is not complete")
+        },
+        Refusal::PartsTooSmall { parts, smallest } => Problem {
+            more: vec![("limit", json!(smallest)), ("parts", json!(parts.first))],
+            ..plain(StatusCode::CONFLICT, "parts-too-small", "Parts are too small")
+        },
         Refusal::Superseded => plain(StatusCode::SERVICE_UNAVAILABLE, "superseded", "A newer request took over"),
         Refusal::Gone { .. } => plain(StatusCode::GONE, "gone", "It is over"),
         Refusal::OutOfSpace => plain(StatusCode::INSUFFICIENT_STORAGE, "out-of-space", "Not enough space"),

@@ -103,6 +103,18 @@ impl Fields {
         }
     }
 
+    /// A list of whole numbers.
+    pub(super) fn numbers(&self, name: &str) -> Result<Option<Vec<u64>>, Refusal> {
+        let wrong = || self.wrong(name, "must be a list of whole numbers");
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Array(list)) => {
+                list.iter().map(|value| value.as_u64().ok_or_else(wrong)).collect::<Result<_, _>>().map(Some)
+            }
+            Some(_) => Err(wrong()),
+        }
+    }
+
     /// A number of seconds within bounds.
     pub(super) fn seconds(&self, name: &str, least: u64, most: u64) -> Result<Option<u64>, Refusal> {
         match self.number(name)? {

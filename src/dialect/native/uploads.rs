@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::fields::{self, Fields};
 use super::query::{self, Query};
@@ -19,13 +19,16 @@ use crate::model::access::Right;
 use crate::model::file::Receipt;
 use crate::model::ids::{FileId, SessionId, StoreId};
 use crate::model::refusal::Refusal;
-use crate::model::session::{Declaration, Session, SessionState, Strategy};
+use crate::model::session::{Declaration, Parts, Session, SessionState, Strategy};
 use crate::upload::access::Grant;
 use crate::upload::open::{self, NewFile, Upload};
+use crate::upload::parts;
 use crate::upload::track::{self, Claim, Tracked};
 
 /// Up to this size one PUT is the simpler way.
 const SINGLE_BYTES: u64 = 64 * 1024 * 1024;
+/// The size that parts have, as long as there are not too many of them.
+const PART_BYTES: u64 = 16 * 1024 * 1024;
 const LIFE_MIN: u64 = 60;
 const STATES: &str = "open, committed, aborted, expired, failed";
 const MIME_DEFAULT: &str = "application/octet-stream";
@@ -75,6 +78,10 @@ fn asked(body: &[u8]) -> Result<Asked, Refusal> {
     let name = fields.name("name")?.ok_or_else(|| Refusal::Missing { name: "name".into() })?;
     let size = fields.number("size")?;
     let strategy = strategy(&fields, size)?;
+    let parts = match strategy {
+        Strategy::Single | Strategy::Resumable => None,
+        Strategy::Multipart => Some(parts(&fields, size)?),
+    };
     let max_bytes = match strategy {
         Strategy::Single => limits::FILE_MAX_BYTES,
         Strategy::Resumable | Strategy::Multipart => limits::CONTAINER_MAX_BYTES,
@@ -111,6 +118,7 @@ fn asked(body: &[u8]) -> Result<Asked, Refusal> {
     let upload = Upload {
         wire: WIRE,
         strategy,
+        parts,
         max_bytes,
         life: life.map_or(limits::SESSION_LIFE, Duration::from_secs),
         file: NewFile { size, registers: true, declaration, next_of },
@@ -121,21 +129,46 @@ fn asked(body: &[u8]) -> Result<Asked, Refusal> {
 
 fn strategy(fields: &Fields, size: Option<u64>) -> Result<Strategy, Refusal> {
     let strategy = match fields.text("strategy")? {
+        None | Some("auto") if fields.has("parts") => Strategy::Multipart,
         None | Some("auto") => match size {
             Some(size) if size <= SINGLE_BYTES => Strategy::Single,
+            // Parts come at once and in any order, and only their checksums combine.
+            Some(_) if parts::only_crcs(&fields.digests()?).is_ok() => Strategy::Multipart,
             _ => Strategy::Resumable,
         },
         Some(name) => Strategy::from_name(name)
             .ok_or_else(|| fields.wrong("strategy", "must be one of single, resumable, multipart, auto"))?,
     };
     match strategy {
-        Strategy::Multipart => Err(fields.wrong("strategy", "can't be multipart yet: take `resumable`, or `auto`")),
         Strategy::Single | Strategy::Resumable if fields.has("parts") => {
-            Err(fields.wrong("parts", "is for the strategy multipart only, which is not served yet"))
+            Err(fields.wrong("parts", "is for the strategy multipart only"))
         }
         Strategy::Single if size.is_none() => Err(Refusal::Missing { name: "size".into() }),
-        Strategy::Single | Strategy::Resumable => Ok(strategy),
+        Strategy::Single | Strategy::Resumable | Strategy::Multipart => Ok(strategy),
     }
+}
+
+/// How many parts there are, and how large each may be.
+fn parts(fields: &Fields, size: Option<u64>) -> Result<Parts, Refusal> {
+    parts::only_crcs(&fields.digests()?)?;
+    let count = match (fields.number("parts")?, size) {
+        (Some(count), _) => u32::try_from(count).unwrap_or(0),
+        (None, Some(size)) => u32::try_from(size.div_ceil(PART_BYTES)).unwrap_or(u32::MAX).clamp(1, limits::PARTS_MAX),
+        (None, None) => return Err(Refusal::Missing { name: "parts".into() }),
+    };
+    if !(1..=limits::PARTS_MAX).contains(&count) {
+        return Err(fields.wrong("parts", format!("must be from 1 to {}", limits::PARTS_MAX)));
+    }
+    let largest = size.map_or(limits::PART_MAX_BYTES, |size| size.min(limits::PART_MAX_BYTES));
+    if size.is_some_and(|size| size.div_ceil(count.into()) > largest) {
+        return Err(fields.wrong("parts", format!("makes parts of more than {largest} bytes: ask for more of them")));
+    }
+    Ok(Parts { count, smallest: 0, largest })
+}
+
+/// The size of all parts but the last, which has the rest.
+fn part_size(session: &Session) -> Option<u64> {
+    Some(session.size?.div_ceil(session.parts?.count.into()))
 }
 
 /// What is not said about a next version is as it was with the last one.
@@ -156,23 +189,32 @@ async fn inherit(engine: &Engine, grant: &Grant, ask: &mut Asked) -> Result<(), 
 }
 
 /// Where the bytes go, and how.
-fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Value) {
-    let Some(map) = into.as_object_mut() else { return };
-    map.insert("url".into(), open::location(engine, session, base).into());
-    match session.strategy {
-        Strategy::Single => map.insert("required_headers".into(), json!({})),
-        Strategy::Resumable | Strategy::Multipart => map.insert("chunk_size".into(), limits::CHUNK_BYTES.into()),
-    };
+fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Map<String, Value>) {
+    match (session.strategy, session.parts) {
+        (Strategy::Multipart, parts) => {
+            let count = parts.map_or(0, |parts| parts.count);
+            let urls = (1..=count).map(|number| open::part_url(engine, session, base, number)).collect::<Vec<_>>();
+            into.insert("part_urls".into(), urls.into());
+        }
+        (Strategy::Single, _) => {
+            into.insert("url".into(), open::location(engine, session, base).into());
+            into.insert("required_headers".into(), json!({}));
+        }
+        (Strategy::Resumable, _) => {
+            into.insert("url".into(), open::location(engine, session, base).into());
+            into.insert("chunk_size".into(), limits::CHUNK_BYTES.into());
+        }
+    }
 }
 
 /// An upload as it begins: what the call that opened it answers, and every repetition of it.
-fn new_upload(session: &Session) -> Value {
+fn new_upload(session: &Session) -> Map<String, Value> {
     shown(session, SessionState::Open, 0)
 }
 
-fn shown(session: &Session, state: SessionState, received: u64) -> Value {
+fn shown(session: &Session, state: SessionState, received: u64) -> Map<String, Value> {
     let declaration = session.declaration.clone().unwrap_or_default();
-    json!({
+    let shown = json!({
         "id": session.id,
         "state": state.name(),
         "strategy": session.strategy.name(),
@@ -187,20 +229,24 @@ fn shown(session: &Session, state: SessionState, received: u64) -> Value {
         "received": received,
         "created_at": session.created.rfc3339(),
         "expires_at": session.expires.rfc3339(),
-    })
+    });
+    let Value::Object(mut shown) = shown else { return Map::new() };
+    if let Some(parts) = session.parts {
+        shown.insert("parts".into(), parts.count.into());
+        shown.insert("part_size".into(), json!(part_size(session)));
+    }
+    shown
 }
 
-fn tracked(upload: &Tracked) -> Value {
+fn tracked(upload: &Tracked) -> Map<String, Value> {
     let session = &upload.upload.session;
     let received = upload.received();
     let mut shown = shown(session, upload.state, received);
     let next = (upload.state == SessionState::Open && session.strategy == Strategy::Resumable).then_some(received);
     let problem = upload.trouble.as_ref().map(|t| json!({"detail": t.what, "at": t.at.rfc3339()}));
-    if let Some(map) = shown.as_object_mut() {
-        map.insert("next_offset".into(), json!(next));
-        map.insert("problem".into(), json!(problem));
-        map.insert("committed_at".into(), json!(upload.upload.receipt.map(|r| r.committed.rfc3339())));
-    }
+    shown.insert("next_offset".into(), json!(next));
+    shown.insert("problem".into(), json!(problem));
+    shown.insert("committed_at".into(), json!(upload.upload.receipt.map(|r| r.committed.rfc3339())));
     shown
 }
 
@@ -240,7 +286,14 @@ fn id(call: &Call) -> Result<SessionId, Refusal> {
 pub(super) async fn one(doors: Arc<Doors>, call: Call) -> Reply {
     let tenant = tenant::reader(&doors, &call, Right::Upload).await?;
     Query::parse(&call.query, &[])?;
-    answer(StatusCode::OK, &tracked(&track::find(&doors.engine, &tenant, id(&call)?).await?))
+    let found = track::find(&doors.engine, &tenant, id(&call)?).await?;
+    let mut shown = tracked(&found);
+    if found.state == SessionState::Open && found.upload.session.parts.is_some() {
+        let missing = parts::missing(&doors.engine, &found.upload.session).await?;
+        shown.insert("missing_parts".into(), json!(missing.first));
+        shown.insert("missing_count".into(), missing.count.into());
+    }
+    answer(StatusCode::OK, &shown)
 }
 
 /// Fresh locations for an upload that is still open.
@@ -252,21 +305,43 @@ pub(super) async fn urls(doors: Arc<Doors>, mut call: Call) -> Reply {
     tenant::once(&doors, grant.tenant(), &call, mark, &body, async {
         let fields = Fields::read(&body, &["parts"])?;
         let found = track::live(&doors.engine, &grant, id).await?;
-        if fields.has("parts") {
-            return Err(fields.wrong("parts", "is for multipart uploads only"));
-        }
         let session = &found.upload.session;
         if session.strategy == Strategy::Single && session.wire != WIRE {
             // Which headers its PUT must carry, only the API knows that it was opened with.
             return Err(Refusal::Conflict { reason: "the upload was opened with another API: ask that one".into() });
         }
-        let mut shown = json!({
-            "id": session.id, "strategy": session.strategy.name(), "expires_at": session.expires.rfc3339(),
-        });
-        locate(&doors.engine, session, &call.origin(&doors), &mut shown);
-        Ok(shown)
+        let base = call.origin(&doors);
+        let mut shown = Map::new();
+        shown.insert("id".into(), json!(session.id));
+        shown.insert("strategy".into(), session.strategy.name().into());
+        shown.insert("expires_at".into(), session.expires.rfc3339().into());
+        match session.parts {
+            Some(parts) => {
+                let wanted = asked_parts(&fields, parts)?;
+                let urls = wanted.iter().map(|number| open::part_url(&doors.engine, session, &base, *number));
+                shown.insert("part_urls".into(), urls.collect::<Vec<_>>().into());
+                shown.insert("parts".into(), wanted.into());
+            }
+            None if fields.has("parts") => return Err(fields.wrong("parts", "is for multipart uploads only")),
+            None => locate(&doors.engine, session, &base, &mut shown),
+        }
+        Ok(shown.into())
     })
     .await
+}
+
+/// The parts that a call asks about; all where it names none.
+fn asked_parts(fields: &Fields, parts: Parts) -> Result<Vec<u32>, Refusal> {
+    let Some(asked) = fields.numbers("parts")? else { return Ok((1..=parts.count).collect()) };
+    let wrong = |number: &u64| !(1..=u64::from(parts.count)).contains(number);
+    if let Some(number) = asked.iter().find(|number| wrong(number)) {
+        let reason = format!("must be numbers from 1 to {}, and {number} is none of them", parts.count);
+        return Err(fields.wrong("parts", reason));
+    }
+    if asked.len() > usize::try_from(parts.count).unwrap_or(usize::MAX) {
+        return Err(fields.wrong("parts", "names more parts than there are"));
+    }
+    Ok(asked.into_iter().filter_map(|number| u32::try_from(number).ok()).collect())
 }
 
 pub(super) async fn commit(doors: Arc<Doors>, mut call: Call) -> Reply {

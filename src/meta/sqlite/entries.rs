@@ -29,7 +29,7 @@ const ANY_TYPE: &str = "application/octet-stream";
 
 const COLUMNS: &str = "e.number, e.tenant, e.file, e.external_id, e.space, e.node, e.name, e.directory, e.source,
     e.mime_type, e.metadata, e.assets, e.data_set, e.labels, e.security, e.place, e.source_created, e.source_modified,
-    e.uploaded, e.created, e.changed";
+    e.uploaded, e.created, e.changed, e.properties";
 
 fn read(row: &Row<'_>) -> R<Entry> {
     let node = match (row.get(4)?, row.get(5)?) {
@@ -55,6 +55,7 @@ fn read(row: &Row<'_>) -> R<Entry> {
             place: unpacked(row, 15)?,
             source_created: optional_time(row, 16)?,
             source_modified: optional_time(row, 17)?,
+            properties: unpacked(row, 21)?,
         },
         uploaded: optional_time(row, 18)?,
         created: time(row, 19)?,
@@ -242,8 +243,9 @@ fn insert(c: &Connection, entry: &Entry, expires: Option<Timestamp>) -> R<i64> {
     run(
         c,
         "INSERT INTO entries (tenant, file, external_id, space, node, name, folded, directory, source, mime_type, metadata,
-         assets, data_set, labels, security, place, source_created, source_modified, created, changed, expires)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+         assets, data_set, labels, security, place, source_created, source_modified, created, changed, expires,
+         properties)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
         params![
             entry.tenant.0,
             entry.file.0.as_bytes(),
@@ -265,7 +267,8 @@ fn insert(c: &Connection, entry: &Entry, expires: Option<Timestamp>) -> R<i64> {
             facts.source_modified.map(|at| at.0),
             entry.created.0,
             entry.changed.0,
-            expires.map(|at| at.0)
+            expires.map(|at| at.0),
+            packed(&facts.properties, facts.properties.is_empty())?
         ],
     )?;
     Ok(c.last_insert_rowid())
@@ -278,7 +281,7 @@ fn put(c: &Connection, before: &Entry, entry: &Entry) -> R<()> {
         c,
         "UPDATE entries SET external_id = ?2, name = ?3, folded = ?4, directory = ?5, source = ?6, mime_type = ?7,
          metadata = ?8, assets = ?9, data_set = ?10, labels = ?11, security = ?12, place = ?13, source_created = ?14,
-         source_modified = ?15, changed = ?16 WHERE number = ?1",
+         source_modified = ?15, changed = ?16, properties = ?17 WHERE number = ?1",
         params![
             entry.number,
             facts.external_id,
@@ -295,7 +298,8 @@ fn put(c: &Connection, before: &Entry, entry: &Entry) -> R<()> {
             packed(&facts.place, facts.place.is_none())?,
             facts.source_created.map(|at| at.0),
             facts.source_modified.map(|at| at.0),
-            entry.changed.0
+            entry.changed.0,
+            packed(&facts.properties, facts.properties.is_empty())?
         ],
     )?;
     let (old, new) = (
@@ -429,40 +433,21 @@ fn drop_entry(c: &Connection, entry: &Entry) -> R<()> {
 fn drop_content(c: &Connection, file: FileId, delete: &DeleteEntries) -> R<()> {
     let version = one(c, "SELECT version FROM files WHERE id = ?1", [file.0.as_bytes()], |row| optional_uuid(row, 0))?;
     match version.flatten() {
-        Some(version) => files::drop_file(c, file, VersionId(version), delete.now, delete.keep_replaced)?,
-        None => uploads::end_uploads_of(c, file, delete.now)?,
+        Some(version) => files::drop_file(c, file, VersionId(version), delete.now, delete.keep_replaced),
+        None => uploads::end_uploads_of(c, file, delete.now),
     }
-    close_uploads(c, file)
-}
-
-/// A single upload may be sent again after its commit: no repetition may bring a deleted file back.
-fn close_uploads(c: &Connection, file: FileId) -> R<()> {
-    run(
-        c,
-        "UPDATE sessions SET state = 'aborted', epoch = epoch + 1
-         WHERE file = ?1 AND name IS NOT NULL AND state IN ('open', 'committed') AND state = 'committed'",
-        [file.0.as_bytes()],
-    )
-    .map(drop)
 }
 
 /// The file was deleted by other means than its entry's.
-pub(super) fn forget(c: &Connection, file: FileId, _now: Timestamp) -> R<()> {
+pub(super) fn forget(c: &Connection, file: FileId) -> R<()> {
     let sql = format!("SELECT {COLUMNS} FROM entries e WHERE e.file = ?1");
     if let Some(entry) = one(c, &sql, [file.0.as_bytes()], read)? {
         drop_entry(c, &entry)?;
-        close_uploads(c, file)?;
     }
     Ok(())
 }
 
 // ------------------------------------------------------------------------------------------------------------- content
-
-/// Does an entry wait for this file?
-pub(super) fn stands_for(c: &Connection, file: FileId) -> R<bool> {
-    let found = one(c, "SELECT 1 FROM entries WHERE file = ?1", [file.0.as_bytes()], |_| Ok(()))?;
-    Ok(found.is_some())
-}
 
 /// A version of a file was committed: if it is an entry's, its content came.
 pub(super) fn content_came(c: &Connection, file: FileId, now: Timestamp) -> R<()> {

@@ -116,7 +116,7 @@ pub(super) fn delete(
         return Ok(FileDeleted::Held(held));
     }
     drop_file(c, id, found.version, now, keep_replaced)?;
-    entries::forget(c, id, now)?;
+    entries::forget(c, id)?;
     Ok(FileDeleted::Done)
 }
 

@@ -5,6 +5,7 @@ mod entries;
 mod files;
 mod items;
 mod jobs;
+mod parts;
 mod pushes;
 mod quota;
 mod resume;
@@ -22,11 +23,12 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
-    Accepted, Advance, Advanced, Applied, Began, Committed, DeleteEntries, EntriesChanged, EntriesDeleted, EntryMade,
-    Extraction, FileDeleted, FileFilter, FileInfo, Holder, ItemFilter, ItemRoom, KeyCreated, KeyInfo, Lease, LeasedJob,
-    LinkFile, Linked, Marked, MetaError, MetaStore, NewEntry, NewItemLimits, NewPush, NewSource, NewStore, NewVersion,
-    Once, Opening, OverQuota, Processed, Quota, RegisterFile, Registered, Resolved, Result, StoreFileFilter,
-    StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
+    Accepted, Advance, Advanced, Applied, Began, CommitParts, Committed, DeleteEntries, EntriesChanged, EntriesDeleted,
+    EntryMade, Extraction, FileDeleted, FileFilter, FileInfo, Holder, ItemFilter, ItemRoom, KeyCreated, KeyInfo, Lease,
+    LeasedJob, LinkFile, Linked, Marked, MetaError, MetaStore, NewEntry, NewItemLimits, NewPart, NewPush, NewSource,
+    NewStore, NewVersion, Once, Opening, OverQuota, PartRecorded, PartsCommitted, Processed, Quota, RegisterFile,
+    Registered, Resolved, Result, StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter,
+    Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -36,7 +38,7 @@ use crate::model::file::{FileRecord, Version};
 use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreId, StreamId, TenantId, VersionId,
 };
-use crate::model::session::{Session, SessionState};
+use crate::model::session::{Part, Session, SessionState};
 use crate::model::source::{Activity, Item, Push, PushKind, PushState, Source};
 use crate::model::store::{LogEntry, Store, StoreFile};
 use crate::sqlite::{Database, SqliteError};
@@ -241,6 +243,22 @@ impl MetaStore for SqliteMeta {
 
     async fn advance(&self, advance: Advance) -> Result<Advanced> {
         self.write(move |c| resume::advance(c, &advance)).await
+    }
+
+    async fn record_part(&self, part: NewPart) -> Result<PartRecorded> {
+        self.write(move |c| parts::record(c, &part)).await
+    }
+
+    async fn parts(&self, id: SessionId) -> Result<Vec<Part>> {
+        self.read(move |c| parts::all_of(c, id)).await
+    }
+
+    async fn part(&self, id: SessionId, number: u32) -> Result<Option<Part>> {
+        self.read(move |c| parts::one_of(c, id, number)).await
+    }
+
+    async fn commit_parts(&self, commit: CommitParts) -> Result<PartsCommitted> {
+        self.write(move |c| parts::commit(c, &commit)).await
     }
 
     async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>> {

@@ -91,6 +91,11 @@ pub(super) fn reserve_more(c: &Connection, tenant: &TenantId, bytes: u64) -> R<(
     change(c, tenant, 0, 0, sql(bytes), 0)
 }
 
+/// What an open session has reserved changed.
+pub(super) fn reserved_anew(c: &Connection, tenant: &TenantId, before: u64, now: u64) -> R<()> {
+    if before == now { Ok(()) } else { change(c, tenant, 0, 0, sql(now) - sql(before), 0) }
+}
+
 pub(super) fn version_made(c: &Connection, tenant: &TenantId, bytes: u64) -> R<()> {
     change(c, tenant, sql(bytes), 1, 0, 0)
 }

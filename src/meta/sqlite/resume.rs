@@ -2,14 +2,14 @@
 
 use rusqlite::{Connection, params};
 
-use super::quota;
 use super::rows::{all, crcs, one, pieces, run, size, sql, uuid};
 use super::uploads::{self, SESSION, read_session};
+use super::{parts, quota};
 use crate::clock::Timestamp;
 use crate::meta::{Advance, Advanced, Upload, UploadFilter};
 use crate::model::file::Crcs;
 use crate::model::ids::{SessionId, TenantId};
-use crate::model::session::{Progress, Session, SessionState};
+use crate::model::session::{Progress, Session, SessionState, Strategy};
 
 type R<T> = rusqlite::Result<T>;
 
@@ -19,7 +19,10 @@ pub(super) fn upload(c: &Connection, id: SessionId) -> R<Option<Upload>> {
 }
 
 fn with_progress(c: &Connection, session: Session) -> R<Upload> {
-    let progress = progress(c, session.id)?;
+    let progress = match session.strategy {
+        Strategy::Single | Strategy::Resumable => progress(c, session.id)?,
+        Strategy::Multipart => Progress { received: parts::received(c, session.id)?, ..Progress::default() },
+    };
     let receipt = uploads::receipt(c, session.id)?;
     let paused = one(c, "SELECT paused IS NOT NULL FROM tenants WHERE id = ?1", [&session.tenant.0], |row| row.get(0))?;
     Ok(Upload { session, progress, receipt, paused: paused == Some(true) })
@@ -78,7 +81,7 @@ pub(super) fn uploads(c: &Connection, tenant: &TenantId, filter: &UploadFilter) 
     sessions.into_iter().map(|session| with_progress(c, session)).collect()
 }
 
-fn open_session(c: &Connection, id: SessionId, now: Timestamp) -> R<Option<Session>> {
+pub(super) fn open_session(c: &Connection, id: SessionId, now: Timestamp) -> R<Option<Session>> {
     one(
         c,
         &format!("{SESSION} WHERE id = ?1 AND state = 'open' AND expires > ?2"),
@@ -98,7 +101,8 @@ pub(super) fn progressing_above(c: &Connection, after: Option<SessionId>, limit:
     let from = after.map_or([0; 16], |id| id.0.into_bytes());
     let ids = all(
         c,
-        "SELECT session FROM session_progress WHERE session > ?1 ORDER BY session LIMIT ?2",
+        "SELECT session FROM session_progress WHERE session > ?1
+         UNION SELECT session FROM session_parts WHERE session > ?1 ORDER BY session LIMIT ?2",
         params![from, limit],
         |row| Ok(SessionId(uuid(row, 0)?)),
     )?;
@@ -192,7 +196,8 @@ pub(super) fn bury(c: &Connection, id: SessionId, due: Timestamp) -> R<()> {
          ON CONFLICT DO NOTHING",
         params![id.0.as_bytes(), due.0],
     )?;
-    forget_progress(c, id)
+    forget_progress(c, id)?;
+    parts::bury(c, id, due)
 }
 
 pub(super) fn end_session(

@@ -67,8 +67,9 @@ pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swep
     swept.files += rows(entries::expire(c, now, limit)?);
     let abandoned = all(
         c,
-        "SELECT DISTINCT p.session FROM sessions s JOIN session_progress p ON p.session = s.id
-         WHERE s.state <> 'open' AND s.expires <= ?1 LIMIT ?2",
+        "SELECT s.id FROM sessions s WHERE s.state <> 'open' AND s.expires <= ?1
+         AND (EXISTS (SELECT 1 FROM session_progress p WHERE p.session = s.id)
+              OR EXISTS (SELECT 1 FROM session_parts p WHERE p.session = s.id)) LIMIT ?2",
         params![now.0, limit],
         |row| Ok(SessionId(uuid(row, 0)?)),
     )?;
@@ -162,7 +163,8 @@ pub(super) fn known_segments(c: &Connection, segments: &[SegmentId]) -> R<Vec<bo
             let known = one(
                 c,
                 "SELECT EXISTS (SELECT 1 FROM pieces WHERE segment = ?1) OR EXISTS (SELECT 1 FROM tombstones WHERE segment = ?1)
-                 OR EXISTS (SELECT 1 FROM session_pieces WHERE segment = ?1)",
+                 OR EXISTS (SELECT 1 FROM session_pieces WHERE segment = ?1)
+                 OR EXISTS (SELECT 1 FROM session_parts WHERE segment = ?1)",
                 [segment.to_string()],
                 |row| row.get(0),
             )?;
@@ -209,6 +211,16 @@ const INVARIANTS: &[&str] = &[
     "SELECT 'session ' || hex(s.session) || ' has ' || s.received || ' bytes, its pieces ' || coalesce(sum(p.length), 0)
      FROM session_progress s LEFT JOIN session_pieces p ON p.session = s.session
      GROUP BY s.session HAVING s.received <> coalesce(sum(p.length), 0)",
+    "SELECT 'session ' || hex(s.id) || ' has ' || s.parts_received || ' bytes in its parts, by their rows '
+         || coalesce(sum(p.length), 0) FROM sessions s LEFT JOIN session_parts p ON p.session = s.id
+     GROUP BY s.id HAVING s.parts_received <> coalesce(sum(p.length), 0)",
+    "SELECT 'session ' || hex(p.session) || ' has a part ' || p.number || ', which it can''t have' FROM session_parts p
+     JOIN sessions s ON s.id = p.session WHERE p.number NOT BETWEEN 1 AND coalesce(s.parts, 0)
+     OR p.length > s.part_max OR s.state = 'committed'",
+    "SELECT 'segment ' || p.segment || ' is a part and is to be deleted, or belongs to a version as well'
+     FROM session_parts p WHERE EXISTS (SELECT 1 FROM tombstones t WHERE t.segment = p.segment)
+     OR EXISTS (SELECT 1 FROM pieces v WHERE v.segment = p.segment)
+     OR EXISTS (SELECT 1 FROM session_pieces v WHERE v.segment = p.segment)",
     "SELECT 'segment ' || p.segment || ' belongs to a session and is to be deleted, or to a version as well'
      FROM session_pieces p WHERE EXISTS (SELECT 1 FROM tombstones t WHERE t.segment = p.segment)
      OR EXISTS (SELECT 1 FROM pieces v WHERE v.segment = p.segment)",

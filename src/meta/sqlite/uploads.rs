@@ -7,13 +7,13 @@ use super::rows::{
     all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, pieces, run, size, sql, time,
     unreadable, uuid, word,
 };
-use super::{calls, entries, files, quota, resume, stores};
+use super::{calls, entries, files, parts, quota, resume, stores};
 use crate::clock::Timestamp;
 use crate::meta::{Committed, FileInfo, LinkFile, Marked, NewVersion, Once, Opening, OverQuota};
 use crate::model::change::Ordering;
 use crate::model::file::{Receipt, Version};
 use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StoreFileId, StreamId, TenantId, VersionId};
-use crate::model::session::{Declaration, Session, SessionState, Strategy};
+use crate::model::session::{Declaration, Parts, Session, SessionState, Strategy};
 
 type R<T> = rusqlite::Result<T>;
 
@@ -54,8 +54,8 @@ fn open_session(c: &Connection, s: &Session) -> R<()> {
     run(
         c,
         "INSERT INTO sessions (id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires,
-         reserved, registers, key, name, declaration)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+         reserved, registers, key, name, declaration, needs_file, parts, part_min, part_max)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
         params![
             s.id.0.as_bytes(),
             s.tenant.0,
@@ -73,7 +73,11 @@ fn open_session(c: &Connection, s: &Session) -> R<()> {
             s.registers,
             s.key.map(|key| key.0.into_bytes()),
             s.declaration.as_ref().map(|d| d.name.as_str()),
-            declaration
+            declaration,
+            s.needs_file,
+            s.parts.map(|parts| parts.count),
+            s.parts.map(|parts| sql(parts.smallest)),
+            s.parts.map(|parts| sql(parts.largest))
         ],
     )?;
     quota::session_opened(c, &s.tenant, s.reserved)
@@ -81,7 +85,7 @@ fn open_session(c: &Connection, s: &Session) -> R<()> {
 
 pub(super) const SESSION: &str =
     "SELECT id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires,
-     reserved, registers, key, name, declaration FROM sessions";
+     reserved, registers, key, name, declaration, needs_file, parts, part_min, part_max FROM sessions";
 
 pub(super) fn read_session(row: &Row<'_>) -> R<Session> {
     let name: Option<String> = row.get(15)?;
@@ -110,6 +114,11 @@ pub(super) fn read_session(row: &Row<'_>) -> R<Session> {
         registers: row.get(13)?,
         key: optional_uuid(row, 14)?.map(KeyId),
         declaration,
+        needs_file: row.get(17)?,
+        parts: match row.get(18)? {
+            None => None,
+            Some(count) => Some(Parts { count, smallest: size(row, 19)?, largest: size(row, 20)? }),
+        },
     })
 }
 
@@ -148,9 +157,12 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
             (_, false, _) => {}
         }
     }
-    // An upload of a file's next version ends with the file, and that of an entry's content with the entry.
-    let next = session.declaration.is_some() && session.file.0 != session.id.0;
-    if next && present.is_none() && !entries::stands_for(c, session.file)? {
+    // An upload of a file's next version ends with the file, and no repetition brings back one that was deleted.
+    if present.is_none() && (session.needs_file || session.state == SessionState::Committed) {
+        return Ok(Committed::Closed);
+    }
+    // Parts are committed by their rows.
+    if session.strategy == Strategy::Multipart {
         return Ok(Committed::Closed);
     }
     if session.strategy == Strategy::Resumable
@@ -158,6 +170,16 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
     {
         return Ok(Committed::Closed);
     }
+    make_version(c, &session, new, present)
+}
+
+/// The version itself, once nothing speaks against it.
+pub(super) fn make_version(
+    c: &Connection,
+    session: &Session,
+    new: &NewVersion,
+    present: Option<FileInfo>,
+) -> R<Committed> {
     // What the session reserved is its own; only what goes beyond must fit.
     let beyond = new.size.saturating_sub(session.reserved);
     if (session.key.is_some() || session.declaration.is_some())
@@ -165,8 +187,10 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
     {
         return Ok(Committed::OverQuota(over));
     }
-    if session.strategy == Strategy::Resumable {
-        resume::forget_progress(c, session.id)?;
+    match session.strategy {
+        Strategy::Single => {}
+        Strategy::Resumable => resume::forget_progress(c, session.id)?,
+        Strategy::Multipart => parts::forget(c, session.id)?,
     }
     let version = Version {
         id: new.version,
@@ -179,10 +203,10 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
     };
     insert_version(c, &version)?;
     if session.state == SessionState::Open {
-        quota::session_ended(c, &session)?;
+        quota::session_ended(c, session)?;
         run(c, "UPDATE sessions SET state = 'committed', reserved = 0 WHERE id = ?1", [session.id.0.as_bytes()])?;
     }
-    put_file(c, &session, &version)?;
+    put_file(c, session, &version)?;
     if session.declaration.is_some() {
         put_receipt(c, session.id, &version)?;
     }
@@ -202,9 +226,10 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
         }
     }
     if session.registers {
-        attach(c, &session, new)?;
+        attach(c, session, new)?;
     }
-    if next {
+    // What is an entry's content has an id of its own from the beginning.
+    if session.declaration.is_some() && session.file.0 != session.id.0 {
         entries::content_came(c, session.file, new.now)?;
     }
     Ok(Committed::New(version))
@@ -303,7 +328,7 @@ pub(super) fn receipt(c: &Connection, session: SessionId) -> R<Option<Receipt>> 
 pub(super) fn end_uploads_of(c: &Connection, file: FileId, now: Timestamp) -> R<()> {
     let open = all(
         c,
-        "SELECT id FROM sessions WHERE file = ?1 AND name IS NOT NULL AND state IN ('open', 'committed') AND state = 'open'",
+        "SELECT id FROM sessions WHERE file = ?1 AND name IS NOT NULL AND state = 'open'",
         [file.0.as_bytes()],
         |row| Ok(SessionId(uuid(row, 0)?)),
     )?;
