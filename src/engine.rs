@@ -1,5 +1,6 @@
 //! What one server works with: its keepers, its clock, its limits. The verbs are functions over it.
 
+mod readers;
 mod seats;
 
 use std::collections::{HashMap, VecDeque};
@@ -17,6 +18,7 @@ use crate::model::refusal::Refusal;
 use crate::search::{SearchError, SearchIndex};
 use crate::ticket::Tickets;
 
+pub use readers::{Kept, Readers};
 pub use seats::{Called, Parked, Seats, Superseded, Turn};
 
 /// The limits that are configuration.
@@ -64,6 +66,8 @@ pub struct Engine {
     pub work: Wake,
     /// Who writes to which resumable session.
     pub seats: Arc<Seats>,
+    /// Which segments are being read and may not be deleted.
+    pub readers: Readers,
     /// The last trouble of uploads in progress.
     pub troubles: Troubles,
     /// Bodies that are being received.
@@ -91,6 +95,7 @@ impl Engine {
             refusals: Refusals::default(),
             work: Wake::default(),
             seats: Arc::default(),
+            readers: Readers::default(),
             troubles: Troubles::default(),
             receiving: AtomicUsize::new(0),
         }

@@ -85,8 +85,10 @@ impl Plain {
         format!("/{PLAIN_PREFIX}/{}/{}/{part}", self.wire, self.session.0.simple())
     }
 
-    /// Reads a path as [`Self::path`] writes it, and in no other spelling.
-    fn read(path: &str) -> Option<Self> {
+    /// Where a path leads that is written as [`Tickets::plain_url`] does, and in no other spelling. That it may lead there
+    /// is not said.
+    #[must_use]
+    pub fn read(path: &str) -> Option<Self> {
         let mut segments = path.strip_prefix('/')?.strip_prefix(PLAIN_PREFIX)?.strip_prefix('/')?.split('/');
         let (wire, session, part) = (segments.next()?, segments.next()?, segments.next()?);
         let part = if part == WHOLE { None } else { Some(part.parse().ok()?) };

@@ -16,6 +16,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::put::{self, Envelope};
+use crate::engine::RefusalRecord;
 use crate::faults;
 use crate::http::body;
 use crate::http::doors::{self, Doors};
@@ -23,9 +24,11 @@ use crate::http::server::Early;
 use crate::model::file::Declared;
 use crate::model::ids::SessionId;
 use crate::model::refusal::Refusal;
+use crate::telemetry;
 use crate::ticket::{self, Plain};
 use crate::upload::parts;
 use crate::upload::receive::{self, BodyError, Receipt};
+use crate::upload::track;
 
 /// How a wire says no at its locations.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +63,8 @@ pub fn wire_of(path: &str) -> Option<&str> {
 
 async fn answer(State(door): State<Arc<PartDoor>>, request: Request) -> Response {
     let request_id = doors::request_id(&request);
-    let says = wire_of(request.uri().path()).and_then(|wire| door.wires.get(wire)).copied().unwrap_or(door.fallback);
+    let path = request.uri().path().to_owned();
+    let says = wire_of(&path).and_then(|wire| door.wires.get(wire)).copied().unwrap_or(door.fallback);
     if request.method() != Method::PUT {
         return not_allowed(says, &request_id);
     }
@@ -69,8 +73,9 @@ async fn answer(State(door): State<Arc<PartDoor>>, request: Request) -> Response
     let response = match outcome {
         Ok(receipt) => stored(&receipt),
         Err(refused) => {
-            tracing::info!(request_id, rule = rule(&refused), detail = %refused, "refused");
-            (says.refuse)(&refused, &request_id, length)
+            let response = (says.refuse)(&refused, &request_id, length);
+            record(&door.doors, &path, &request_id, &refused, response.status()).await;
+            response
         }
     };
     faults::point("part.reply");
@@ -173,7 +178,19 @@ fn not_allowed(says: Says, request_id: &str) -> Response {
     response
 }
 
-/// Which rule of a ticket is broken is for the log, not for whoever holds the URL.
-fn rule(refused: &Refusal) -> &str {
-    if let Refusal::Ticket(ticket) = refused { ticket.rule } else { "" }
+/// Which rule is broken is for the tenant's keys, not for whoever holds the URL.
+async fn record(doors: &Doors, path: &str, request_id: &str, refused: &Refusal, status: StatusCode) {
+    let Some(Plain { session, .. }) = Plain::read(path) else { return };
+    let Ok(Some(tenant)) = track::tenant_of(&doors.engine, session).await else { return };
+    let (rule, detail) = put::told(refused);
+    let record = RefusalRecord {
+        tenant,
+        rule,
+        detail,
+        request: format!("PUT {}", telemetry::redact_path(path)),
+        status: status.as_u16(),
+        at: doors.engine.clock.now(),
+        verified: !matches!(refused, Refusal::Ticket(_)),
+    };
+    doors.record_refusal(request_id, record).await;
 }

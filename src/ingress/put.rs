@@ -219,7 +219,7 @@ pub(super) fn etag(receipt: &Receipt) -> String {
 }
 
 /// What the refusal record says: the rule as a word, and a sentence.
-fn told(refused: &Refusal) -> (String, String) {
+pub(super) fn told(refused: &Refusal) -> (String, String) {
     let word = match refused {
         Refusal::Ticket(ticket) => return (ticket.rule.to_owned(), ticket.detail.clone()),
         Refusal::TooLarge { .. } => "too_large",
@@ -230,6 +230,7 @@ fn told(refused: &Refusal) -> (String, String) {
         Refusal::Incomplete { .. } => "incomplete",
         Refusal::Quota { .. } => "quota",
         Refusal::Superseded => "superseded",
+        Refusal::NotFound { .. } => "session",
         Refusal::OutOfSpace => "out_of_space",
         Refusal::Unavailable => "unavailable",
         Refusal::Busy { .. } => "busy",
@@ -244,7 +245,6 @@ fn told(refused: &Refusal) -> (String, String) {
         | Refusal::TooManyItems { .. }
         | Refusal::TooManyItemsToday { .. }
         | Refusal::TargetUnknown { .. }
-        | Refusal::NotFound { .. }
         | Refusal::MediaType { .. }
         | Refusal::Conflict { .. }
         | Refusal::UploadIncomplete { .. }

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use crate::engine::Engine;
 use crate::limits;
+use crate::meta::Upload;
 use crate::model::file::Version;
 use crate::model::ids::SegmentId;
 use crate::model::refusal::Refusal;
+use crate::model::session::Strategy;
 use crate::upload::read::VersionReader;
 use crate::upload::{resume, sweep};
 use futures_util::StreamExt;
@@ -60,12 +62,14 @@ pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> 
         after = Some(last.session.id);
         for upload in uploads {
             report.uploads += 1;
-            let recorded = resume::version_of(&upload);
+            let recorded = recorded(engine, &upload).await?;
             named.extend(recorded.pieces.iter().map(|piece| piece.segment));
-            let broken = bytes_of(engine, &recorded, deep && engine.blobs.reads_unfinished()).await?;
-            // It may have ended meanwhile.
+            let readable = upload.session.strategy == Strategy::Multipart || engine.blobs.reads_unfinished();
+            let broken = bytes_of(engine, &recorded, deep && readable).await?;
+            // It may have gone on or ended meanwhile.
             if !broken.is_empty()
-                && engine.meta.upload(upload.session.id).await?.is_some_and(|now| !now.progress.pieces.is_empty())
+                && let Some(upload) = engine.meta.upload(upload.session.id).await?
+                && still_has(&self::recorded(engine, &upload).await?, &recorded)
             {
                 report.broken.extend(broken);
             }
@@ -87,6 +91,25 @@ pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> 
         }
     }
     Ok(report)
+}
+
+/// The durable bytes of an upload, to be read like a version.
+async fn recorded(engine: &Engine, upload: &Upload) -> Result<Version, Refusal> {
+    match upload.session.strategy {
+        Strategy::Single | Strategy::Resumable => Ok(resume::version_of(upload)),
+        Strategy::Multipart => {
+            let parts = engine.meta.parts(upload.session.id).await?;
+            let pieces: Vec<_> = parts.into_iter().map(|part| part.piece).collect();
+            let size = pieces.iter().map(|piece| piece.length).sum();
+            Ok(Version { size, pieces, ..resume::version_of(upload) })
+        }
+    }
+}
+
+/// Are all segments of `before` still recorded?
+fn still_has(now: &Version, before: &Version) -> bool {
+    let named: HashSet<SegmentId> = now.pieces.iter().map(|piece| piece.segment).collect();
+    before.pieces.iter().all(|piece| named.contains(&piece.segment))
 }
 
 /// What does not hold between a version's rows and its bytes.

@@ -206,7 +206,6 @@ pub async fn multipart(engine: &Engine, grant: &Grant, ask: Plainly<'_>, parts: 
     faults::point("parts.session_row");
     metrics::counter!("landfall_sessions_opened_total", "strategy" => "multipart").increment(1);
     let urls = (1..=parts.count).map(|number| part_url(engine, &session, base, number)).collect();
-    faults::point("parts.tickets_sent");
     Ok(OpenedParts { session: session.id, file: session.file, urls, expires: session.expires })
 }
 

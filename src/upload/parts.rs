@@ -45,8 +45,9 @@ pub async fn admit(engine: &Engine, id: SessionId, number: u32, length: Option<u
     let wanted = session.parts.filter(|parts| (1..=parts.count).contains(&number));
     let (SessionState::Open, Some(parts)) = (session.state, wanted) else { return Err(receive::over()) };
     access::not_paused(engine, &session.tenant).await?;
-    let admitted = Admitted { session, number, largest: parts.largest };
-    receive::noted(engine, id, room(engine, parts.largest, length).await).map(|()| admitted)
+    let largest = parts.largest.min(session.max_bytes);
+    receive::noted(engine, id, room(engine, largest, length).await)?;
+    Ok(Admitted { session, number, largest })
 }
 
 async fn room(engine: &Engine, largest: u64, length: Option<u64>) -> Result<(), Refusal> {

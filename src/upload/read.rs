@@ -2,14 +2,15 @@
 
 use std::io::{self, Read};
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use futures_util::Stream;
 use tokio::runtime::Handle;
 
-use crate::blob::{BlobError, SegmentReader};
-use crate::engine::Engine;
+use crate::blob::{BlobError, BlobStore, SegmentReader};
+use crate::engine::{Engine, Kept};
 use crate::limits;
 use crate::model::file::{Piece, Version};
 use crate::model::ids::{TenantId, VersionId};
@@ -24,30 +25,58 @@ pub async fn version(engine: &Engine, tenant: &TenantId, id: VersionId) -> Resul
     Ok(VersionReader::open(engine, &found).await?)
 }
 
-/// An open version.
+/// A version of so many pieces is opened whole; of one with more, one piece at a time: file descriptors are few.
+const OPENED_AT_ONCE: usize = 16;
+
+/// An open version. What is open is not deleted while it is.
 #[derive(Debug)]
 pub struct VersionReader {
-    pieces: Vec<(u64, Piece, Box<dyn SegmentReader>)>,
+    pieces: Vec<Placed>,
     size: u64,
+    blobs: Arc<dyn BlobStore>,
+    /// The piece that is open, of a version that is not opened whole.
+    current: Mutex<Option<(usize, Arc<dyn SegmentReader>)>>,
+    _kept: Option<Kept>,
+}
+
+/// A piece and the offset that it begins at.
+#[derive(Debug)]
+struct Placed {
+    start: u64,
+    piece: Piece,
+    reader: Option<Arc<dyn SegmentReader>>,
 }
 
 impl VersionReader {
-    /// Opens every piece, so that what is open survives a deletion that begins later.
+    /// Opens a version, so that it survives a deletion that begins later.
     ///
     /// # Errors
     /// [`BlobError::NotFound`] or [`BlobError::Io`].
     pub async fn open(engine: &Engine, version: &Version) -> Result<Self, BlobError> {
+        let whole = version.pieces.len() <= OPENED_AT_ONCE;
+        // Before anything is looked for: the sweeper asks after it has found what to delete.
+        let kept = (!whole).then(|| engine.readers.keep(version.pieces.iter().map(|piece| piece.segment)));
         let mut pieces = Vec::with_capacity(version.pieces.len());
         let mut start = 0u64;
         for piece in &version.pieces {
-            let reader = engine.blobs.open(piece.segment, &piece.backend).await?;
-            pieces.push((start, piece.clone(), reader));
+            let reader = match whole {
+                true => Some(Arc::from(engine.blobs.open(piece.segment, &piece.backend).await?)),
+                false => None,
+            };
+            pieces.push(Placed { start, piece: piece.clone(), reader });
             start = start.saturating_add(piece.length);
         }
         if start != version.size {
             return Err(BlobError::Io(io::Error::other(format!("version {} has lost pieces", version.id))));
         }
-        Ok(Self { pieces, size: version.size })
+        let blobs = Arc::clone(&engine.blobs);
+        let opened = Self { pieces, size: version.size, blobs, current: Mutex::default(), _kept: kept };
+        if !whole {
+            // A version that is gone already is so from the first byte on.
+            opened.reader(0).await?;
+            opened.reader(opened.pieces.len() - 1).await?;
+        }
+        Ok(opened)
     }
 
     /// Bytes in all.
@@ -56,20 +85,43 @@ impl VersionReader {
         self.size
     }
 
+    /// The piece that has the byte at this offset, which is one of the version's.
+    fn index(&self, offset: u64) -> usize {
+        // Of empty pieces that begin there as well, it is none.
+        self.pieces.partition_point(|placed| placed.start <= offset).saturating_sub(1)
+    }
+
+    async fn reader(&self, index: usize) -> Result<Arc<dyn SegmentReader>, BlobError> {
+        let Placed { piece, reader, .. } = &self.pieces[index];
+        if let Some(reader) = reader {
+            return Ok(Arc::clone(reader));
+        }
+        let lock = || self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((open, reader)) = &*lock()
+            && *open == index
+        {
+            return Ok(Arc::clone(reader));
+        }
+        let opened: Arc<dyn SegmentReader> = Arc::from(self.blobs.open(piece.segment, &piece.backend).await?);
+        *lock() = Some((index, Arc::clone(&opened)));
+        Ok(opened)
+    }
+
     /// Reads some bytes from `offset`: at most [`limits::WRITE_BYTES`], fewer at a piece's end, none at the end.
     ///
     /// # Errors
     /// [`BlobError::Truncated`] when a piece is shorter than its row, or [`BlobError::Io`].
     pub async fn at(&self, offset: u64, end: u64) -> Result<Bytes, BlobError> {
         let end = end.min(self.size);
-        let Some((start, piece, reader)) =
-            self.pieces.iter().rev().find(|(start, _, _)| *start <= offset).filter(|_| offset < end)
-        else {
+        if offset >= end {
             return Ok(Bytes::new());
-        };
+        }
+        let index = self.index(offset);
+        let Placed { start, piece, .. } = &self.pieces[index];
         let within = offset - start;
         let most = u64::try_from(limits::WRITE_BYTES).unwrap_or(u64::MAX);
         let wanted = (piece.length - within).min(end - offset).min(most);
+        let reader = self.reader(index).await?;
         let bytes = reader.read(within, usize::try_from(wanted).unwrap_or(limits::WRITE_BYTES)).await?;
         if bytes.is_empty() && wanted > 0 {
             return Err(BlobError::Truncated { segment: piece.segment, expected: piece.length, found: within });
@@ -77,26 +129,17 @@ impl VersionReader {
         Ok(bytes)
     }
 
-    /// The bytes of a range. A read of the whole ends with an error when their checksum is not the committed one,
-    /// so that damaged bytes never look complete.
+    /// The bytes of a range. A piece that is read whole ends with an error when its checksum is not the committed one, so
+    /// that damaged bytes never look complete.
     pub fn stream(self, range: Range<u64>) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
-        let whole = range.start == 0 && range.end >= self.size && self.pieces.len() == 1;
-        let check = whole.then(|| crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme));
-        Box::pin(futures_util::stream::try_unfold((self, range, check), |(reader, range, mut check)| async move {
+        let state = (self, range, Check::default());
+        Box::pin(futures_util::stream::try_unfold(state, |(reader, range, mut check)| async move {
             let bytes = reader.at(range.start, range.end).await.map_err(io::Error::other)?;
             if bytes.is_empty() {
                 return Ok(None);
             }
+            check.take(&reader, range.start, &bytes)?;
             let next = range.start + u64::try_from(bytes.len()).unwrap_or(0);
-            if let Some(check) = &mut check {
-                check.update(&bytes);
-                if next == reader.size
-                    && check.finalize() != reader.pieces.first().map_or(0, |(_, piece, _)| piece.digests.crc64nvme)
-                {
-                    tracing::error!(segment = ?reader.pieces.first().map(|p| p.1.segment), "stored bytes are damaged");
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the stored bytes are damaged"));
-                }
-            }
             Ok(Some((bytes, (reader, next..range.end, check))))
         }))
     }
@@ -104,8 +147,37 @@ impl VersionReader {
     /// The whole as a blocking reader, for parsers on a thread of their own.
     #[must_use]
     pub fn blocking(self, runtime: Handle) -> BlockingReader {
-        let check = (self.pieces.len() == 1).then(|| crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme));
-        BlockingReader { reader: self, runtime, position: 0, buffer: Bytes::new(), check: check.map(Checked) }
+        BlockingReader { reader: self, runtime, position: 0, buffer: Bytes::new(), check: Check::default() }
+    }
+}
+
+/// The running checksum of a piece that is read from its beginning.
+#[derive(Default)]
+struct Check(Option<(usize, crc_fast::Digest)>);
+
+impl Check {
+    /// Bytes that were read, all of one piece. Its last ones are given only when the piece is what was committed.
+    fn take(&mut self, reader: &VersionReader, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let index = reader.index(offset);
+        let Placed { start, piece, .. } = &reader.pieces[index];
+        if offset == *start {
+            self.0 = Some((index, crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme)));
+        }
+        let Some((_, digest)) = self.0.as_mut().filter(|(begun, _)| *begun == index) else { return Ok(()) };
+        digest.update(bytes);
+        let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if end == start.saturating_add(piece.length) && digest.finalize() != piece.digests.crc64nvme {
+            tracing::error!(segment = %piece.segment, "stored bytes are damaged");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the stored bytes are damaged"));
+        }
+        Ok(())
+    }
+}
+
+/// A running checksum has nothing to show.
+impl std::fmt::Debug for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Check")
     }
 }
 
@@ -116,33 +188,19 @@ pub struct BlockingReader {
     runtime: Handle,
     position: u64,
     buffer: Bytes,
-    check: Option<Checked>,
-}
-
-/// A running checksum, which has nothing to show.
-struct Checked(crc_fast::Digest);
-
-impl std::fmt::Debug for Checked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Checked")
-    }
+    check: Check,
 }
 
 impl Read for BlockingReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.buffer.is_empty() {
             let read = self.reader.at(self.position, u64::MAX);
-            self.buffer = self.runtime.block_on(read).map_err(io::Error::other)?;
-            self.position += u64::try_from(self.buffer.len()).unwrap_or(0);
-            if let Some(check) = &mut self.check {
-                check.0.update(&self.buffer);
-                let committed = self.reader.pieces.first().map_or(0, |(_, piece, _)| piece.digests.crc64nvme);
-                // The last bytes are given only when the whole is what was committed.
-                if self.position == self.reader.size && !self.buffer.is_empty() && check.0.finalize() != committed {
-                    tracing::error!("stored bytes are damaged");
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the stored bytes are damaged"));
-                }
+            let bytes = self.runtime.block_on(read).map_err(io::Error::other)?;
+            if !bytes.is_empty() {
+                self.check.take(&self.reader, self.position, &bytes)?;
             }
+            self.position += u64::try_from(bytes.len()).unwrap_or(0);
+            self.buffer = bytes;
         }
         let n = self.buffer.len().min(into.len());
         into[..n].copy_from_slice(&self.buffer.split_to(n));

@@ -168,6 +168,10 @@ async fn delete(engine: &Engine, tombstones: Vec<Tombstone>, now: Timestamp) -> 
     let mut deleted = Vec::new();
     let mut failed = Vec::new();
     for tombstone in tombstones {
+        if engine.readers.reads(tombstone.segment) {
+            failed.push(tombstone.segment);
+            continue;
+        }
         match engine.blobs.delete(tombstone.segment, &tombstone.backend).await {
             Ok(()) => deleted.push(tombstone.segment),
             Err(error) => {

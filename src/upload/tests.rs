@@ -1,5 +1,6 @@
 //! The verbs over keepers that are no local disk: bytes that can't be appended to, and bytes that fail.
 
+mod parts;
 mod resumable;
 
 use std::io;

@@ -39,6 +39,14 @@ fn tracked(engine: &Engine, upload: meta::Upload) -> Tracked {
     Tracked { state, trouble: engine.troubles.of(upload.session.id), upload }
 }
 
+/// Whose upload it is, for those who hold a ticket for it.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn tenant_of(engine: &Engine, id: SessionId) -> Result<Option<TenantId>, Refusal> {
+    Ok(engine.meta.upload(id).await?.map(|upload| upload.session.tenant))
+}
+
 /// The tenant's uploads, newest first.
 ///
 /// # Errors

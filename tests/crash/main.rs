@@ -22,6 +22,7 @@ mod client;
 mod disk;
 mod eyes;
 mod faulty;
+mod parts;
 mod points;
 mod resumable;
 mod server;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use landfall::faults;
 
 use crate::client::{Client, Failed, Upload};
+use crate::parts::{self, InParts};
 use crate::resumable::{self, Session};
 use crate::server::{Server, Start, doctor};
 use crate::stores::{self, Store};
@@ -30,6 +31,8 @@ enum Tested {
     Crash(During),
     /// In a resumable upload.
     InSession(Session),
+    /// In an upload in parts.
+    OfParts(InParts),
     /// Of a store.
     InStore(Store),
     /// In the first start of a data directory.
@@ -40,7 +43,7 @@ enum Tested {
     Elsewhere,
 }
 
-use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InSession, InStore};
+use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InSession, InStore, OfParts};
 
 const CASES: &[(&str, Tested)] = &[
     ("start.tenant", FirstStart),
@@ -75,6 +78,25 @@ const CASES: &[(&str, Tested)] = &[
     ("resumable.committed", InSession(Session::Fresh)),
     ("resumable.reply", InSession(Session::Fresh)),
     ("resumable.reply", InSession(Session::GoingOn)),
+    ("parts.session_row", OfParts(InParts::First)),
+    ("parts.tickets_sent", OfParts(InParts::First)),
+    ("segment.created", OfParts(InParts::First)),
+    ("segment.half_written", OfParts(InParts::First)),
+    ("segment.half_written", OfParts(InParts::Later)),
+    ("segment.unsynced", OfParts(InParts::Later)),
+    ("segment.synced", OfParts(InParts::Later)),
+    ("segment.named", OfParts(InParts::Again)),
+    ("part.written", OfParts(InParts::First)),
+    ("part.written", OfParts(InParts::Again)),
+    ("part.recorded", OfParts(InParts::First)),
+    ("part.recorded", OfParts(InParts::Later)),
+    ("part.recorded", OfParts(InParts::Again)),
+    ("part.reply", OfParts(InParts::First)),
+    ("part.reply", OfParts(InParts::Again)),
+    ("parts.committed", OfParts(InParts::First)),
+    ("parts.committed", OfParts(InParts::Replacing)),
+    ("parts.reply", OfParts(InParts::First)),
+    ("parts.reply", OfParts(InParts::Replacing)),
     ("file.checked", InSession(Session::Fresh)),
     ("file.registered", InSession(Session::Fresh)),
     ("register.checked", Crash(During::Upload)),
@@ -109,21 +131,28 @@ const CASES: &[(&str, Tested)] = &[
 fn crash_cases() -> impl Iterator<Item = (&'static str, During)> {
     CASES.iter().filter_map(|(point, tested)| match tested {
         Crash(during) => Some((*point, *during)),
-        InSession(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+        InSession(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
     })
 }
 
 fn in_sessions(kind: &str, case: fn(&str, Session) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InSession(session) => Some((format!("{kind} at {point} ({session:?})"), case(point, *session))),
-        Crash(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+    }));
+}
+
+fn of_parts(kind: &str, case: fn(&str, InParts) -> Outcome) {
+    all(CASES.iter().filter_map(|(point, tested)| match tested {
+        OfParts(when) => Some((format!("{kind} at {point} ({when:?})"), case(point, *when))),
+        Crash(_) | InSession(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
 fn in_stores(kind: &str, case: fn(&str, Store) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InStore(store) => Some((format!("{kind} at {point} ({store:?})"), case(point, *store))),
-        Crash(_) | InSession(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InSession(_) | OfParts(_) | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
@@ -430,6 +459,21 @@ fn power_cut_in_a_resumable_upload() {
 #[test]
 fn strict_power_cut_in_a_resumable_upload() {
     in_sessions("strict power cut", resumable::cut_off_strictly);
+}
+
+#[test]
+fn killed_in_an_upload_in_parts() {
+    of_parts("kill -9", parts::killed);
+}
+
+#[test]
+fn power_cut_in_an_upload_in_parts() {
+    of_parts("power cut", parts::cut_off);
+}
+
+#[test]
+fn strict_power_cut_in_an_upload_in_parts() {
+    of_parts("strict power cut", parts::cut_off_strictly);
 }
 
 #[test]

@@ -452,3 +452,75 @@ async fn damage_on_the_way_is_seen() {
     Desk::well(&desk.run(&["get", id(&put)]).await);
     assert_eq!(desk.read("a"), bytes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_goes_in_parts_and_only_missing_ones_go_again() {
+    let server = Server::start().await;
+    let proxy = Proxy::to(server.address).await;
+    let bytes = content(80 * MIB + 12_345);
+    let desk = Desk::new(proxy.url(), &server.key);
+    desk.write("film.mp4", &bytes);
+    // Of four parts at once none may be whole; what came before them is.
+    proxy.up.hold_at.store(60 * MIB, Ordering::SeqCst);
+    let mut killed = desk.command(&["put", "film.mp4", "--chunk", "8MiB"]).spawn().unwrap();
+    proxy.reached(60 * MIB).await;
+    let mut found = json!(null);
+    for _ in 0..500 {
+        found = server.get("/uploads?state=open").await["items"][0].clone();
+        if found["received"].as_u64().unwrap() >= 24 * MIB {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((&found["strategy"], &found["parts"]), (&json!("multipart"), &json!(11)), "{found}");
+    assert!(found["received"].as_u64().unwrap() >= 24 * MIB, "{found}");
+    killed.kill().await.unwrap();
+    proxy.up.hold_at.store(NEVER, Ordering::SeqCst);
+    let received = server.get("/uploads?state=open").await["items"][0]["received"].as_u64().unwrap();
+    let before = proxy.up.passed();
+    let elsewhere = Desk::new(proxy.url(), &server.key);
+    elsewhere.write("film.mp4", &bytes);
+    let (out, err) = Desk::well(&elsewhere.run(&["put", "film.mp4", "--json"]).await);
+    let done = line(&out);
+    assert!(done["resumed_at"].as_u64().unwrap() >= received, "{err}");
+    let sent = proxy.up.passed() - before;
+    let rest = bytes.len() as u64 - received;
+    assert!(sent < rest + HEADS, "{sent} bytes were sent, {rest} were missing");
+    assert!(server.content_of(id(&done)).await == bytes);
+    assert!(done["digests"]["crc64nvme"].is_string() && done["digests"]["sha256"].is_null(), "{done}");
+    // A cut costs its part.
+    let other = content(70 * MIB);
+    desk.write("b", &other);
+    let before = proxy.up.passed();
+    proxy.up.cut_at.store(before + 40 * MIB, Ordering::SeqCst);
+    let (out, err) = Desk::well(&desk.run(&["put", "b", "--json", "--parallel", "2"]).await);
+    assert!(err.contains("trying again in"), "{err}");
+    let sent = proxy.up.passed() - before;
+    assert!(sent < (70 + 17) * MIB, "{sent} bytes were sent");
+    assert!(server.content_of(id(&line(&out))).await == other);
+    // In order, where that is wanted.
+    let (out, _) = Desk::well(&desk.run(&["put", "b", "--json", "--parallel", "1"]).await);
+    assert_eq!(line(&out)["digests"]["sha256"], sha256(&other));
+    server.leaves_everything_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_somebody_else_cut_are_not_mixed_with_ours() {
+    let server = Server::start().await;
+    let desk = Desk::new(server.url(""), &server.key);
+    let bytes = content(70 * MIB);
+    desk.write("a", &bytes);
+    let mut crcs = landfall::model::file::RunningCrcs::default();
+    crcs.update(&bytes);
+    let digests = json!({
+        "crc32c": format!("{:08x}", crcs.value().crc32c), "crc64nvme": format!("{:016x}", crcs.value().crc64nvme),
+    });
+    let ask = json!({ "name": "a", "size": bytes.len(), "parts": 2, "digests": digests });
+    let foreign = server.open(ask).await;
+    server.bare("PUT", foreign["part_urls"][0].as_str().unwrap()).body(&bytes[..10]).send().await.expect(200);
+    let (out, err) = Desk::well(&desk.run(&["put", "a", "--json"]).await);
+    assert!(err.contains("beginning anew"), "{err}");
+    assert!(server.content_of(id(&line(&out))).await == bytes);
+    assert_eq!(server.get("/usage").await["open_sessions"], 0);
+    server.leaves_everything_whole().await;
+}

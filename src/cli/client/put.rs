@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use clap::Args;
@@ -27,6 +28,8 @@ use crate::outbound::{Ask, Head, Payload};
 
 /// Up to this size a file goes in one request.
 const SINGLE_BYTES: u64 = limits::CHUNK_BYTES;
+/// Files beyond this size go in parts, several at once.
+const WHOLE_BYTES: u64 = 64 * 1024 * 1024;
 /// Chunks of the size that the server recommends, in one request of ours.
 const CHUNKS: u64 = 8;
 const READ_BYTES: usize = 1024 * 1024;
@@ -45,9 +48,12 @@ pub(in crate::cli) struct Put {
     #[arg(long, value_name = "TYPE")]
     mime_type: Option<String>,
     /// Bytes sent in one request, rounded up to a multiple of what the server recommends. What was acknowledged is
-    /// never sent again [default: 64MiB]
+    /// never sent again [default: 64MiB, or 16MiB of a file in parts]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     chunk: Option<u64>,
+    /// Parts of a file beyond 64 MiB that are sent at once; 1 sends it in order, and has the server compute its SHA-256
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    parallel: u8,
     #[command(flatten)]
     server: Server,
 }
@@ -82,6 +88,16 @@ struct Local {
     modified: Option<std::time::SystemTime>,
 }
 
+impl Local {
+    fn crc32c(&self) -> String {
+        format!("{:08x}", self.crcs.crc32c)
+    }
+
+    fn crc64nvme(&self) -> String {
+        format!("{:016x}", self.crcs.crc64nvme)
+    }
+}
+
 /// One run of the command.
 struct Sending<'a> {
     put: &'a Put,
@@ -104,11 +120,19 @@ impl Sending<'_> {
         for _ in 0..2 {
             let (upload, resumed) = self.upload(&local).await?;
             match self.send(&local, &upload, resumed).await? {
-                Sent::Whole => {
-                    let receipt = self.receipt(&local, text(&upload, "id")).await?;
-                    self.done(path, &receipt, text(&upload, "id"), resumed);
-                    return Ok(());
-                }
+                Sent::Whole => match self.receipt(&local, &upload).await {
+                    Ok(receipt) => {
+                        self.done(path, &receipt, text(&upload, "id"), resumed);
+                        return Ok(());
+                    }
+                    // Parts that somebody else cut in another way do not fit to ours.
+                    Err(error) if error.status == Some(422) && resumed > 0 => {
+                        self.terminal.say(format_args!("{}: {error}; beginning anew", plain(&local.name)));
+                        self.abort(text(&upload, "id")).await?;
+                        lost = Some(error.what);
+                    }
+                    Err(error) => return Err(error),
+                },
                 Sent::Lost(why) => {
                     self.terminal.say(format_args!("{}: {why}; beginning anew", plain(&local.name)));
                     lost = Some(why);
@@ -139,17 +163,24 @@ impl Sending<'_> {
         if let Some(open) = self.unfinished(local).await? {
             let id = text(&open, "id").to_owned();
             let fresh = self.remote.json(Method::POST, &format!("/uploads/{id}/urls"), Some(&json!({})), None).await?;
-            return Ok((fresh, open["received"].as_u64().unwrap_or(0)));
+            let (received, mut fresh) = (open["received"].as_u64().unwrap_or(0), fresh);
+            fresh["part_size"] = open["part_size"].clone();
+            return Ok((fresh, received));
         }
-        let mut body = json!({
-            "name": local.name,
-            "size": local.size,
-            "strategy": if local.size <= SINGLE_BYTES { "single" } else { "resumable" },
-            "digests": {"sha256": local.sha256},
-        });
+        let mut body = json!({ "name": local.name, "size": local.size });
+        if local.size > WHOLE_BYTES && self.put.parallel > 1 {
+            body["strategy"] = "multipart".into();
+            body["digests"] = json!({"crc32c": local.crc32c(), "crc64nvme": local.crc64nvme()});
+            if let Some(chunk) = self.put.chunk {
+                body["parts"] = local.size.div_ceil(chunk).clamp(1, limits::PARTS_MAX.into()).into();
+            }
+        } else {
+            body["strategy"] = if local.size <= SINGLE_BYTES { "single" } else { "resumable" }.into();
+            body["digests"] = json!({"sha256": local.sha256});
+        }
         for (name, value) in [("path", &self.put.path), ("mime_type", &self.put.mime_type)] {
-            if let (Some(value), Some(map)) = (value, body.as_object_mut()) {
-                map.insert(name.into(), value.clone().into());
+            if let Some(value) = value {
+                body[name] = value.clone().into();
             }
         }
         // However often the call is repeated, it opens one upload.
@@ -161,11 +192,18 @@ impl Sending<'_> {
     /// What a run before this one left unfinished, on this machine or another.
     async fn unfinished(&self, local: &Local) -> Result<Option<Value>, Failed> {
         let name = utf8_percent_encode(&local.name, NON_ALPHANUMERIC);
-        let query = format!("/uploads?state=open&name={name}&size={}&sha256={}", local.size, local.sha256);
+        let query = format!("/uploads?state=open&name={name}&size={}", local.size);
         let found = self.remote.json(Method::GET, &query, None, None).await?;
         let mime_type = self.put.mime_type.as_deref().unwrap_or("application/octet-stream");
         let same = |upload: &&Value| {
-            text(upload, "api") == "native"
+            let digests = &upload["digests"];
+            let of_parts = text(digests, "crc64nvme") == local.crc64nvme() && text(digests, "crc32c") == local.crc32c();
+            let ours = if text(upload, "strategy") == "multipart" {
+                of_parts
+            } else {
+                text(digests, "sha256") == local.sha256
+            };
+            ours && text(upload, "api") == "native"
                 && upload["path"].as_str() == self.put.path.as_deref()
                 && text(upload, "mime_type") == mime_type
         };
@@ -184,8 +222,10 @@ impl Sending<'_> {
         let url = text(upload, "url");
         let progress = self.terminal.progress(&local.name, local.size);
         let mut patience = self.remote.patience();
-        if text(upload, "strategy") == "single" {
-            return self.send_single(local, url, text(upload, "id"), &progress, &mut patience).await;
+        match text(upload, "strategy") {
+            "single" => return self.send_single(local, url, text(upload, "id"), &progress, &mut patience).await,
+            "multipart" => return self.send_parts(local, upload, from, &progress).await,
+            _ => {}
         }
         let step = upload["chunk_size"].as_u64().filter(|n| *n > 0).unwrap_or(limits::CHUNK_BYTES);
         let chunk =
@@ -260,6 +300,76 @@ impl Sending<'_> {
         }
     }
 
+    /// Sends the parts that are missing, several at once, until none is.
+    async fn send_parts(&self, local: &Local, upload: &Value, from: u64, progress: &Progress) -> Result<Sent, Failed> {
+        let urls: Vec<&str> = upload["part_urls"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let (id, part_size) = (text(upload, "id"), upload["part_size"].as_u64().unwrap_or(0));
+        let mut patience = self.remote.patience();
+        progress.goes_on_at(from);
+        loop {
+            let now = self.remote.json(Method::GET, &format!("/uploads/{id}"), None, None).await?;
+            match text(&now, "state") {
+                "open" => {}
+                "committed" => return Ok(Sent::Whole),
+                other => return Ok(Sent::Lost(format!("the upload is {}", plain(other)))),
+            }
+            progress.at(now["received"].as_u64().unwrap_or(0));
+            let missing = now["missing_parts"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+            let missing: Vec<(u64, &str)> = missing
+                .filter_map(|number| Some((number, *urls.get(usize::try_from(number).ok()?.checked_sub(1)?)?)))
+                .collect();
+            if missing.is_empty() {
+                return Ok(Sent::Whole);
+            }
+            let mut sent = futures_util::stream::iter(missing)
+                .map(|(number, url)| self.send_part(local, url, part_size, number, progress))
+                .buffer_unordered(self.put.parallel.into());
+            let mut over = None;
+            while let Some(part) = sent.next().await {
+                over = over.or(part?);
+            }
+            // It ended, or its URLs did: what it is now tells which.
+            if let Some(why) = over {
+                patience.wait(&why, None).await?;
+            }
+        }
+    }
+
+    /// Sends one part. `Some` when the server knows its URL no more.
+    async fn send_part(
+        &self,
+        local: &Local,
+        url: &str,
+        part_size: u64,
+        number: u64,
+        progress: &Progress,
+    ) -> Result<Option<String>, Failed> {
+        let from = part_size.saturating_mul(number - 1).min(local.size);
+        let to = from.saturating_add(part_size).min(local.size);
+        let mut patience = self.remote.patience();
+        loop {
+            let counted = Arc::new(AtomicU64::new(0));
+            let moved = Arc::clone(&counted);
+            let body = bytes(local, from, to, progress).inspect(move |chunk| {
+                let length = chunk.as_ref().map_or(0, Bytes::len);
+                moved.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
+            });
+            let payload = Payload::Stream(to - from, body.boxed());
+            let ask = Ask { method: Method::PUT, url, key: None, headers: Vec::new(), payload };
+            let trouble = match self.remote.http.call(ask).await {
+                Ok((head, _)) if head.status == 200 => return Ok(None),
+                Ok((head, body)) if passes(head.status) => (refusal(&head, &body).what, retry_after(&head)),
+                Ok((head, body)) if matches!(head.status, 403 | 404) => return Ok(Some(refusal(&head, &body).what)),
+                Ok((head, body)) => return Err(refusal(&head, &body)),
+                Err(error) if error.passing => (error.what, None),
+                Err(error) => return Err(Failed::new(error.what)),
+            };
+            self.unchanged(local)?;
+            progress.back(counted.load(Ordering::Relaxed));
+            patience.wait(&trouble.0, trouble.1).await?;
+        }
+    }
+
     /// A file that changes while it is sent can't become what was promised.
     fn unchanged(&self, local: &Local) -> Result<(), Failed> {
         let now = local.file.metadata()?;
@@ -269,15 +379,27 @@ impl Sending<'_> {
         Err(Failed::new("the file changed while it was sent: start again"))
     }
 
+    /// Ends an upload that leads nowhere.
+    async fn abort(&self, id: &str) -> Result<(), Failed> {
+        let url = self.remote.url(&format!("/uploads/{id}"));
+        match self.remote.http.call(self.remote.ask(Method::DELETE, &url, Payload::None)).await {
+            Ok((head, _)) if (200..300).contains(&head.status) => Ok(()),
+            Ok((head, body)) => Err(refusal(&head, &body)),
+            Err(error) => Err(Failed::new(error.what)),
+        }
+    }
+
     /// The server's receipt, compared with what was read here.
-    async fn receipt(&self, local: &Local, id: &str) -> Result<Value, Failed> {
+    async fn receipt(&self, local: &Local, upload: &Value) -> Result<Value, Failed> {
+        let id = text(upload, "id");
         let body = json!({"size": local.size});
         let receipt = self.remote.json(Method::POST, &format!("/uploads/{id}/commit"), Some(&body), None).await?;
         let digests = &receipt["digests"];
         let expected = [
-            ("crc32c", format!("{:08x}", local.crcs.crc32c)),
-            ("crc64nvme", format!("{:016x}", local.crcs.crc64nvme)),
-            ("sha256", local.sha256.clone()),
+            ("crc32c", Some(local.crc32c())),
+            ("crc64nvme", Some(local.crc64nvme())),
+            // Of a file in parts the server knows none.
+            ("sha256", (text(upload, "strategy") != "multipart").then(|| local.sha256.clone())),
         ];
         if receipt["size"].as_u64() != Some(local.size) {
             return Err(Failed::new(format!(
@@ -285,7 +407,7 @@ impl Sending<'_> {
                 receipt["size"], local.size
             )));
         }
-        for (name, expected) in expected {
+        for (name, expected) in expected.into_iter().filter_map(|(name, digest)| Some((name, digest?))) {
             if text(digests, name) != expected {
                 let stored = plain(text(digests, name));
                 return Err(Failed::new(format!("the server's {name} is {stored}, the file's {expected}")));

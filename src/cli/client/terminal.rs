@@ -77,6 +77,11 @@ impl Progress {
         move |bytes| bar.inc(bytes)
     }
 
+    /// So much of it was in vain.
+    pub(super) fn back(&self, bytes: u64) {
+        self.bar.dec(bytes);
+    }
+
     /// What was there before counts as done, but not for the rate.
     pub(super) fn goes_on_at(&self, position: u64) {
         self.bar.set_position(position);

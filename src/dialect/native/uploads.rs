@@ -11,6 +11,7 @@ use super::fields::{self, Fields};
 use super::query::{self, Query};
 use super::{Reply, WIRE, answer, tenant, wire};
 use crate::engine::Engine;
+use crate::faults;
 use crate::http::call::Call;
 use crate::http::doors::Doors;
 use crate::limits;
@@ -48,6 +49,9 @@ pub(super) async fn create(doors: Arc<Doors>, mut call: Call) -> Reply {
     let at = format!("{}{}/uploads/{}", call.origin(&doors), super::BASE, session.id);
     if let Ok(at) = HeaderValue::try_from(at) {
         response.headers_mut().insert(header::LOCATION, at);
+    }
+    if session.parts.is_some() {
+        faults::point("parts.tickets_sent");
     }
     Ok(response)
 }
@@ -349,13 +353,15 @@ pub(super) async fn commit(doors: Arc<Doors>, mut call: Call) -> Reply {
     let mark = tenant::mark(&call)?;
     let body = call.json(&doors, limits::SMALL_JSON_BYTES, "name a size and digests alone").await?;
     let id = id(&call)?;
-    tenant::once(&doors, grant.tenant(), &call, mark, &body, async {
+    let reply = tenant::once(&doors, grant.tenant(), &call, mark, &body, async {
         let fields = Fields::read(&body, &["size", "digests"])?;
         let claim = Claim { size: fields.number("size")?, digests: fields.digests()? };
         let (file, receipt) = track::commit(&doors.engine, &grant, id, claim).await?;
         Ok(shown_receipt(file, &receipt))
     })
-    .await
+    .await;
+    faults::point("parts.reply");
+    reply
 }
 
 fn shown_receipt(file: FileId, receipt: &Receipt) -> Value {

@@ -78,7 +78,9 @@ pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swep
     }
     swept.sessions = rows(run(
         c,
-        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE state <> 'open' AND expires <= ?1 LIMIT ?2)",
+        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions s WHERE state <> 'open' AND expires <= ?1
+         AND NOT EXISTS (SELECT 1 FROM session_progress p WHERE p.session = s.id)
+         AND NOT EXISTS (SELECT 1 FROM session_parts p WHERE p.session = s.id) LIMIT ?2)",
         params![now.minus(limits::ORPHAN_GRACE).0, limit],
     )?);
     swept.rows = rows(abandoned.len())
