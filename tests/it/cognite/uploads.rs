@@ -496,3 +496,112 @@ async fn check_48_and_49_at_once() {
     }
     server.leaves_everything_whole().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_03_a_small_body_that_unpacks_to_much() {
+    let mut server = crate::harness::Binary::start("").await;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let zeros = vec![0; M as usize];
+    for _ in 0..1024 {
+        std::io::Write::write_all(&mut encoder, &zeros).unwrap();
+    }
+    let bomb = encoder.finish().unwrap();
+    let url = server.url(&format!("/api/v1/projects/{}/files", server.tenant));
+    for _ in 0..5 {
+        let request = server.http.post(&url).bearer_auth(&server.key).header("Content-Type", "application/json");
+        let request = request.header("Content-Encoding", "gzip").body(bomb.clone());
+        Reply::read(request.send().await.expect("an answer")).await.failure(413);
+    }
+    server.stays_small();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_38_a_download_outlives_its_link() {
+    let server = Server::start().await;
+    let body = noise(24 * M as usize);
+    let id = server.with_content(json!({ "name": "a", "externalId": "x" }), &body).await;
+    let links = server.on_files("/downloadlink", json!({ "items": [{ "id": id }] })).send().await.items();
+    let url = links[0]["downloadUrl"].as_str().unwrap();
+    server.clock.advance(Duration::from_secs(28));
+    // Its beginning is read, and the rest waits in the server.
+    let mut running = server.http.get(url).send().await.unwrap();
+    let mut got = running.chunk().await.unwrap().expect("a beginning").to_vec();
+    server.clock.advance(Duration::from_secs(300));
+    // Meanwhile the content is replaced: the download ends on the old bytes.
+    let again = server.on_files("?overwrite=true", json!({ "name": "a", "externalId": "x" })).send().await.expect(201);
+    let upload = again.json()["uploadUrl"].as_str().unwrap().to_owned();
+    server.bare("PUT", &upload).body(b"new".to_vec()).send().await.expect(200);
+    landfall::upload::sweep::unlink(server.engine(), server.clock.now()).await.unwrap();
+    while let Some(chunk) = running.chunk().await.unwrap() {
+        got.extend_from_slice(&chunk);
+    }
+    assert_eq!(digest(&got), digest(&body));
+    server.bare("GET", url).send().await.failure(403);
+    assert_eq!(server.download(id).await.body, b"new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_50_a_crash_between_parts_and_completion() {
+    let mut server = crate::harness::Binary::start("").await;
+    let files = format!("/api/v1/projects/{}/files", server.tenant);
+    let made = server.send("POST", &format!("{files}/initmultipartupload?parts=2"), Some(json!({ "name": "a" }))).await;
+    let parts = Parts::of(made.expect(201).json());
+    let bodies = [noise(FIVE), b"end".to_vec()];
+    for (url, body) in parts.urls.iter().zip(&bodies) {
+        assert_eq!(server.http.put(url).body(body.clone()).send().await.unwrap().status(), 200);
+    }
+    server.crash().await;
+    let complete = json!({ "id": parts.number(), "uploadId": parts.id });
+    let path = format!("{files}/completemultipartupload");
+    server.send("POST", &path, Some(complete.clone())).await.expect(200);
+    server.crash().await;
+    assert_eq!(server.send("POST", &path, Some(complete)).await.expect(200).text(), "{}");
+    let ask = json!({ "items": [{ "id": parts.number() }] });
+    let links = server.send("POST", &format!("{files}/downloadlink"), Some(ask)).await.items();
+    let got = server.http.get(links[0]["downloadUrl"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(digest(&got.bytes().await.unwrap()), digest(&bodies.concat()));
+    // Check 54: neither the key nor a proof is in the log, at any level.
+    let log = server.log();
+    assert!(!log.contains(&server.key));
+    for url in parts.urls.iter().chain([&links[0]["downloadUrl"].as_str().unwrap().to_owned()]) {
+        let secret = url.rsplit('=').next().unwrap();
+        assert!(secret.len() >= 16 && !log.contains(secret), "{secret}");
+    }
+    server.leaves_everything_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_51_many_parts_five_at_a_time() {
+    use futures_util::StreamExt;
+    const PARTS: usize = 60;
+    let mut server = crate::harness::Binary::start("").await;
+    let files = format!("/api/v1/projects/{}/files", server.tenant);
+    let path = format!("{files}/initmultipartupload?parts={PARTS}");
+    let parts = Parts::of(server.send("POST", &path, Some(json!({ "name": "a" }))).await.expect(201).json());
+    let body = bytes::Bytes::from(noise(FIVE));
+    let puts = parts.urls.iter().map(|url| server.http.put(url).body(body.clone()).send());
+    let statuses: Vec<_> =
+        futures_util::stream::iter(puts).buffer_unordered(5).map(|r| r.unwrap().status()).collect().await;
+    assert!(statuses.iter().all(|status| *status == 200) && statuses.len() == PARTS);
+    let complete = json!({ "id": parts.number(), "uploadId": parts.id });
+    server.send("POST", &format!("{files}/completemultipartupload"), Some(complete)).await.expect(200);
+    server.stays_small();
+    server.leaves_everything_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_52_no_room() {
+    let server = Server::start().await;
+    let id = server.with_content(json!({ "name": "a" }), b"old").await;
+    let items = server.on_files("/uploadlink", json!({ "items": [{ "id": id }] })).send().await.items();
+    let url = items[0]["uploadUrl"].as_str().unwrap();
+    server.admin(&["tenant", "quota", &server.tenant, "--bytes", "10"]).await;
+    server.bare("PUT", url).body(vec![0; 100]).send().await.failure(507);
+    assert_eq!(server.download(id).await.body, b"old");
+    let made = server.how_many().await;
+    server.admin(&["tenant", "quota", &server.tenant, "--sessions", "0"]).await;
+    server.on_files("", json!({ "name": "b", "externalId": "b" })).send().await.failure(413);
+    assert_eq!(server.how_many().await, made, "neither the file nor its upload is there");
+    server.admin(&["tenant", "quota", &server.tenant, "--sessions", "none", "--bytes", "none"]).await;
+    server.bare("PUT", url).body(vec![0; 100]).send().await.expect(200);
+}
