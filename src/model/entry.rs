@@ -1,7 +1,8 @@
 //! Entries of a tenant's catalogue: files that are declared first, with what is said about them, and get their content
 //! later, or anew, or never.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::Hash;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -220,9 +221,10 @@ impl<T: Clone> Edit<T> {
 }
 
 /// What becomes of a list.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub enum ListEdit<T> {
     /// It stays.
+    #[default]
     Keep,
     /// It becomes this.
     To(Vec<T>),
@@ -235,24 +237,16 @@ pub enum ListEdit<T> {
     },
 }
 
-impl<T> Default for ListEdit<T> {
-    fn default() -> Self {
-        Self::Keep
-    }
-}
-
-impl<T: Clone + PartialEq> ListEdit<T> {
+impl<T: Clone + Eq + Hash> ListEdit<T> {
     fn apply(&self, list: &mut Vec<T>) {
         match self {
             Self::Keep => {}
             Self::To(items) => list.clone_from(items),
             Self::Change { add, remove } => {
+                let remove: HashSet<&T> = remove.iter().collect();
                 list.retain(|item| !remove.contains(item));
-                for item in add {
-                    if !list.contains(item) {
-                        list.push(item.clone());
-                    }
-                }
+                let mut there: HashSet<T> = list.iter().cloned().collect();
+                list.extend(add.iter().filter(|item| there.insert((*item).clone())).cloned());
             }
         }
     }
@@ -337,7 +331,9 @@ impl FactsEdit {
             MapEdit::Keep => {}
             MapEdit::To(pairs) => facts.metadata.clone_from(pairs),
             MapEdit::Change { add, remove } => {
-                facts.metadata.retain(|key, _| !remove.contains(key));
+                for key in remove {
+                    facts.metadata.remove(key);
+                }
                 facts.metadata.extend(add.clone());
             }
         }
@@ -351,9 +347,9 @@ impl FactsEdit {
         facts.properties.extend(self.properties.clone());
         facts.properties.retain(|_, value| !value.is_null());
         if entry.node.is_some() {
-            facts.check_of_node()?
+            facts.check_of_node()?;
         } else {
-            facts.check()?
+            facts.check()?;
         }
         Ok(facts)
     }
@@ -457,33 +453,37 @@ mod tests {
 
     #[test]
     fn facts_have_limits() {
-        let facts = |change: &dyn Fn(&mut Facts)| {
+        type Change = fn(&mut Facts);
+        fn long(chars: usize) -> String {
+            "ä".repeat(chars)
+        }
+        let facts = |change: Change| {
             let mut facts = Facts { name: "a".into(), ..Facts::default() };
             change(&mut facts);
             facts.check().err().map(|wrong| wrong.fact)
         };
-        let long = |chars: usize| "ä".repeat(chars);
-        assert_eq!(facts(&|_| ()), None);
-        for (change, fact) in [
-            (&(|f: &mut Facts| f.name = String::new()) as &dyn Fn(&mut Facts), Fact::Name),
-            (&|f| f.name = long(257), Fact::Name),
-            (&|f| f.external_id = Some(String::new()), Fact::ExternalId),
-            (&|f| f.external_id = Some(long(256)), Fact::ExternalId),
-            (&|f| f.directory = Some("a/".into()), Fact::Directory),
-            (&|f| f.directory = Some(format!("/{}", long(512))), Fact::Directory),
-            (&|f| f.source = Some(long(129)), Fact::Source),
-            (&|f| f.mime_type = Some(long(257)), Fact::MimeType),
-            (&|f| f.assets = vec![1, 1], Fact::Assets),
-            (&|f| f.assets = (0..1001).collect(), Fact::Assets),
-            (&|f| f.labels = (0..11).map(|n| n.to_string()).collect(), Fact::Labels),
-            (&|f| f.metadata = (0..257).map(|n| (n.to_string(), String::new())).collect(), Fact::Metadata),
-            (&|f| f.metadata = BTreeMap::from([(long(65), String::new())]), Fact::Metadata),
-            (&|f| f.metadata = BTreeMap::from([("k".into(), "v".repeat(10_240))]), Fact::Metadata),
-        ] {
+        assert_eq!(facts(|_| ()), None);
+        let cases: [(Change, Fact); 14] = [
+            (|f| f.name = String::new(), Fact::Name),
+            (|f| f.name = long(257), Fact::Name),
+            (|f| f.external_id = Some(String::new()), Fact::ExternalId),
+            (|f| f.external_id = Some(long(256)), Fact::ExternalId),
+            (|f| f.directory = Some("a/".into()), Fact::Directory),
+            (|f| f.directory = Some(format!("/{}", long(512))), Fact::Directory),
+            (|f| f.source = Some(long(129)), Fact::Source),
+            (|f| f.mime_type = Some(long(257)), Fact::MimeType),
+            (|f| f.assets = vec![1, 1], Fact::Assets),
+            (|f| f.assets = (0..1001).collect(), Fact::Assets),
+            (|f| f.labels = (0..11).map(|n| n.to_string()).collect(), Fact::Labels),
+            (|f| f.metadata = (0..257).map(|n| (n.to_string(), String::new())).collect(), Fact::Metadata),
+            (|f| f.metadata = BTreeMap::from([(long(65), String::new())]), Fact::Metadata),
+            (|f| f.metadata = BTreeMap::from([("k".into(), "v".repeat(10_240))]), Fact::Metadata),
+        ];
+        for (change, fact) in cases {
             assert_eq!(facts(change), Some(fact));
         }
-        assert_eq!(facts(&|f| f.name = long(256)), None);
-        assert_eq!(facts(&|f| f.metadata = BTreeMap::from([("k".into(), "v".repeat(10_239))])), None);
+        assert_eq!(facts(|f| f.name = long(256)), None);
+        assert_eq!(facts(|f| f.metadata = BTreeMap::from([("k".into(), "v".repeat(10_239))])), None);
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub fn check(geometry: &Value) -> Result<(), String> {
 #[must_use]
 pub fn lies(geometry: &Value, relation: Relation, to: &Value) -> bool {
     let (Ok(geometry), Ok(to)) = (shape(geometry), shape(to)) else { return false };
+    // Most places are far from the shape, and every edge of one is compared with every edge of the other.
+    if !near(geometry.bounds(), to.bounds()) {
+        return relation == Relation::Disjoint;
+    }
     match relation {
         Relation::Intersects => meet(&geometry, &to),
         Relation::Disjoint => !meet(&geometry, &to),
@@ -87,6 +91,16 @@ fn edges(line: &[Point]) -> impl Iterator<Item = (Point, Point)> + '_ {
 }
 
 impl Shape {
+    /// Its lowest and its highest coordinates.
+    fn bounds(&self) -> (Point, Point) {
+        let lines = self.lines.iter().chain(self.areas.iter().flatten()).flatten();
+        let none = ((f64::INFINITY, f64::INFINITY), (f64::NEG_INFINITY, f64::NEG_INFINITY));
+        self.points
+            .iter()
+            .chain(lines)
+            .fold(none, |(low, high), at| ((low.0.min(at.0), low.1.min(at.1)), (high.0.max(at.0), high.1.max(at.1))))
+    }
+
     fn all_edges(&self) -> impl Iterator<Item = (Point, Point)> + '_ {
         self.lines.iter().chain(self.areas.iter().flatten()).flat_map(|line| edges(line))
     }
@@ -106,6 +120,10 @@ impl Shape {
                 rings.next() == Some(true) && !rings.any(|hole| hole)
             })
     }
+}
+
+fn near((low, high): (Point, Point), (other_low, other_high): (Point, Point)) -> bool {
+    low.0 <= other_high.0 && other_low.0 <= high.0 && low.1 <= other_high.1 && other_low.1 <= high.1
 }
 
 /// Twice the area of a triangle; its sign says which way it turns.

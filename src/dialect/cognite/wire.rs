@@ -17,8 +17,8 @@ use crate::model::place;
 /// Most items in a list that is a filter.
 const FILTER_ITEMS: usize = 1_000;
 /// Longest feature of a place, and longest shape of a filter, as JSON.
-const FEATURE_BYTES: usize = 100_000;
-const SHAPE_BYTES: usize = 20_000;
+const FEATURE_BYTES: usize = 50_000;
+const SHAPE_BYTES: usize = 5_000;
 
 // ------------------------------------------------------------------------------------------------------------ entries
 

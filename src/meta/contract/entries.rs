@@ -117,7 +117,8 @@ async fn changes_and_deletions_are_of_all_or_of_none() {
     let (two, _) = case.entry(named("b", Some("y"))).await;
     let source = |text: &str| FactsEdit { source: Edit::To(text.into()), ..FactsEdit::default() };
     let (number, nobody) = (EntryRef::Number(one.number), EntryRef::External("z".into()));
-    let change = |changes| case.store.change_entries(&tenant(), changes, case.later(1));
+    let own = tenant();
+    let change = |changes| case.store.change_entries(&own, changes, case.later(1));
     let both = vec![(number.clone(), source("s")), (nobody.clone(), source("s"))];
     assert_eq!(change(both).await.unwrap(), EntriesChanged::Missing(vec![1]));
     let long = vec![(number.clone(), source("s")), (EntryRef::External("y".into()), source(&"s".repeat(129)))];

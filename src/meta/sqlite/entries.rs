@@ -27,6 +27,9 @@ type R<T> = rusqlite::Result<T>;
 /// The media type of a file that nobody has said one of.
 const ANY_TYPE: &str = "application/octet-stream";
 
+/// Words of a search that count.
+const SEARCH_WORDS: usize = 16;
+
 const COLUMNS: &str = "e.number, e.tenant, e.file, e.external_id, e.space, e.node, e.name, e.directory, e.source,
     e.mime_type, e.metadata, e.assets, e.data_set, e.labels, e.security, e.place, e.source_created, e.source_modified,
     e.uploaded, e.created, e.changed, e.properties";
@@ -654,13 +657,22 @@ fn way(c: &Connection, tenant: &TenantId, needs: &[Need], after: i64) -> R<Way> 
     })
 }
 
-/// A query for entries that are meant: what is selected of `e`, from there, where.
-fn query(c: &Connection, tenant: &TenantId, filter: &EntryFilter, after: i64) -> R<(String, Vec<Sql>)> {
+/// A query for entries that are meant, in front of which stands what is selected of `e`.
+struct Query {
+    sql: String,
+    values: Vec<Sql>,
+    /// The column by which they come in their order without being sorted.
+    number: &'static str,
+}
+
+/// `index` leads through all of the tenant where no need leads to fewer.
+fn query(c: &Connection, tenant: &TenantId, filter: &EntryFilter, after: i64, index: &str) -> R<Query> {
     let needs = needs(tenant, filter);
     let way = way(c, tenant, &needs, after)?;
     let mut values = vec![Sql::Text(tenant.0.clone()), Sql::Integer(after)];
+    let number = if matches!(way, Way::Term(_)) { "t.number" } else { "e.number" };
     let (mut sql, reached) = match way {
-        Way::All => ("FROM entries e INDEXED BY entries_tenant WHERE e.tenant = ?1 AND e.number > ?2".to_owned(), None),
+        Way::All => (format!("FROM entries e INDEXED BY {index} WHERE e.tenant = ?1 AND e.number > ?2"), None),
         Way::Term(place) => {
             let terms = match needs.get(place) {
                 Some(Need::Terms(terms)) => listed(terms, &mut values),
@@ -687,32 +699,45 @@ fn query(c: &Connection, tenant: &TenantId, filter: &EntryFilter, after: i64) ->
     if filter.place.is_some() {
         sql.push_str(" AND e.place IS NOT NULL");
     }
-    Ok((sql, values))
+    Ok(Query { sql, values, number })
 }
 
 pub(super) fn find(c: &Connection, tenant: &TenantId, filter: &EntryFilter, stretch: Stretch) -> R<Vec<Entry>> {
-    let (mut sql, mut values) = query(c, tenant, filter, stretch.after)?;
+    let Query { mut sql, mut values, number } = query(c, tenant, filter, stretch.after, "entries_tenant")?;
     if let Some((part, parts)) = stretch.part {
         values.extend([Sql::Integer(parts), Sql::Integer(part)]);
         sql.push_str(&format!(" AND e.number % ?{} = ?{}", values.len() - 1, values.len()));
     }
-    select(c, &format!("{sql} ORDER BY e.number"), values, filter, stretch.limit)
+    select(c, &format!("{sql} ORDER BY {number}"), values, filter, stretch.limit)
 }
 
 fn select(c: &Connection, from: &str, values: Vec<Sql>, filter: &EntryFilter, limit: u32) -> R<Vec<Entry>> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut found = Vec::new();
+    each(c, from, values, filter, |entry| {
+        found.push(entry);
+        found.len() < limit
+    })?;
+    Ok(found)
+}
+
+/// Hands on the entries of a query that lie where they should, as long as they are wanted.
+fn each(
+    c: &Connection,
+    from: &str,
+    values: Vec<Sql>,
+    filter: &EntryFilter,
+    mut wanted: impl FnMut(Entry) -> bool,
+) -> R<()> {
     let mut query = c.prepare_cached(&format!("SELECT {COLUMNS} {from}"))?;
     let mut rows = query.query(params_from_iter(values))?;
-    let mut found = Vec::new();
-    while found.len() < limit
-        && let Some(row) = rows.next()?
-    {
+    while let Some(row) = rows.next()? {
         let entry = read(row)?;
-        if lies(&entry, filter) {
-            found.push(entry);
+        if lies(&entry, filter) && !wanted(entry) {
+            break;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 fn lies(entry: &Entry, filter: &EntryFilter) -> bool {
@@ -730,8 +755,8 @@ pub(super) fn search(
     limit: u32,
 ) -> R<Vec<Entry>> {
     let whole = words.trim().to_lowercase();
-    let (mut sql, mut values) = query(c, tenant, filter, 0)?;
-    for word in whole.split_whitespace() {
+    let Query { mut sql, mut values, .. } = query(c, tenant, filter, 0, "entries_folded")?;
+    for word in whole.split_whitespace().take(SEARCH_WORDS) {
         values.push(Sql::Text(word.to_owned()));
         sql.push_str(&format!(" AND instr(e.folded, ?{}) > 0", values.len()));
     }
@@ -746,10 +771,14 @@ pub(super) fn search(
 }
 
 pub(super) fn count(c: &Connection, tenant: &TenantId, filter: &EntryFilter) -> R<u64> {
-    let (sql, values) = query(c, tenant, filter, 0)?;
+    let Query { sql, values, .. } = query(c, tenant, filter, 0, "entries_tenant")?;
     if filter.place.is_some() {
-        let found = select(c, &sql, values, filter, u32::MAX)?;
-        return Ok(u64::try_from(found.len()).unwrap_or(u64::MAX));
+        let mut count = 0;
+        each(c, &sql, values, filter, |_| {
+            count += 1;
+            true
+        })?;
+        return Ok(count);
     }
     let count = one(c, &format!("SELECT count(*) {sql}"), params_from_iter(values), |row| size(row, 0))?;
     Ok(count.unwrap_or(0))
