@@ -531,7 +531,9 @@ async fn check_38_a_download_outlives_its_link() {
     let again = server.on_files("?overwrite=true", json!({ "name": "a", "externalId": "x" })).send().await.expect(201);
     let upload = again.json()["uploadUrl"].as_str().unwrap().to_owned();
     server.bare("PUT", &upload).body(b"new".to_vec()).send().await.expect(200);
-    landfall::upload::sweep::unlink(server.engine(), server.clock.now()).await.unwrap();
+    server.clock.advance(Duration::from_secs(2 * 3600));
+    let unlinked = landfall::upload::sweep::unlink(server.engine(), server.clock.now()).await.unwrap();
+    assert!(unlinked <= 1, "the server's own sweeper may be faster");
     while let Some(chunk) = running.chunk().await.unwrap() {
         got.extend_from_slice(&chunk);
     }
