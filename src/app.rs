@@ -24,7 +24,7 @@ use crate::blob::{Local, sync_directory};
 use crate::clock::{Clock, random_uuid};
 use crate::config::{Config, ConfigError};
 use crate::credential;
-use crate::dialect::{aitronos, coveo, native};
+use crate::dialect::{aitronos, cognite, coveo, native};
 use crate::engine::{Engine, Policy};
 use crate::faults;
 use crate::http::auth::RateLimiter;
@@ -449,7 +449,10 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
     let native_says = Says { refuse: native::refuse_upload, early: native::refuse_early };
     let part_door = Arc::new(PartDoor {
         doors: Arc::clone(doors),
-        wires: HashMap::from([(native::WIRE, native_says)]),
+        wires: HashMap::from([
+            (native::WIRE, native_says),
+            (cognite::WIRE, Says { refuse: cognite::refuse_upload, early: cognite::refuse_early }),
+        ]),
         fallback: native_says,
     });
     let stray_door = Arc::clone(&part_door);
@@ -461,16 +464,19 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .route("/v1/{*rest}", any(root::unknown))
         .nest("/coveo", coveo::api::routes())
         .nest("/aitronos", aitronos::routes())
+        .merge(cognite::shared_routes())
+        .nest("/cognite", cognite::routes())
         .merge(native::routes())
         .with_state(Arc::clone(doors))
-        .merge(health(&doors.engine, metrics))
-        .fallback(move |request: Request| async move {
-            match part::refuse_stray(&stray_door, &request) {
-                Some(refused) => refused,
-                None => coveo::api::unknown(request).await,
-            }
-        })
-        .layer(on_control);
+        .merge(health(&doors.engine, metrics));
+    let again = apis.clone().fallback(cognite::unknown);
+    let unrouted = move |request: Request| async move {
+        match part::refuse_stray(&stray_door, &request) {
+            Some(refused) => refused,
+            None => root::unrouted(again, request).await,
+        }
+    };
+    let apis = apis.fallback(unrouted).layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
     let bodies = resumable::routes()
         .merge(aitronos::bodies())
@@ -487,6 +493,8 @@ fn refuse_early(path: &str, early: &Early, request_id: &str) -> Response {
         coveo::api::refuse_early(early, request_id)
     } else if ["/v1/", "/aitronos/"].iter().any(|mount| path.starts_with(mount)) {
         aitronos::refuse_early(early, request_id)
+    } else if cognite::is_path(path) || part::wire_of(path) == Some(cognite::WIRE) {
+        cognite::refuse_early(early, request_id)
     } else if native::is_path(path) || part::wire_of(path).is_some() {
         native::refuse_early(early, request_id)
     } else {

@@ -29,6 +29,7 @@ pub mod token;
 
 pub mod engine;
 
+pub mod catalogue;
 pub mod source;
 pub mod store;
 pub mod tenant;

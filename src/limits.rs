@@ -148,3 +148,27 @@ pub const JWKS_STALE: Duration = Duration::from_secs(24 * 3600);
 pub const JWKS_PAUSE: Duration = Duration::from_secs(30);
 /// And one that did not answer, and of which there are no keys, once in this time.
 pub const JWKS_RETRY: Duration = Duration::from_secs(5);
+/// Longest name of a catalogue's entry.
+pub const ENTRY_NAME_CHARS: usize = 256;
+/// Longest id that a client gives an entry.
+pub const ENTRY_EXTERNAL_ID_CHARS: usize = 255;
+/// Longest folder of an entry.
+pub const ENTRY_DIRECTORY_CHARS: usize = 512;
+/// Longest source of an entry.
+pub const ENTRY_SOURCE_CHARS: usize = 128;
+/// Longest media type of an entry.
+pub const ENTRY_MIME_TYPE_CHARS: usize = 256;
+/// Most assets of an entry, and most categories.
+pub const ENTRY_ASSETS: usize = 1_000;
+/// Most labels of an entry.
+pub const ENTRY_LABELS: usize = 10;
+/// Most pairs of an entry's metadata.
+pub const ENTRY_METADATA_PAIRS: usize = 256;
+/// Longest key of an entry's metadata.
+pub const ENTRY_METADATA_KEY_BYTES: usize = 128;
+/// Most bytes of an entry's metadata, keys included.
+pub const ENTRY_METADATA_BYTES: usize = 10_240;
+/// How long an entry waits for its content, and an upload of it may take.
+pub const ENTRY_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Entries that an index may name before it is walked through in the order of their numbers instead of sorted.
+pub const ENTRIES_SORTED: u32 = 20_000;

@@ -16,7 +16,7 @@ const LEVELS: &[&[&str]] = &[
     &["model", "sqlite", "outbound"],
     &["ticket", "token", "blob", "meta", "search"],
     &["engine"],
-    &["upload", "source", "store", "tenant"],
+    &["upload", "source", "store", "catalogue", "tenant"],
     &["http"],
     &["ingress", "dialect", "process"],
     &["app", "cli", "main"],
@@ -180,6 +180,7 @@ const BANS: &[Ban] = &[
             "upload/",
             "source/",
             "store/",
+            "catalogue/",
             "tenant.rs",
             "process/",
             "http/auth.rs",
@@ -190,7 +191,7 @@ const BANS: &[Ban] = &[
             "engine.rs",
         ],
         except: &[],
-        remedy: "add a verb to upload, source, store or tenant",
+        remedy: "add a verb to upload, source, store, catalogue or tenant",
     },
 ];
 

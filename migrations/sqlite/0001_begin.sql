@@ -452,3 +452,56 @@ CREATE TABLE store_logs (
     message  TEXT NOT NULL,
     PRIMARY KEY (file, position)
 ) STRICT, WITHOUT ROWID;
+
+-- Files that a tenant declared, before or without their content.
+CREATE TABLE entries (
+    -- What clients name it by. Never used again.
+    number          INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant          TEXT NOT NULL,
+    -- The file whose current version is its content; the file's row exists from the first commit on.
+    file            BLOB NOT NULL UNIQUE,
+    external_id     TEXT,
+    -- The node that it stands for.
+    space           TEXT,
+    node            TEXT,
+    name            TEXT NOT NULL,
+    -- In lower case, for a search that does not care.
+    folded          TEXT NOT NULL,
+    directory       TEXT,
+    source          TEXT,
+    mime_type       TEXT,
+    metadata        TEXT,
+    assets          TEXT,
+    data_set        INTEGER,
+    labels          TEXT,
+    security        TEXT,
+    place           TEXT,
+    -- What the node says besides.
+    properties      TEXT,
+    source_created  INTEGER,
+    source_modified INTEGER,
+    uploaded        INTEGER,
+    created         INTEGER NOT NULL,
+    changed         INTEGER NOT NULL,
+    -- When it goes, unless its content comes; null once it came.
+    expires         INTEGER
+) STRICT;
+CREATE INDEX entries_tenant ON entries (tenant);
+CREATE UNIQUE INDEX entries_external ON entries (tenant, external_id) WHERE external_id IS NOT NULL;
+CREATE UNIQUE INDEX entries_node ON entries (tenant, space, node) WHERE node IS NOT NULL;
+CREATE INDEX entries_folded ON entries (tenant, folded);
+CREATE INDEX entries_directory ON entries (tenant, directory) WHERE directory IS NOT NULL;
+CREATE INDEX entries_created ON entries (tenant, created);
+CREATE INDEX entries_changed ON entries (tenant, changed);
+CREATE INDEX entries_uploaded ON entries (tenant, uploaded) WHERE uploaded IS NOT NULL;
+CREATE INDEX entries_source_created ON entries (tenant, source_created) WHERE source_created IS NOT NULL;
+CREATE INDEX entries_source_modified ON entries (tenant, source_modified) WHERE source_modified IS NOT NULL;
+CREATE INDEX entries_expiry ON entries (expires) WHERE expires IS NOT NULL;
+
+-- What entries are found by where only equality counts. A term is a digest of the tenant, of what kind it is and of the
+-- value; the entries of each stand in the order in which they are listed.
+CREATE TABLE entry_terms (
+    term   BLOB NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (term, number)
+) STRICT, WITHOUT ROWID;

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use serde_json::Value;
+use tower::ServiceExt;
 
-use crate::dialect::{aitronos, coveo};
+use crate::dialect::{aitronos, cognite, coveo};
 use crate::http::doors::{self, Doors};
 use crate::http::{auth, body};
 use crate::limits;
@@ -33,6 +35,26 @@ pub(super) async fn unknown(state: State<Arc<Doors>>, request: Request) -> Respo
         coveo::api::unknown(request).await
     } else {
         aitronos::unknown(state, request).await
+    }
+}
+
+/// A path that no route has. Cognite's clients put the slash of their base URL before it: without it, it may have one.
+pub(super) async fn unrouted(routes: Router, mut request: Request) -> Response {
+    let path = request.uri().path();
+    if let Some(tidy) = cognite::tidy(path) {
+        let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+        if let Ok(uri) = format!("{tidy}{query}").parse() {
+            *request.uri_mut() = uri;
+            return match routes.oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
+        }
+    }
+    if cognite::is_path(request.uri().path()) {
+        cognite::unknown(request).await
+    } else {
+        coveo::api::unknown(request).await
     }
 }
 

@@ -11,10 +11,11 @@ use crate::clock::{Clock, Timestamp, ordered_uuid, random_bytes, random_uuid};
 use crate::config;
 use crate::credential;
 use crate::meta::{
-    KeyInfo, MetaError, MetaStore, NewItemLimits, NewSource, NewStore, Quota, StoreFilter, TenantInfo, Upload,
-    UploadFilter,
+    EntryMade, KeyInfo, MetaError, MetaStore, NewEntry, NewItemLimits, NewSource, NewStore, Quota, StoreFilter,
+    TenantInfo, Upload, UploadFilter,
 };
 use crate::model::access::Rights;
+use crate::model::entry::{Facts, NodeId};
 use crate::model::ids::{FileId, KeyId, NAME_CHARS, SessionId, SourceId, StoreId, TenantId, is_name};
 use crate::model::issuer::{Algorithm, Issuer};
 use crate::model::session::{Session, SessionState};
@@ -42,6 +43,9 @@ pub(super) enum Admin {
     /// Uploads of files
     #[command(subcommand)]
     Upload(UploadCommand),
+    /// Files that stand for nodes of a graph (Cognite: an instanceId)
+    #[command(subcommand)]
+    Node(NodeCommand),
 }
 
 /// Tenants.
@@ -52,7 +56,7 @@ pub(super) enum TenantCommand {
         /// Its id: lower-case letters, digits, `-` and `_`
         id: String,
         /// Which API its callers speak
-        #[arg(long, default_value = "auto", value_parser = ["coveo", "aitronos", "auto"])]
+        #[arg(long, default_value = "auto", value_parser = ["coveo", "aitronos", "cognite", "auto"])]
         api: String,
         #[command(flatten)]
         place: Place,
@@ -319,6 +323,30 @@ pub(super) enum UploadCommand {
     },
 }
 
+/// Nodes.
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// Create a file that stands for a node, without content; prints the file's number
+    Create {
+        /// Whose file
+        #[arg(long, value_name = "ID")]
+        tenant: String,
+        /// The node's space
+        #[arg(long)]
+        space: String,
+        /// The node's id in its space
+        id: String,
+        /// What to call the file [default: the node's id]
+        #[arg(long)]
+        name: Option<String>,
+        /// Its media type
+        #[arg(long, value_name = "TYPE")]
+        mime_type: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
 /// Why a command did not work.
 #[derive(Debug, thiserror::Error)]
 enum AdminError {
@@ -357,7 +385,8 @@ impl Admin {
             )
             | Self::Source(SourceCommand::Create { place, .. } | SourceCommand::List { place, .. })
             | Self::Store(StoreCommand::Create { place, .. } | StoreCommand::List { place, .. })
-            | Self::Upload(UploadCommand::List { place, .. } | UploadCommand::End { place, .. }) => place,
+            | Self::Upload(UploadCommand::List { place, .. } | UploadCommand::End { place, .. })
+            | Self::Node(NodeCommand::Create { place, .. }) => place,
         }
     }
 
@@ -385,6 +414,7 @@ impl Admin {
                 Self::Source(command) => source(meta, command, now).await,
                 Self::Store(command) => store(meta, command, now).await,
                 Self::Upload(command) => upload(meta, command, now).await,
+                Self::Node(command) => node(meta, command, now).await,
             }
         })
     }
@@ -470,6 +500,33 @@ async fn oidc(meta: &dyn MetaStore, command: &OidcCommand, now: Timestamp) -> Re
                 )));
             }
             Ok(vec![json!({"tenant": tenant, "issuer": issuer, "removed": true})])
+        }
+    }
+}
+
+async fn node(meta: &dyn MetaStore, command: &NodeCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
+    let NodeCommand::Create { tenant, space, id, name, mime_type, .. } = command;
+    let tenant = existing(meta, tenant).await?;
+    if [space, id].into_iter().any(|text| text.is_empty() || !is_name(text)) {
+        return Err(refused(format!("a node's space and id have 1 to {NAME_CHARS} characters, no control characters")));
+    }
+    let facts =
+        Facts { name: name.clone().unwrap_or_else(|| id.clone()), mime_type: mime_type.clone(), ..Facts::default() };
+    facts.check().map_err(|wrong| refused(format!("{:?} {}", wrong.fact, wrong.reason)))?;
+    let new = NewEntry {
+        tenant,
+        file: FileId(ordered_uuid(now)),
+        node: Some(NodeId { space: space.clone(), id: id.clone() }),
+        facts,
+        session: None,
+        overwrite: None,
+        expires: None,
+        now,
+    };
+    match meta.make_entry(new).await? {
+        EntryMade::Done(entry) => Ok(vec![json!({ "id": entry.number, "space": space, "node": id })]),
+        EntryMade::Taken | EntryMade::Wrong(_) | EntryMade::OverQuota(_) => {
+            Err(refused(format!("there is a file for the node `{id}` in the space `{space}` already")))
         }
     }
 }

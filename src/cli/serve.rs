@@ -145,6 +145,7 @@ Upload a file (Aitronos Files API): ask for an upload URL, send the bytes, regis
 "#
     );
     introduce_stores(first);
+    introduce_catalogue(first);
 }
 
 /// A store's file from its upload to a search.
@@ -164,6 +165,27 @@ fn introduce_stores(first: &FirstStart) {
          -d '{{"upload_id": "'$(python3 -c "import json; print(json.load(open('store-upload.json'))['upload_id'])")'"}}'
     sleep 2
     curl -sS "$LANDFALL_URL/landfall/v1/stores/{store}/search?query=lighthouse" -H "Authorization: Bearer $LANDFALL_KEY"
+"#
+    );
+}
+
+/// A file in parts from its declaration to a link.
+fn introduce_catalogue(first: &FirstStart) {
+    let FirstStart { tenant, .. } = first;
+    println!(
+        r#"Upload a file in parts (Cognite Files API): declare it, PUT each part, complete it, ask for a link.
+
+    FILES="$LANDFALL_URL/api/v1/projects/{tenant}/files"
+    curl -sS -X POST "$FILES/initmultipartupload?parts=2" -H "Authorization: Bearer $LANDFALL_KEY" \
+         -H "Content-Type: application/json" -d '{{"name": "big.txt", "externalId": "big-1"}}' > parts.json
+    part() {{ python3 -c "import json, sys; print(json.load(open('parts.json'))['uploadUrls'][int(sys.argv[1])])" "$1"; }}
+    head -c 5242880 big.txt | curl -sS -f -T - "$(part 0)"
+    tail -c +5242881 big.txt | curl -sS -f -T - "$(part 1)"
+    UPLOAD_ID=$(python3 -c "import json; print(json.load(open('parts.json'))['uploadId'])")
+    curl -sS -X POST "$FILES/completemultipartupload" -H "Authorization: Bearer $LANDFALL_KEY" \
+         -H "Content-Type: application/json" -d '{{"externalId": "big-1", "uploadId": "'$UPLOAD_ID'"}}'
+    curl -sS -X POST "$FILES/downloadlink" -H "Authorization: Bearer $LANDFALL_KEY" \
+         -H "Content-Type: application/json" -d '{{"items": [{{"externalId": "big-1"}}]}}'
 "#
     );
 }

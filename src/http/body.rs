@@ -14,7 +14,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io;
+use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -45,6 +45,8 @@ const DRAIN_FIRST_TIME: Duration = Duration::from_millis(500);
 const COPY_BELOW: usize = 32 * 1024;
 /// What a chunk takes besides its bytes.
 const CHUNK_BYTES: u64 = 192;
+/// Bytes that are unpacked at a time.
+const GUNZIP_BYTES: usize = 64 * 1024;
 /// JSON announced to be at most this long gets its whole buffer at once.
 const BUFFER_AT_ONCE: u64 = 64 * 1024;
 
@@ -463,6 +465,55 @@ pub async fn read_all(
             whole.reserve_exact(room.saturating_sub(whole.len()));
         }
         whole.extend_from_slice(&chunk);
+    }
+    Ok(match lease {
+        Some(lease) => Bytes::from_owner(Counted { bytes: whole, _lease: lease }),
+        None => Bytes::new(),
+    })
+}
+
+/// Unpacks gzip to at most `limit` bytes for a tenant. The memory is counted until the bytes are dropped.
+///
+/// # Errors
+/// [`Refusal::TooLarge`] with `remedy`, [`Refusal::Malformed`] for what is no gzip, [`Refusal::Busy`].
+pub async fn gunzip(
+    packed: Bytes,
+    limit: u64,
+    remedy: &'static str,
+    timing: &BodyTiming,
+    tenant: &TenantId,
+) -> Result<Bytes, Refusal> {
+    let busy = || Refusal::Busy { retry_after: limits::BUSY_RETRY };
+    let member = timing.json.join(tenant);
+    let mut decoder = flate2::read::MultiGzDecoder::new(&packed[..]);
+    let mut piece = vec![0; GUNZIP_BYTES];
+    let mut whole: Vec<u8> = Vec::new();
+    let mut lease: Option<Lease> = None;
+    let mut size = 0u64;
+    loop {
+        let count = match decoder.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(_) => return Err(Refusal::malformed("the body is not what its Content-Encoding says: no gzip")),
+        };
+        size = size.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        if size > limit {
+            return Err(Refusal::TooLarge { what: "the unpacked request body", limit, remedy });
+        }
+        let has = lease.as_ref().map_or(0, Lease::bytes);
+        if size > has {
+            let wants = has.saturating_mul(2).min(limit).max(size);
+            let more = more(&member, wants - has, Turn::Begun, timing.idle).await.ok_or_else(busy)?;
+            match &mut lease {
+                Some(lease) => lease.absorb(more),
+                None => lease = Some(more),
+            }
+            let room = usize::try_from(wants).unwrap_or(usize::MAX);
+            whole.reserve_exact(room.saturating_sub(whole.len()));
+        }
+        whole.extend_from_slice(piece.get(..count).unwrap_or_default());
+        // Unpacking is work: others have their turn between.
+        tokio::task::yield_now().await;
     }
     Ok(match lease {
         Some(lease) => Bytes::from_owner(Counted { bytes: whole, _lease: lease }),

@@ -189,6 +189,26 @@ impl Call {
         let tenant = self.tenant.get().ok_or(Refusal::NoCredential)?;
         body::read_all(body, limit, remedy, &doors.timing, tenant).await
     }
+
+    /// The same, for an API whose clients compress their bodies: gzip is unpacked, to at most as many bytes again.
+    ///
+    /// # Errors
+    /// As [`Self::json`]; [`Refusal::MediaType`] for another coding, [`Refusal::Malformed`] for what is no gzip.
+    pub async fn json_or_gzip(&mut self, doors: &Doors, limit: u64, remedy: &'static str) -> Result<Bytes, Refusal> {
+        let mut codings = self.headers.get_all(header::CONTENT_ENCODING).iter().map(|coding| coding.as_bytes());
+        let packed = match (codings.next().map(<[u8]>::trim_ascii), codings.next()) {
+            (None, _) => false,
+            (Some(coding), None) if coding.is_empty() || coding.eq_ignore_ascii_case(b"identity") => false,
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"gzip") => true,
+            _ => return Err(Refusal::MediaType { expected: "application/json, as it is or with the coding gzip" }),
+        };
+        let bytes = self.json(doors, limit, remedy).await?;
+        if !packed || bytes.is_empty() {
+            return Ok(bytes);
+        }
+        let tenant = self.tenant.get().ok_or(Refusal::NoCredential)?;
+        body::gunzip(bytes, limit, remedy, &doors.timing, tenant).await
+    }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

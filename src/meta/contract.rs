@@ -1,5 +1,6 @@
 //! What every metadata store must do, run against every one. Each case starts with an empty store.
 
+mod entries;
 mod parts;
 mod stores;
 

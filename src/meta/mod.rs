@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::clock::Timestamp;
 use crate::model::access::{Caller, Rights};
 use crate::model::change::{Change, IdentityChange, Ordering};
+use crate::model::entry::{Entry, EntryFilter, EntryRef, Facts, FactsEdit, NodeId, Stretch, Wrong};
 use crate::model::file::{Declared, Digests, FileRecord, Piece, Receipt, Version};
 use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreFileId, StoreId, StreamId, TenantId,
@@ -801,6 +802,81 @@ pub struct Processed {
     pub now: Timestamp,
 }
 
+/// An entry to make in a tenant's catalogue.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewEntry {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The file that its content will be, new.
+    pub file: FileId,
+    /// The node that it stands for.
+    pub node: Option<NodeId>,
+    /// What is said about it.
+    pub facts: Facts,
+    /// The upload of its content, to be opened with it; it gets the entry's file.
+    pub session: Option<Session>,
+    /// What changes of the entry that has this external id already, where there is one and that is wanted.
+    pub overwrite: Option<FactsEdit>,
+    /// When it goes, unless its content comes.
+    pub expires: Option<Timestamp>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What became of it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum EntryMade {
+    /// It is there, new or changed, and the upload is open.
+    Done(Box<Entry>),
+    /// Another entry has this external id, or stands for this node.
+    Taken,
+    /// The entry with this external id can't be changed so.
+    Wrong(Wrong),
+    /// The tenant's quota does not allow the upload. Nothing changed.
+    OverQuota(OverQuota),
+}
+
+/// What became of a change of entries: of all or of none.
+#[derive(Clone, PartialEq, Debug)]
+pub enum EntriesChanged {
+    /// They are as they are here, in the order of the changes.
+    Done(Vec<Entry>),
+    /// Those at these places do not exist.
+    Missing(Vec<usize>),
+    /// Other entries have these external ids.
+    Taken(Vec<String>),
+    /// The change at this place can't be.
+    Wrong(usize, Wrong),
+}
+
+/// What became of a deletion of entries: of all or of none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EntriesDeleted {
+    /// They are gone.
+    Done(Vec<EntryRef>),
+    /// Those at these places do not exist.
+    Missing(Vec<usize>),
+    /// Those at these places stand for nodes, and only go with them.
+    OfNodes(Vec<usize>),
+}
+
+/// Which entries to delete.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeleteEntries {
+    /// Whose they are.
+    pub tenant: TenantId,
+    /// Which.
+    pub entries: Vec<EntryRef>,
+    /// Are those that do not exist left out?
+    pub ignore_unknown: bool,
+    /// Are they deleted as nodes?
+    pub as_nodes: bool,
+    /// Now.
+    pub now: Timestamp,
+    /// How long their bytes are kept for those who still read them.
+    pub keep_replaced: Duration,
+}
+
 /// What a store holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoreUsage {
@@ -1021,6 +1097,37 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn begin_step(&self, job: &LeasedJob, began: Began) -> Result<bool>;
     /// Ends a store file's processing, or gives it back.
     async fn end_processing(&self, job: &LeasedJob, processed: Processed) -> Result<()>;
+
+    // --- entries
+
+    /// Makes an entry, or changes the one that has its external id, and opens the upload of its content, in one step.
+    async fn make_entry(&self, entry: NewEntry) -> Result<EntryMade>;
+    /// Opens an upload of the content of an entry, which waits for it as long as the upload lives; `None` when there is
+    /// no such entry. The session gets the entry's file, and what is said about it.
+    async fn open_for_entry(&self, entry: EntryRef, session: Session) -> Result<Option<EntryMade>>;
+    /// Entries of the tenant, in the order asked for.
+    async fn entries(&self, tenant: &TenantId, entries: Vec<EntryRef>) -> Result<Vec<Option<Entry>>>;
+    /// Entries that are meant, in the order of their numbers.
+    async fn find_entries(&self, tenant: &TenantId, filter: EntryFilter, stretch: Stretch) -> Result<Vec<Entry>>;
+    /// Entries that are meant and have these words in their names, without case, the best first.
+    async fn search_entries(
+        &self,
+        tenant: &TenantId,
+        words: &str,
+        filter: EntryFilter,
+        limit: u32,
+    ) -> Result<Vec<Entry>>;
+    /// How many are meant.
+    async fn count_entries(&self, tenant: &TenantId, filter: EntryFilter) -> Result<u64>;
+    /// Changes entries, all or none.
+    async fn change_entries(
+        &self,
+        tenant: &TenantId,
+        changes: Vec<(EntryRef, FactsEdit)>,
+        now: Timestamp,
+    ) -> Result<EntriesChanged>;
+    /// Deletes entries with their files, all or none; their uploads end.
+    async fn delete_entries(&self, delete: DeleteEntries) -> Result<EntriesDeleted>;
 
     // --- streams
 

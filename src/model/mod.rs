@@ -4,10 +4,12 @@
 pub mod access;
 pub mod change;
 pub mod document;
+pub mod entry;
 pub mod file;
 pub mod ids;
 pub mod issuer;
 pub mod job;
+pub mod place;
 pub mod refusal;
 pub mod session;
 pub mod source;

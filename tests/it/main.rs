@@ -11,6 +11,7 @@
 mod aitronos;
 mod bodies;
 mod client;
+mod cognite;
 mod coveo;
 mod doctor;
 mod files;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Row, params};
 
 use super::rows::{all, digests, one, optional_time, optional_uuid, run, size, sql, time, unreadable, uuid};
-use super::{stores, uploads};
+use super::{entries, stores, uploads};
 use crate::clock::Timestamp;
 use crate::meta::{FileDeleted, FileFilter, RegisterFile, Registered};
 use crate::model::file::FileRecord;
@@ -115,11 +115,23 @@ pub(super) fn delete(
     if !force && let held @ 1.. = stores::holders(c, id)? {
         return Ok(FileDeleted::Held(held));
     }
+    drop_file(c, id, found.version, now, keep_replaced)?;
+    entries::forget(c, id)?;
+    Ok(FileDeleted::Done)
+}
+
+/// Lets go of a registered file: it leaves its stores, its uploads end, and its bytes are due for deletion.
+pub(super) fn drop_file(
+    c: &Connection,
+    id: FileId,
+    version: VersionId,
+    now: Timestamp,
+    keep_replaced: Duration,
+) -> R<()> {
     stores::leave_all(c, id, now, now.plus(keep_replaced))?;
     run(c, "DELETE FROM files WHERE id = ?1", [id.0.as_bytes()])?;
     uploads::end_uploads_of(c, id, now)?;
-    uploads::unpin(c, found.version, now.plus(keep_replaced))?;
-    Ok(FileDeleted::Done)
+    uploads::unpin(c, version, now.plus(keep_replaced))
 }
 
 pub(super) fn discard(c: &Connection, tenant: &TenantId, id: FileId, now: Timestamp) -> R<bool> {

@@ -1,6 +1,7 @@
 //! Facts in SQLite.
 
 mod calls;
+mod entries;
 mod files;
 mod issuers;
 mod items;
@@ -23,15 +24,17 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
-    Accepted, Advance, Advanced, Applied, Began, CommitParts, Committed, Extraction, FileDeleted, FileFilter, FileInfo,
-    Holder, ItemFilter, ItemRoom, KeyCreated, KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaError,
-    MetaStore, NewItemLimits, NewPart, NewPush, NewSource, NewStore, NewVersion, Once, Opening, OverQuota,
-    PartRecorded, PartsCommitted, Processed, Quota, RegisterFile, Registered, Resolved, Result, StoreFileFilter,
-    StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
+    Accepted, Advance, Advanced, Applied, Began, CommitParts, Committed, DeleteEntries, EntriesChanged, EntriesDeleted,
+    EntryMade, Extraction, FileDeleted, FileFilter, FileInfo, Holder, ItemFilter, ItemRoom, KeyCreated, KeyInfo, Lease,
+    LeasedJob, LinkFile, Linked, Marked, MetaError, MetaStore, NewEntry, NewItemLimits, NewPart, NewPush, NewSource,
+    NewStore, NewVersion, Once, Opening, OverQuota, PartRecorded, PartsCommitted, Processed, Quota, RegisterFile,
+    Registered, Resolved, Result, StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter,
+    Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
 use crate::model::change::{IdentityChange, Ordering};
+use crate::model::entry::{Entry, EntryFilter, EntryRef, FactsEdit, Stretch};
 use crate::model::file::{FileRecord, Version};
 use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreId, StreamId, TenantId, VersionId,
@@ -397,6 +400,54 @@ impl MetaStore for SqliteMeta {
     async fn end_processing(&self, job: &LeasedJob, processed: Processed) -> Result<()> {
         let job = job.clone();
         self.write(move |c| stores::end_processing(c, &job, &processed)).await
+    }
+
+    async fn make_entry(&self, entry: NewEntry) -> Result<EntryMade> {
+        self.write(move |c| entries::make(c, &entry)).await
+    }
+
+    async fn open_for_entry(&self, entry: EntryRef, session: Session) -> Result<Option<EntryMade>> {
+        self.write(move |c| entries::open_for(c, &entry, &session)).await
+    }
+
+    async fn entries(&self, tenant: &TenantId, refs: Vec<EntryRef>) -> Result<Vec<Option<Entry>>> {
+        let tenant = tenant.clone();
+        self.read(move |c| refs.iter().map(|entry| entries::entry(c, &tenant, entry)).collect()).await
+    }
+
+    async fn find_entries(&self, tenant: &TenantId, filter: EntryFilter, stretch: Stretch) -> Result<Vec<Entry>> {
+        let tenant = tenant.clone();
+        self.read(move |c| entries::find(c, &tenant, &filter, stretch)).await
+    }
+
+    async fn search_entries(
+        &self,
+        tenant: &TenantId,
+        words: &str,
+        filter: EntryFilter,
+        limit: u32,
+    ) -> Result<Vec<Entry>> {
+        let (tenant, words) = (tenant.clone(), words.to_owned());
+        self.read(move |c| entries::search(c, &tenant, &words, &filter, limit)).await
+    }
+
+    async fn count_entries(&self, tenant: &TenantId, filter: EntryFilter) -> Result<u64> {
+        let tenant = tenant.clone();
+        self.read(move |c| entries::count(c, &tenant, &filter)).await
+    }
+
+    async fn change_entries(
+        &self,
+        tenant: &TenantId,
+        changes: Vec<(EntryRef, FactsEdit)>,
+        now: Timestamp,
+    ) -> Result<EntriesChanged> {
+        let tenant = tenant.clone();
+        self.write(move |c| entries::change(c, &tenant, &changes, now)).await
+    }
+
+    async fn delete_entries(&self, delete: DeleteEntries) -> Result<EntriesDeleted> {
+        self.write(move |c| entries::delete(c, &delete)).await
     }
 
     async fn commit(&self, version: NewVersion) -> Result<Committed> {

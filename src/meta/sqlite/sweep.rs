@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::rows::{all, one, optional_uuid, run, size, uuid, word};
 use super::uploads::{self, SESSION};
-use super::{quota, resume, stores};
+use super::{entries, quota, resume, stores};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::meta::{Swept, Tombstone, Usage};
@@ -64,6 +64,7 @@ pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swep
         }
         run(c, "DELETE FROM files WHERE id = ?1", [file.0.as_bytes()])?;
     }
+    swept.files += rows(entries::expire(c, now, limit)?);
     let abandoned = all(
         c,
         "SELECT s.id FROM sessions s WHERE s.state <> 'open' AND s.expires <= ?1
@@ -257,6 +258,12 @@ const INVARIANTS: &[&str] = &[
      AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'empty' AND j.subject = s.row)",
     "SELECT 'source ' || s.id || ' counts ' || s.items || ' items, but holds ' || count(i.row) FROM sources s
      LEFT JOIN items i ON i.source = s.row AND i.deleted IS NULL GROUP BY s.row HAVING s.items <> count(i.row)",
+    "SELECT 'entry ' || e.number || ' has its content, but its file is not there' FROM entries e WHERE e.uploaded IS NOT NULL
+     AND NOT EXISTS (SELECT 1 FROM files f WHERE f.id = e.file AND f.registered IS NOT NULL)",
+    "SELECT 'entry ' || e.number || ' has no content, but a file' FROM entries e WHERE e.uploaded IS NULL
+     AND EXISTS (SELECT 1 FROM files f WHERE f.id = e.file)",
+    "SELECT 'entry ' || t.number || ' is found and does not exist' FROM entry_terms t
+     WHERE NOT EXISTS (SELECT 1 FROM entries e WHERE e.number = t.number)",
     "SELECT 'push ' || p.row || ' names changes that do not exist' FROM pushes p WHERE p.changes_version IS NOT NULL
      AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.id = p.changes_version)",
 ];

@@ -7,7 +7,7 @@ use super::rows::{
     all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, pieces, run, size, sql, time,
     unreadable, uuid, word,
 };
-use super::{calls, files, parts, quota, resume, stores};
+use super::{calls, entries, files, parts, quota, resume, stores};
 use crate::clock::Timestamp;
 use crate::meta::{Committed, FileInfo, LinkFile, Marked, NewVersion, Once, Opening, OverQuota};
 use crate::model::change::Ordering;
@@ -227,6 +227,10 @@ pub(super) fn make_version(
     }
     if session.registers {
         attach(c, session, new)?;
+    }
+    // What is an entry's content has an id of its own from the beginning.
+    if session.declaration.is_some() && session.file.0 != session.id.0 {
+        entries::content_came(c, session.file, new.now)?;
     }
     Ok(Committed::New(version))
 }
