@@ -455,6 +455,7 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         ]),
         fallback: native_says,
     });
+    let stray_door = Arc::clone(&part_door);
     let on_control = server::on_control_plane(control.handle());
     let apis = Router::new()
         .merge(coveo::api::shared_routes())
@@ -469,7 +470,14 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .with_state(Arc::clone(doors))
         .merge(health(&doors.engine, metrics));
     let again = apis.clone().fallback(cognite::unknown);
-    let apis = apis.fallback(move |request: Request| root::unrouted(again.clone(), request)).layer(on_control);
+    let apis = apis
+        .fallback(move |request: Request| async move {
+            match part::refuse_stray(&stray_door, &request) {
+                Some(refused) => refused,
+                None => root::unrouted(again, request).await,
+            }
+        })
+        .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
     let bodies = resumable::routes()
         .merge(aitronos::bodies())

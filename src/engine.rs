@@ -17,6 +17,7 @@ use crate::model::ids::{SessionId, TenantId};
 use crate::model::refusal::Refusal;
 use crate::search::{SearchError, SearchIndex};
 use crate::ticket::Tickets;
+use crate::token::Tokens;
 
 pub use readers::{Kept, Readers};
 pub use seats::{Called, Parked, Seats, Superseded, Turn};
@@ -58,6 +59,8 @@ pub struct Engine {
     pub clock: Clock,
     /// The signer of upload locations.
     pub tickets: Tickets,
+    /// The judge of bearer tokens.
+    pub tokens: Tokens,
     /// The configured limits.
     pub policy: Policy,
     /// Why requests were refused.
@@ -89,6 +92,7 @@ impl Engine {
             meta,
             blobs,
             search,
+            tokens: Tokens::new(clock.clone()),
             clock,
             tickets,
             policy,

@@ -18,13 +18,14 @@ pub mod unpack;
 
 pub mod credential;
 pub mod model;
+pub mod outbound;
 pub mod sqlite;
 
 pub mod blob;
 pub mod meta;
-pub mod outbound;
 pub mod search;
 pub mod ticket;
+pub mod token;
 
 pub mod engine;
 

@@ -106,10 +106,22 @@ impl Head {
     }
 }
 
+/// Bounds of calls whose answers are short and must come soon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// How long a connection may take to be made.
+    pub connect: Duration,
+    /// How long a call may take in all.
+    pub whole: Duration,
+    /// The longest answer, in bytes.
+    pub answer_bytes: usize,
+}
+
 /// Makes calls.
 #[derive(Clone, Debug)]
 pub struct Outbound {
     http: reqwest::Client,
+    answer_bytes: usize,
 }
 
 impl Outbound {
@@ -118,12 +130,25 @@ impl Outbound {
     /// # Errors
     /// [`OutboundError`] when the system has no certificates to trust.
     pub fn new() -> Result<Self, OutboundError> {
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .user_agent(concat!("landfall/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { http })
+        Ok(Self { http: builder(CONNECT).build()?, answer_bytes: ANSWER_BYTES })
+    }
+
+    /// A client for short calls; a direct one asks no proxy.
+    ///
+    /// # Errors
+    /// [`OutboundError`] when the system has no certificates to trust.
+    pub fn bounded(bounds: Bounds, direct: bool) -> Result<Self, OutboundError> {
+        let builder = builder(bounds.connect).timeout(bounds.whole);
+        let builder = if direct { builder.no_proxy() } else { builder };
+        Ok(Self { http: builder.build()?, answer_bytes: bounds.answer_bytes })
+    }
+
+    /// Asks for something without showing a key, and reads the whole answer, which must be of a bounded size.
+    ///
+    /// # Errors
+    /// [`OutboundError`].
+    pub async fn get(&self, url: &str) -> Result<(Head, Bytes), OutboundError> {
+        self.call(Ask { method: Method::GET, url, key: None, headers: Vec::new(), payload: Payload::None }).await
     }
 
     /// Makes a call and reads the whole answer, which must be of a bounded size.
@@ -135,8 +160,8 @@ impl Outbound {
         let mut whole = BytesMut::new();
         while let Some(bytes) = body.next().await {
             whole.extend_from_slice(&bytes?);
-            if whole.len() > ANSWER_BYTES {
-                return Err(OutboundError::lasting(format!("the answer has more than {ANSWER_BYTES} bytes")));
+            if whole.len() > self.answer_bytes {
+                return Err(OutboundError::lasting(format!("the answer has more than {} bytes", self.answer_bytes)));
             }
         }
         Ok((head, whole.freeze()))
@@ -197,6 +222,13 @@ impl Outbound {
             }
         })
     }
+}
+
+fn builder(connect: Duration) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(connect)
+        .user_agent(concat!("landfall/", env!("CARGO_PKG_VERSION")))
 }
 
 /// Ends when nothing was sent for a while.

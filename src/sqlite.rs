@@ -195,7 +195,7 @@ impl Database {
         wait.await.map_err(|_| SqliteError::Closed)?
     }
 
-    /// Runs a query on a reader.
+    /// Runs a query on a reader, in the pool for work that waits. For what may read many pages.
     ///
     /// # Errors
     /// [`SqliteError`].
@@ -205,23 +205,36 @@ impl Database {
     ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
         let _place = self.shared.reading.acquire().await.map_err(|_| SqliteError::Closed)?;
-        tokio::task::spawn_blocking(move || {
-            let idle = shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let connection = match idle {
-                Some(connection) => connection,
-                None => connect(&shared.path, true)?,
-            };
-            // One snapshot: what several statements read belongs together.
-            let result = connection.execute_batch("BEGIN").and_then(|()| work(&connection)).map_err(failed);
-            if !connection.is_autocommit() {
-                let _ = connection.execute_batch("ROLLBACK");
-            }
-            let mut readers = shared.readers.lock().unwrap_or_else(PoisonError::into_inner);
-            readers.push(connection);
-            result
-        })
-        .await
-        .map_err(|error| SqliteError::Failed(error.to_string()))?
+        tokio::task::spawn_blocking(move || shared.read(work))
+            .await
+            .map_err(|error| SqliteError::Failed(error.to_string()))?
+    }
+
+    /// Looks up a few rows by their keys, on the thread of the task that asks: another thread's wake-up would cost several
+    /// times what the query does.
+    ///
+    /// # Errors
+    /// [`SqliteError`].
+    pub fn look<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.shared.read(work)
+    }
+}
+
+impl Shared {
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => connect(&self.path, true)?,
+        };
+        // One snapshot: what several statements read belongs together.
+        let run = |statement: &str| connection.prepare_cached(statement).and_then(|mut s| s.execute([]));
+        let result = run("BEGIN").and_then(|_| work(&connection)).map_err(failed);
+        if !connection.is_autocommit() {
+            let _ = run("ROLLBACK");
+        }
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        result
     }
 }
 

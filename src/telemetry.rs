@@ -110,7 +110,7 @@ pub fn redact_path(path: &str) -> String {
         Some(at) => path.get(..at + SESSION_MARK.len()).unwrap_or_default(),
         None => path,
     };
-    let shown = |segment| if holds_key(segment) { "(key)" } else { segment };
+    let shown = |segment| if holds_secret(segment) { "(key)" } else { segment };
     let mut path = path.split('/').map(shown).collect::<Vec<_>>().join("/");
     let mut end = path.len().min(PATH_BYTES);
     while !path.is_char_boundary(end) {
@@ -120,12 +120,12 @@ pub fn redact_path(path: &str) -> String {
     path
 }
 
-/// Is there a key in it, as it stands or percent-encoded?
-fn holds_key(segment: &str) -> bool {
+/// Is there a key or a bearer token in it, as it stands or percent-encoded?
+fn holds_secret(segment: &str) -> bool {
     let mut text = Cow::Borrowed(segment);
     for _ in 0..DECODINGS {
         // Where a key ends nobody says: any other character may stand around it.
-        if text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').any(is_key) {
+        if text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').any(is_key) || holds_token(&text) {
             return true;
         }
         match percent_encoding::percent_decode_str(&text).decode_utf8_lossy() {
@@ -142,6 +142,11 @@ fn is_key(word: &str) -> bool {
     let mut groups = word.split('-');
     let first = groups.next().unwrap_or_default();
     first.len() == 10 && first.get(..2).is_some_and(|mark| mark.eq_ignore_ascii_case("lf")) && groups.next().is_some()
+}
+
+/// Does it hold what looks like a signed token: a JSON object's beginning in Base64url, and a dot somewhere behind it?
+fn holds_token(text: &str) -> bool {
+    text.find("eyJ").and_then(|at| text.get(at..)).is_some_and(|rest| rest.find('.').is_some_and(|dot| dot > 10))
 }
 
 #[cfg(test)]
@@ -199,6 +204,12 @@ mod tests {
         }
         let far = format!("/{}/{key}", "x".repeat(250));
         assert!(!redact_path(&far).contains("lf1"), "{}", redact_path(&far));
+        for token in
+            ["eyJhbGciOiJSUzI1NiJ9.e30.AAAA", "eyJhbGciOiJSUzI1NiJ9%2Ee30%2EAAAA", "x=eyJhbGciOiJSUzI1NiJ9.e30."]
+        {
+            assert_eq!(redact_path(&format!("/v1/{token}/x")), "/v1/(key)/x");
+        }
+        assert_eq!(redact_path("/v1/eyJ.json"), "/v1/eyJ.json");
         assert_eq!(redact_path("/v1/lf/lf-files/lfabcdefgh"), "/v1/lf/lf-files/lfabcdefgh");
     }
 }

@@ -97,6 +97,17 @@ impl Plain {
     }
 }
 
+/// Expiry and proof, as a plain ticket has them in its query.
+fn plain_query(query: &str) -> Option<(&str, &str)> {
+    query.strip_prefix("expires=")?.split_once("&proof=")
+}
+
+/// Is a query, whatever its path, one of a plain ticket?
+#[must_use]
+pub fn is_plain_query(query: &str) -> bool {
+    plain_query(query).is_some()
+}
+
 /// A request as it came.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
@@ -198,8 +209,7 @@ impl Tickets {
         let Some(plain) = Plain::read(path) else {
             return Err(wrong("path", "the path is not one of an upload URL"));
         };
-        let read = query.strip_prefix("expires=").and_then(|rest| rest.split_once("&proof="));
-        let Some((expires, proof)) = read else {
+        let Some((expires, proof)) = plain_query(query) else {
             return Err(wrong("query", "the query is not the one of an upload URL"));
         };
         // A number has one spelling.

@@ -13,8 +13,8 @@ use std::path::Path;
 /// A module uses modules of lower levels only. `main.rs` and `lib.rs` are assembly and may name everything.
 const LEVELS: &[&[&str]] = &[
     &["clock", "limits", "config", "telemetry", "faults", "unpack", "sigv4", "credential"],
-    &["model", "sqlite"],
-    &["ticket", "outbound", "blob", "meta", "search"],
+    &["model", "sqlite", "outbound"],
+    &["ticket", "token", "blob", "meta", "search"],
     &["engine"],
     &["upload", "source", "store", "catalogue", "tenant"],
     &["http"],

@@ -63,12 +63,12 @@ pub struct Client {
 }
 
 /// One connection.
-struct Connection {
+pub struct Connection {
     socket: TcpStream,
     read: Vec<u8>,
 }
 
-struct Reply {
+pub struct Reply {
     status: u16,
     head: String,
     body: Vec<u8>,
@@ -80,12 +80,12 @@ impl Reply {
         lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
-    fn expect(self, status: u16) -> Self {
+    pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}\n{}", self.head, String::from_utf8_lossy(&self.body));
         self
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 
@@ -97,19 +97,19 @@ impl Reply {
 }
 
 impl Connection {
-    fn new(port: u16) -> Self {
+    pub fn new(port: u16) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
         socket.set_nodelay(true).expect("a socket");
         Self { socket, read: Vec::with_capacity(4096) }
     }
 
-    fn head(&mut self, method: &str, target: &str, headers: &str, length: u64) {
+    pub fn head(&mut self, method: &str, target: &str, headers: &str, length: u64) {
         let head =
             format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n{headers}\r\n");
         self.socket.write_all(head.as_bytes()).expect("a live server");
     }
 
-    fn call(&mut self, method: &str, target: &str, headers: &str, body: &[u8]) -> Reply {
+    pub fn call(&mut self, method: &str, target: &str, headers: &str, body: &[u8]) -> Reply {
         let length = body.len();
         let mut request =
             format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n{headers}\r\n")
@@ -119,9 +119,9 @@ impl Connection {
         self.reply()
     }
 
-    fn reply(&mut self) -> Reply {
+    pub fn reply(&mut self) -> Reply {
         self.read.clear();
-        let mut buffer = [0u8; 4096];
+        let mut buffer = [0u8; 64 * 1024];
         let end = loop {
             if let Some(end) = self.read.windows(4).position(|w| w == b"\r\n\r\n") {
                 break end;
@@ -143,7 +143,7 @@ impl Connection {
         reply
     }
 
-    fn pour(&mut self, mut bytes: u64) -> io::Result<()> {
+    pub fn pour(&mut self, mut bytes: u64) -> io::Result<()> {
         let block = [5u8; BLOCK];
         while bytes > 0 {
             let now = bytes.min(BLOCK as u64);
@@ -154,7 +154,7 @@ impl Connection {
     }
 }
 
-fn path_of(url: &str) -> String {
+pub fn path_of(url: &str) -> String {
     format!("/{}", url.splitn(4, '/').nth(3).expect("a URL with a path"))
 }
 

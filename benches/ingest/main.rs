@@ -17,8 +17,10 @@
     reason = "a measurement that can't go on has failed; the bans are the server's"
 )]
 
+mod catalogue;
 mod floors;
 mod load;
+mod parts;
 mod peers;
 
 use std::collections::BTreeMap;
@@ -121,6 +123,13 @@ const CUT_TWICE: &str = "bytes sent twice after a cut, beyond 256 KiB alignment"
 const FINAL_64M: &str = "final answer after 64 MiB, ms";
 const FINAL_4G: &str = "final answer after 4 GiB, ms";
 const BODIES_MIB: &str = "peak MiB, 1,000 bodies in flight";
+const PARTS: &str = "2 GiB in 64 parts, 8 at once, MB/s until complete";
+const COMPLETE_64: &str = "completing 2 GiB in 64 parts, ms";
+const COMPLETE_250: &str = "completing 2 GiB in 250 parts, ms";
+const COMPLETE_8G: &str = "completing 8 GiB in 16 parts, ms";
+const COMPLETES: &str = "slowest of these ÷ fastest";
+const PARTS_MIB: &str = "peak MiB, 64 parts in flight";
+const LIST: &str = "list of 1,000 of 100,000 files ÷ bare SQL, slowest filter";
 const SESSIONS_MIB: &str = "peak MiB, 10,000 open sessions";
 
 fn wanted() -> Vec<Wanted> {
@@ -156,6 +165,13 @@ fn wanted() -> Vec<Wanted> {
         },
         most("MiB with 1,000 bodies in flight", BODIES_MIB, 100.0),
         most("MiB with 10,000 open sessions", SESSIONS_MIB, 200.0),
+        ratio("8 parts at once ÷ one stream", PARTS, US, (STREAM, US), 1.0),
+        most(COMPLETE_64, COMPLETE_64, 20.0),
+        most(COMPLETE_250, COMPLETE_250, 20.0),
+        most(COMPLETE_8G, COMPLETE_8G, 20.0),
+        most(COMPLETES, COMPLETES, 2.0),
+        most("MiB with 64 parts in flight", PARTS_MIB, 150.0),
+        most(LIST, LIST, 3.0),
     ]
 }
 
@@ -212,6 +228,12 @@ fn main() {
         }
         if wants("memory") {
             memory(place.path(), &mut table);
+        }
+        if wants("parts") {
+            in_parts(place.path(), &mut table);
+        }
+        if wants("lists") {
+            lists(place.path(), &mut table);
         }
     }
     table.print(&wanted());
@@ -339,6 +361,56 @@ fn memory(place: &Path, table: &mut Table) {
     table.add(SESSIONS_MIB, US, server.peak_mib());
     server.stop();
     floors::remove(&place.join("sessions"));
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn in_parts(place: &Path, table: &mut Table) {
+    floors::warm(place);
+    let mut completes = Vec::new();
+    for (row, size, count, times) in
+        [(COMPLETE_64, 2048 * MIB, 64, 3), (COMPLETE_250, 2048 * MIB, 250, 3), (COMPLETE_8G, 8192 * MIB, 16, 1)]
+    {
+        let server = landfall(place, "parts", false);
+        let uploads: Vec<_> = (0..times).map(|_| parts::upload(&server.client(), size, count, 8)).collect();
+        if row == COMPLETE_64 {
+            let rates = uploads.iter().map(|upload| size as f64 / 1e6 / upload.seconds).collect();
+            table.add(PARTS, US, median(rates));
+        }
+        completes.push(median(uploads.iter().map(|upload| upload.complete_ms).collect()));
+        table.add(row, US, completes[completes.len() - 1]);
+        server.stop();
+        floors::remove(&place.join("parts"));
+    }
+    completes.sort_by(f64::total_cmp);
+    table.add(COMPLETES, US, completes[completes.len() - 1] / completes[0]);
+    let server = landfall(place, "parts", false);
+    parts::in_flight(&server.client(), 64);
+    table.add(PARTS_MIB, US, server.peak_mib());
+    server.stop();
+    floors::remove(&place.join("parts"));
+}
+
+fn lists(place: &Path, table: &mut Table) {
+    const COUNT: u64 = 100_000;
+    let data = place.join("lists");
+    let server = landfall(place, "lists", false);
+    catalogue::fill(&server.client(), COUNT);
+    let mut slowest = 0f64;
+    for filter in catalogue::filters(COUNT) {
+        let row = format!("list of 1,000 by {}, ms", filter.name);
+        let bare = catalogue::bare(&data.join("landfall.db"), &filter);
+        let ours = catalogue::list(&server.client(), &filter);
+        table.add(&row, "SQL", bare);
+        table.add(&row, US, ours);
+        slowest = slowest.max(ours / bare);
+    }
+    table.add(LIST, US, slowest);
+    server.stop();
+    floors::remove(&data);
 }
 
 /// A client of the server that is measured.

@@ -46,6 +46,27 @@ CREATE TABLE keys (
     revoked INTEGER
 ) STRICT, WITHOUT ROWID;
 
+-- Who vouches for callers of a tenant with bearer tokens, and on which terms.
+CREATE TABLE issuers (
+    tenant     TEXT NOT NULL REFERENCES tenants,
+    -- What its tokens call it, exactly.
+    url        TEXT NOT NULL,
+    -- A list as JSON.
+    audiences  TEXT NOT NULL,
+    -- Null where its discovery document says it.
+    jwks_url   TEXT,
+    algorithms TEXT NOT NULL,
+    leeway     INTEGER NOT NULL,
+    -- What every token gives, and what the values of a claim give (an object of lists as JSON).
+    rights     TEXT NOT NULL,
+    claim      TEXT,
+    mapped     TEXT NOT NULL,
+    plain_http INTEGER NOT NULL,
+    created    INTEGER NOT NULL,
+    PRIMARY KEY (tenant, url)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX issuers_url ON issuers (url);
+
 -- Calls that their clients marked, for their repetition.
 CREATE TABLE calls (
     tenant  TEXT NOT NULL,

@@ -66,7 +66,7 @@ pub(super) async fn files(State(doors): State<Arc<Doors>>, request: Request) -> 
     let api = match told(&doors, &parts).await {
         Some(api) => api,
         None if body.is_end_stream() => Api::Coveo,
-        None => match auth::holder(&doors.engine, &parts.headers).await {
+        None => match auth::holder_in(&doors.engine, &parts.headers, Some(&organization(&parts))).await {
             // Whoever is refused is refused by what was known before the body.
             Err(_) => Api::Coveo,
             Ok(caller) => {
@@ -97,9 +97,7 @@ enum Api {
 
 /// What the organization's setting and the headers say.
 async fn told(doors: &Doors, request: &Parts) -> Option<Api> {
-    let organization = request.uri.path().split('/').nth(3).unwrap_or_default();
-    let organization = percent_encoding::percent_decode_str(organization).decode_utf8_lossy();
-    if let Ok(Some(tenant)) = doors.engine.meta.tenant(&TenantId::from(organization.as_ref())).await {
+    if let Ok(Some(tenant)) = doors.engine.meta.tenant(&organization(request)).await {
         match tenant.api.as_str() {
             coveo::api::WIRE => return Some(Api::Coveo),
             aitronos::WIRE => return Some(Api::Aitronos),
@@ -107,6 +105,12 @@ async fn told(doors: &Doors, request: &Parts) -> Option<Api> {
         }
     }
     by_headers(&request.headers).then_some(Api::Aitronos)
+}
+
+/// The organization of the path.
+fn organization(request: &Parts) -> TenantId {
+    let organization = request.uri.path().split('/').nth(3).unwrap_or_default();
+    TenantId::from(percent_encoding::percent_decode_str(organization).decode_utf8_lossy().as_ref())
 }
 
 /// Headers that only Aitronos' clients send.

@@ -324,15 +324,19 @@ impl SegmentWriter for Writer {
 
     async fn persist(&mut self) -> Result<Extent, BlobError> {
         faults::point("segment.unsynced");
-        let file = Arc::clone(&self.file);
-        blocking(move || sync_data(&file)).await?;
-        faults::point("segment.synced");
         let directory = self.store.directory(self.segment);
+        let (file, group) = (Arc::clone(&self.file), self.store.group(&directory));
+        let shared = Arc::clone(&self.store.shared);
+        // Both in one turn of the pool: the second sync finds most of its work done by the first.
+        let synced = move || {
+            sync_data(&file)?;
+            faults::point("segment.synced");
+            group.sync(&directory).inspect_err(|_| {
+                shared.failed_syncs.fetch_add(1, SeqCst);
+            })
+        };
+        blocking(synced).await?;
         let shared = &self.store.shared;
-        if let Err(error) = self.store.group(&directory).sync(&directory).await {
-            shared.failed_syncs.fetch_add(1, SeqCst);
-            return Err(error.into());
-        }
         if shared.failed_syncs.load(SeqCst) != self.failures {
             return Err(io::Error::other("a directory sync failed while the segment was written").into());
         }
@@ -382,7 +386,7 @@ impl SegmentReader for Reader {
 #[derive(Debug, Default)]
 struct GroupSync {
     requested: AtomicU64,
-    done: tokio::sync::Mutex<GroupDone>,
+    done: Mutex<GroupDone>,
 }
 
 #[derive(Debug, Default)]
@@ -392,17 +396,17 @@ struct GroupDone {
 }
 
 impl GroupSync {
-    async fn sync(&self, directory: &Path) -> io::Result<()> {
+    /// Waits on its thread: for the pool.
+    fn sync(&self, directory: &Path) -> io::Result<()> {
         let mine = self.requested.fetch_add(1, SeqCst) + 1;
-        let mut done = self.done.lock().await;
+        let mut done = lock(&self.done);
         if done.up_to >= mine {
             // A sync that began after this request has ended. If it failed, that counts for all of its group:
             // a second sync could succeed although the entry is lost.
             return if done.failed { Err(io::Error::other("the directory sync of this group failed")) } else { Ok(()) };
         }
         let up_to = self.requested.load(SeqCst);
-        let path = directory.to_owned();
-        let result = blocking(move || sync_directory(&path)).await;
+        let result = sync_directory(directory);
         *done = GroupDone { up_to, failed: result.is_err() };
         result
     }

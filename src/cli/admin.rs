@@ -17,6 +17,7 @@ use crate::meta::{
 use crate::model::access::Rights;
 use crate::model::entry::{Facts, NodeId};
 use crate::model::ids::{FileId, KeyId, NAME_CHARS, SourceId, StoreId, TenantId, is_name};
+use crate::model::issuer::{Algorithm, Issuer};
 use crate::model::store::Store;
 use crate::store::setup;
 
@@ -96,6 +97,66 @@ pub(super) enum TenantCommand {
         /// Items that may be added or changed in a day (UTC); `none` takes the limit away
         #[arg(long, value_name = "N|none", value_parser = parse_limit)]
         items_per_day: Option<Limit>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Issuers of bearer tokens (OpenID Connect) that a tenant trusts. Changes hold from the next request on
+    #[command(subcommand)]
+    Oidc(OidcCommand),
+}
+
+/// Issuers.
+#[derive(Debug, Subcommand)]
+pub(super) enum OidcCommand {
+    /// Trust an issuer on these terms, in the place of all terms before
+    Set {
+        /// The tenant's id
+        id: String,
+        /// What the tokens' `iss` is, exactly
+        #[arg(long, value_name = "URL")]
+        issuer: String,
+        /// Whom a token must be for (`aud`); may be given several times, and one of them is enough
+        #[arg(long = "audience", value_name = "TEXT", required = true)]
+        audiences: Vec<String>,
+        /// Where its keys are [default: what its /.well-known/openid-configuration says]
+        #[arg(long, value_name = "URL")]
+        jwks_url: Option<String>,
+        /// Algorithms that are taken, comma-separated: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA
+        #[arg(long, value_name = "LIST", default_value = "RS256")]
+        algorithms: String,
+        /// Seconds by which its clock may differ: 0 to 600
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        leeway: u64,
+        /// What every valid token may do, comma-separated, as with keys [default: nothing]
+        #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
+        rights: String,
+        /// The claim whose values give more, such as roles, groups or scope; or a JSON pointer such as
+        /// /realm_access/roles
+        #[arg(long, value_name = "NAME")]
+        claim: Option<String>,
+        /// What a value of the claim gives, as VALUE=LIST; may be given several times
+        #[arg(long = "map", value_name = "VALUE=LIST", requires = "claim")]
+        mapped: Vec<String>,
+        /// Let its keys come over plain HTTP from another machine: whoever is between can then let anybody in
+        #[arg(long)]
+        plain_http: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show the issuers that a tenant trusts
+    Show {
+        /// The tenant's id
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Trust an issuer no more, at once
+    Remove {
+        /// The tenant's id
+        id: String,
+        /// The issuer
+        #[arg(long, value_name = "URL")]
+        issuer: String,
         #[command(flatten)]
         place: Place,
     },
@@ -282,7 +343,12 @@ impl Admin {
                 | TenantCommand::Quota { place, .. }
                 | TenantCommand::Pause { place, .. }
                 | TenantCommand::Resume { place, .. }
-                | TenantCommand::Limit { place, .. },
+                | TenantCommand::Limit { place, .. }
+                | TenantCommand::Oidc(
+                    OidcCommand::Set { place, .. }
+                    | OidcCommand::Show { place, .. }
+                    | OidcCommand::Remove { place, .. },
+                ),
             )
             | Self::Key(
                 KeyCommand::Create { place, .. } | KeyCommand::List { place, .. } | KeyCommand::Revoke { place, .. },
@@ -350,7 +416,95 @@ async fn tenant(meta: &dyn MetaStore, command: &TenantCommand, now: Timestamp) -
             let limits = NewItemLimits { per_source: given(items_per_source), per_day: given(items_per_day) };
             changed(id, meta.limit_tenant(&TenantId::from(id.as_str()), limits).await?)
         }
+        TenantCommand::Oidc(command) => oidc(meta, command, now).await,
     }
+}
+
+async fn oidc(meta: &dyn MetaStore, command: &OidcCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
+    match command {
+        OidcCommand::Set {
+            id,
+            issuer: url,
+            audiences,
+            jwks_url,
+            algorithms,
+            leeway,
+            rights,
+            claim,
+            mapped,
+            plain_http,
+            ..
+        } => {
+            let issuer = Issuer {
+                tenant: existing(meta, id).await?,
+                url: url.clone(),
+                audiences: audiences.clone(),
+                jwks_url: jwks_url.clone(),
+                algorithms: parse_algorithms(algorithms)?,
+                leeway: std::time::Duration::from_secs(*leeway),
+                rights: parse_rights(rights)?,
+                claim: claim.clone(),
+                mapped: mapped.iter().map(|pair| parse_mapped(pair)).collect::<Result<_, _>>()?,
+                plain_http: *plain_http,
+                created: now,
+            };
+            issuer.check().map_err(refused)?;
+            let shown = shown_issuer(&issuer);
+            match meta.put_issuer(issuer).await? {
+                true => Ok(vec![shown]),
+                false => Err(unknown_tenant(id)),
+            }
+        }
+        OidcCommand::Show { id, .. } => {
+            let tenant = existing(meta, id).await?;
+            let issuers: Vec<Value> = meta.issuers(&tenant).await?.iter().map(shown_issuer).collect();
+            Ok(vec![json!({"tenant": tenant, "issuers": issuers})])
+        }
+        OidcCommand::Remove { id, issuer, .. } => {
+            let tenant = existing(meta, id).await?;
+            if !meta.remove_issuer(&tenant, issuer).await? {
+                return Err(refused(format!(
+                    "the tenant `{id}` does not trust the issuer `{issuer}`: `landfall admin tenant oidc show {id}` shows whom it trusts"
+                )));
+            }
+            Ok(vec![json!({"tenant": tenant, "issuer": issuer, "removed": true})])
+        }
+    }
+}
+
+fn parse_algorithms(list: &str) -> Result<Vec<Algorithm>, AdminError> {
+    let mut algorithms: Vec<Algorithm> = Vec::new();
+    for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        let known = || Algorithm::ALL.map(Algorithm::name).join(", ");
+        let algorithm = Algorithm::from_name(name).ok_or_else(|| {
+            refused(format!("`{name}` is not an algorithm that can be taken: use some of {}", known()))
+        })?;
+        if !algorithms.contains(&algorithm) {
+            algorithms.push(algorithm);
+        }
+    }
+    Ok(algorithms)
+}
+
+/// The last `=` divides: values of claims may hold others, rights none.
+fn parse_mapped(pair: &str) -> Result<(String, Rights), AdminError> {
+    let (value, rights) = pair
+        .rsplit_once('=')
+        .ok_or_else(|| refused(format!("`{pair}` does not say what a value gives: use VALUE=LIST, as admin=all")))?;
+    Ok((value.to_owned(), parse_rights(rights)?))
+}
+
+fn shown_issuer(issuer: &Issuer) -> Value {
+    let mapped: Map<String, Value> =
+        issuer.mapped.iter().map(|(value, rights)| (value.clone(), json!(rights.names()))).collect();
+    json!({
+        "tenant": issuer.tenant, "issuer": issuer.url, "audiences": issuer.audiences,
+        // What is fetched: the keys themselves, or the document that says where they are.
+        "jwks_url": issuer.jwks_url, "discovery_url": issuer.jwks_url.is_none().then(|| issuer.keys().url),
+        "algorithms": issuer.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
+        "leeway_seconds": issuer.leeway.as_secs(), "rights": issuer.rights.names(), "claim": issuer.claim,
+        "map": mapped, "plain_http": issuer.plain_http, "created": issuer.created.rfc3339(),
+    })
 }
 
 async fn node(meta: &dyn MetaStore, command: &NodeCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
@@ -432,11 +586,9 @@ async fn key(meta: &dyn MetaStore, command: &KeyCommand, now: Timestamp) -> Resu
         KeyCommand::Create { tenant, name, rights, expires, .. } => {
             let tenant = existing(meta, tenant).await?;
             check_name(name)?;
-            let some = || format!("use all, or some of {}", Rights::all().names().join(", "));
-            let rights =
-                Rights::parse(rights).map_err(|right| refused(format!("`{right}` is not a right: {}", some())))?;
+            let rights = parse_rights(rights)?;
             if rights == Rights::default() {
-                return Err(refused(format!("a key needs at least one right: {}", some())));
+                return Err(refused(format!("a key needs at least one right: {}", some_rights())));
             }
             let expires = expires.as_deref().map(|text| parse_expiry(text, now)).transpose()?;
             let key = credential::new_key();
@@ -464,6 +616,14 @@ async fn key(meta: &dyn MetaStore, command: &KeyCommand, now: Timestamp) -> Resu
             Ok(vec![json!({"id": id, "revoked": true})])
         }
     }
+}
+
+fn some_rights() -> String {
+    format!("use all, or some of {}", Rights::all().names().join(", "))
+}
+
+fn parse_rights(list: &str) -> Result<Rights, AdminError> {
+    Rights::parse(list).map_err(|right| refused(format!("`{right}` is not a right: {}", some_rights())))
 }
 
 fn check_name(name: &str) -> Result<(), AdminError> {

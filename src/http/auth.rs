@@ -1,4 +1,5 @@
-//! Who asks: a key as a bearer token, as `X-API-Key` or as `api-key`, and how often.
+//! Who asks: a key as a bearer token, as `X-API-Key` or as `api-key`, or a bearer token that an issuer signed; and how
+//! often.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -16,9 +17,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::hash_key;
 use crate::engine::Engine;
-use crate::model::access::Caller;
-use crate::model::ids::KeyId;
+use crate::limits;
+use crate::model::access::{Caller, Rights};
+use crate::model::ids::{KeyId, TenantId};
+use crate::model::issuer::{Issuer, Subject};
 use crate::model::refusal::Refusal;
+use crate::token::{Distrust, Token, Unfit, same_signature};
 
 /// Credentials looked at in one request: each costs a look into the database.
 const CREDENTIALS_MAX: usize = 4;
@@ -27,12 +31,68 @@ pub const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
 /// After so many requests, keys that have been quiet are forgotten.
 const FORGET_EVERY: u32 = 1024;
 
-/// Who sent this request: whoever holds one of the keys that it presents.
+/// Why nobody is let in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Denied {
+    /// What the wire is told.
+    pub refusal: Refusal,
+    /// The broken rule, where it was a token that was presented.
+    pub why: Option<Box<Why>>,
+}
+
+/// Why a token was refused, for those who may know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Why {
+    /// Whose issuer judged it; `None` where none did.
+    pub tenant: Option<TenantId>,
+    /// The broken rule, as a stable word.
+    pub rule: &'static str,
+    /// One sentence with the values; never the token.
+    pub detail: String,
+    /// Did its signature hold? Without, anybody may have sent it.
+    pub verified: bool,
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, why: None }
+    }
+}
+
+impl Denied {
+    fn token(tenant: Option<&TenantId>, unfit: Unfit, verified: bool) -> Self {
+        let Unfit { rule, detail } = unfit;
+        let why = Why { tenant: tenant.cloned(), rule, detail, verified };
+        Self { refusal: Refusal::BadCredential, why: Some(Box::new(why)) }
+    }
+
+    fn silent(tenant: &TenantId, detail: String) -> Self {
+        let why = Why { tenant: Some(tenant.clone()), rule: "issuer_silent", detail, verified: false };
+        Self { refusal: Refusal::IssuerSilent { retry_after: limits::JWKS_RETRY }, why: Some(Box::new(why)) }
+    }
+}
+
+/// Who sent this request: whoever holds one of the keys that it presents, or is the subject of its token.
 ///
 /// # Errors
-/// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::RateLimited`], [`Refusal::Unavailable`].
+/// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::IssuerSilent`], [`Refusal::RateLimited`],
+/// [`Refusal::Unavailable`].
 pub async fn caller(engine: &Engine, limiter: &RateLimiter, headers: &HeaderMap) -> Result<Caller, Refusal> {
-    let caller = holder(engine, headers).await?;
+    caller_in(engine, limiter, headers, None).await.map_err(|denied| denied.refusal)
+}
+
+/// The same for a path that names a tenant: of tokens only those that this tenant's issuers signed are taken. A key is
+/// taken whose ever it is; whether its tenant is the path's is for [`crate::upload::access`] to say.
+///
+/// # Errors
+/// [`Denied`] with what [`caller`] refuses.
+pub async fn caller_in(
+    engine: &Engine,
+    limiter: &RateLimiter,
+    headers: &HeaderMap,
+    tenant: Option<&TenantId>,
+) -> Result<Caller, Denied> {
+    let caller = holder_in(engine, headers, tenant).await?;
     limiter.check(caller.key)?;
     Ok(caller)
 }
@@ -40,22 +100,187 @@ pub async fn caller(engine: &Engine, limiter: &RateLimiter, headers: &HeaderMap)
 /// The same without counting the request.
 ///
 /// # Errors
-/// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::Unavailable`].
-pub async fn holder(engine: &Engine, headers: &HeaderMap) -> Result<Caller, Refusal> {
-    let mut presented = false;
-    let tokens = headers.get_all(AUTHORIZATION).iter().map(|value| bearer(value.as_bytes()));
-    let keys = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name)).map(|value| Some(value.as_bytes()));
-    for key in tokens.chain(keys).take(CREDENTIALS_MAX) {
-        presented = true;
-        let Some(key) = key.and_then(|key| std::str::from_utf8(key).ok()).map(str::trim) else { continue };
-        if key.is_empty() {
-            continue;
-        }
-        if let Some(caller) = engine.meta.caller(hash_key(key), engine.clock.now()).await? {
+/// [`Denied`] with [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::IssuerSilent`] or
+/// [`Refusal::Unavailable`].
+pub async fn holder_in(engine: &Engine, headers: &HeaderMap, tenant: Option<&TenantId>) -> Result<Caller, Denied> {
+    let mut denied = None;
+    for credential in credentials(headers) {
+        let outcome = match credential {
+            Credential::Key(key) => {
+                engine.meta.caller(hash_key(key), engine.clock.now()).await.map_err(Refusal::from)?
+            }
+            Credential::Token(token) => match subject(engine, token, tenant).await {
+                Ok(caller) => Some(caller),
+                // What may hold is told before what does not; of either the first.
+                Err(more) if denied.is_none() || more.refusal != Refusal::BadCredential => {
+                    denied = Some(more);
+                    None
+                }
+                Err(_) => None,
+            },
+            Credential::None => None,
+        };
+        if let Some(caller) = outcome {
             return Ok(caller);
         }
+        denied.get_or_insert_with(|| Refusal::BadCredential.into());
     }
-    Err(if presented { Refusal::BadCredential } else { Refusal::NoCredential })
+    Err(denied.unwrap_or_else(|| Refusal::NoCredential.into()))
+}
+
+/// Who asks, and what may they do where?
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inspection {
+    /// What the caller is called: the token's subject, or the key's id.
+    pub subject: String,
+    /// The tenants that it may enter, by their ids, with its rights there: at least one.
+    pub tenants: Vec<(TenantId, Rights)>,
+}
+
+/// Who sent this request and where it may go, for a path that names no tenant. A token is good in every tenant that
+/// trusts its issuer and has one of its audiences; the request is counted in the first of them.
+///
+/// # Errors
+/// [`Denied`] with what [`caller`] refuses; [`Refusal::BadCredential`] for a token that is good nowhere.
+pub async fn inspect(engine: &Engine, limiter: &RateLimiter, headers: &HeaderMap) -> Result<Inspection, Denied> {
+    let mut denied = None;
+    for credential in credentials(headers) {
+        let callers = match credential {
+            Credential::Key(key) => {
+                let caller = engine.meta.caller(hash_key(key), engine.clock.now()).await.map_err(Refusal::from)?;
+                caller.ok_or_else(|| Refusal::BadCredential.into()).map(|caller| vec![caller])
+            }
+            Credential::Token(token) => subjects(engine, token).await,
+            Credential::None => Err(Refusal::BadCredential.into()),
+        };
+        match callers {
+            Ok(callers) => {
+                let Some(first) = callers.first() else { continue };
+                limiter.check(first.key)?;
+                let subject = first.subject.as_ref().map_or_else(|| first.key.to_string(), |s| s.name.clone());
+                let tenants = callers.into_iter().map(|caller| (caller.tenant, caller.rights)).collect();
+                return Ok(Inspection { subject, tenants });
+            }
+            Err(more) => {
+                if denied.as_ref().is_none_or(|_: &Denied| more.refusal != Refusal::BadCredential) {
+                    denied = Some(more);
+                }
+            }
+        }
+    }
+    Err(denied.unwrap_or_else(|| Refusal::NoCredential.into()))
+}
+
+/// What a request presents.
+enum Credential<'h> {
+    Key(&'h str),
+    Token(&'h str),
+    /// Nothing that could be either.
+    None,
+}
+
+fn credentials(headers: &HeaderMap) -> impl Iterator<Item = Credential<'_>> {
+    fn text(value: Option<&[u8]>) -> Option<&str> {
+        value.and_then(|value| std::str::from_utf8(value).ok()).map(str::trim).filter(|text| !text.is_empty())
+    }
+    let bearers = headers.get_all(AUTHORIZATION).iter().map(|value| match text(bearer(value.as_bytes())) {
+        Some(token) if Token::has_form(token) => Credential::Token(token),
+        Some(key) => Credential::Key(key),
+        None => Credential::None,
+    });
+    let keys = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name));
+    let keys = keys.map(|value| text(Some(value.as_bytes())).map_or(Credential::None, Credential::Key));
+    bearers.chain(keys).take(CREDENTIALS_MAX)
+}
+
+/// Whom a token is about, in the tenant of the path, or else in the one that trusts its issuer and has its audience.
+async fn subject(engine: &Engine, text: &str, tenant: Option<&TenantId>) -> Result<Caller, Denied> {
+    let token = Token::read(text).map_err(|unfit| Denied::token(tenant, unfit, false))?;
+    let url = token.issuer().map_err(|unfit| Denied::token(tenant, unfit, false))?;
+    let mut trusting = engine.meta.trusting(url, tenant).await.map_err(Refusal::from)?;
+    if trusting.is_empty() {
+        return Err(untrusted(&token, tenant));
+    }
+    // One issuer alone is asked whatever the audience: its refusal says more.
+    if trusting.len() > 1 {
+        trusting.retain(|(issuer, _)| token.is_for(&issuer.audiences));
+    }
+    match trusting.as_slice() {
+        [(issuer, paused)] => {
+            engine.tokens.check_signature(&token, issuer).await.map_err(|distrust| distrusted(issuer, distrust))?;
+            vouched(engine, &token, issuer, *paused)
+        }
+        [] => {
+            let detail = format!("no tenant that trusts the issuer has an audience of {}", token.shown_audiences());
+            Err(Denied::token(None, Unfit { rule: "token_audience", detail }, false))
+        }
+        several => {
+            let detail = format!("{} tenants take this token, and the path names none", several.len());
+            Err(Denied::token(None, Unfit { rule: "token_ambiguous", detail }, false))
+        }
+    }
+}
+
+/// The same in every tenant in which the token gives a right.
+async fn subjects(engine: &Engine, text: &str) -> Result<Vec<Caller>, Denied> {
+    let token = Token::read(text).map_err(|unfit| Denied::token(None, unfit, false))?;
+    let url = token.issuer().map_err(|unfit| Denied::token(None, unfit, false))?;
+    let trusting = engine.meta.trusting(url, None).await.map_err(Refusal::from)?;
+    let mut denied = None;
+    let mut callers = Vec::new();
+    // A signature holds or not for all who trust the issuer alike.
+    let mut signatures: Vec<(&Issuer, Result<(), Distrust>)> = Vec::new();
+    for (issuer, paused) in &trusting {
+        let known = signatures.iter().find(|(other, _)| same_signature(issuer, other)).map(|(_, held)| held.clone());
+        let held = match known {
+            Some(held) => held,
+            None => {
+                let held = engine.tokens.check_signature(&token, issuer).await;
+                signatures.push((issuer, held.clone()));
+                held
+            }
+        };
+        let caller = held.map_err(|distrust| distrusted(issuer, distrust));
+        match caller.and_then(|()| vouched(engine, &token, issuer, *paused)) {
+            Ok(caller) if caller.rights == Rights::default() => {}
+            Ok(caller) => callers.push(caller),
+            Err(more) => {
+                denied.get_or_insert(more);
+            }
+        }
+    }
+    match callers.is_empty() {
+        true => Err(denied.unwrap_or_else(|| untrusted(&token, None))),
+        false => Ok(callers),
+    }
+}
+
+fn untrusted(token: &Token, tenant: Option<&TenantId>) -> Denied {
+    let who = tenant.map_or("no tenant trusts", |_| "the tenant does not trust");
+    let detail = format!("{who} the issuer `{}`", token.shown_issuer());
+    Denied::token(tenant, Unfit { rule: "token_issuer", detail }, false)
+}
+
+fn distrusted(issuer: &Issuer, distrust: Distrust) -> Denied {
+    match distrust {
+        Distrust::Unfit(unfit) => Denied::token(Some(&issuer.tenant), unfit, false),
+        Distrust::Silent(what) => Denied::silent(&issuer.tenant, what),
+    }
+}
+
+/// The caller that a token with a good signature makes.
+fn vouched(engine: &Engine, token: &Token, issuer: &Issuer, paused: bool) -> Result<Caller, Denied> {
+    let vouched =
+        token.check(issuer, engine.clock.now()).map_err(|unfit| Denied::token(Some(&issuer.tenant), unfit, true))?;
+    let subject = Subject { issuer: issuer.url.clone(), name: vouched.subject };
+    Ok(Caller {
+        key: subject.caller_id(&issuer.tenant),
+        tenant: issuer.tenant.clone(),
+        subject: Some(subject),
+        rights: vouched.rights,
+        expires: Some(vouched.expires),
+        paused,
+    })
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {
@@ -78,7 +303,7 @@ impl governor::clock::Clock for Ticking {
 type Limiter =
     governor::RateLimiter<KeyId, DefaultKeyedStateStore<KeyId>, Ticking, governor::middleware::NoOpMiddleware<Nanos>>;
 
-/// How many requests a key may send. Keys that are quiet take no memory.
+/// How many requests a caller may send. Callers that are quiet take no memory.
 pub struct RateLimiter {
     limiter: Option<Limiter>,
     clock: Ticking,
@@ -104,7 +329,7 @@ impl RateLimiter {
         Self { limiter, clock, checked: AtomicU32::new(0) }
     }
 
-    /// Counts a request of this key.
+    /// Counts a request of this caller.
     ///
     /// # Errors
     /// [`Refusal::RateLimited`] with a time of whole seconds, at least one.
@@ -133,7 +358,6 @@ mod tests {
     use crate::meta::KeyInfo;
     use crate::meta::sqlite::SqliteMeta;
     use crate::meta::{MetaStore, TenantInfo};
-    use crate::model::access::Rights;
     use crate::search::SqliteSearch;
     use crate::ticket::Tickets;
 

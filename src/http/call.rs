@@ -11,12 +11,18 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use serde::Serialize;
 
+use super::auth::{Denied, Inspection};
 use super::doors::{self, Doors};
 use super::server::ConnectionInfo;
 use super::{auth, body};
+use crate::engine::RefusalRecord;
 use crate::model::access::Caller;
 use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
+use crate::telemetry;
+
+/// What the APIs that name a tenant in their paths call it there.
+const TENANT_PARAMETERS: [&str; 2] = ["org", "project"];
 
 /// What a handler answers; a refusal gets the shape of its dialect.
 pub type Reply = Result<Response, Refusal>;
@@ -110,14 +116,51 @@ impl Call {
         self.parameters.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
     }
 
-    /// Who calls.
+    /// Who calls. Where the path names a tenant, only its issuers' tokens are taken.
     ///
     /// # Errors
-    /// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::RateLimited`].
+    /// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::IssuerSilent`], [`Refusal::RateLimited`].
     pub async fn caller(&self, doors: &Doors) -> Result<Caller, Refusal> {
-        let caller = auth::caller(&doors.engine, &doors.limiter, &self.headers).await?;
+        let tenant = TENANT_PARAMETERS.into_iter().map(|name| self.parameter(name)).find(|value| !value.is_empty());
+        let tenant = tenant.map(TenantId::from);
+        let asked = auth::caller_in(&doors.engine, &doors.limiter, &self.headers, tenant.as_ref()).await;
+        let caller = match asked {
+            Ok(caller) => caller,
+            Err(denied) => return Err(self.denied(doors, denied).await),
+        };
         self.tenant.get_or_init(|| caller.tenant.clone());
         Ok(caller)
+    }
+
+    /// Who calls and where it may go, for a path that names no tenant.
+    ///
+    /// # Errors
+    /// As [`Self::caller`].
+    pub async fn inspect(&self, doors: &Doors) -> Result<Inspection, Refusal> {
+        match auth::inspect(&doors.engine, &doors.limiter, &self.headers).await {
+            Ok(inspection) => Ok(inspection),
+            Err(denied) => Err(self.denied(doors, denied).await),
+        }
+    }
+
+    /// What the wire is told; why a token was refused is kept for its tenant.
+    async fn denied(&self, doors: &Doors, denied: Denied) -> Refusal {
+        let Denied { refusal, why } = denied;
+        if let Some(why) = why {
+            let status = if refusal == Refusal::BadCredential { 401 } else { 503 };
+            let record = RefusalRecord {
+                // Of no tenant: nobody is told but the log.
+                tenant: why.tenant.unwrap_or_else(|| TenantId::from("")),
+                rule: why.rule.to_owned(),
+                detail: why.detail,
+                request: format!("{} {}", self.method, telemetry::redact_path(&self.path)),
+                status,
+                at: doors.engine.clock.now(),
+                verified: why.verified,
+            };
+            doors.record_refusal(&self.request_id, record).await;
+        }
+        refusal
     }
 
     /// The base of the locations that the answer names.

@@ -23,7 +23,7 @@ use crate::http::doors::{self, Doors};
 use crate::http::server::Early;
 use crate::model::file::Declared;
 use crate::model::ids::SessionId;
-use crate::model::refusal::Refusal;
+use crate::model::refusal::{Refusal, TicketRefusal};
 use crate::telemetry;
 use crate::ticket::{self, Plain};
 use crate::upload::parts;
@@ -59,6 +59,19 @@ pub fn routes() -> Router<Arc<PartDoor>> {
 #[must_use]
 pub fn wire_of(path: &str) -> Option<&str> {
     path.strip_prefix('/')?.strip_prefix(ticket::PLAIN_PREFIX)?.strip_prefix('/')?.split('/').next()
+}
+
+/// The answer to a request on no known path that is a plain ticket by its query: one whose path was changed, wherever.
+#[must_use]
+pub fn refuse_stray(door: &PartDoor, request: &Request) -> Option<Response> {
+    let query = request.uri().query().unwrap_or_default();
+    if request.method() != Method::PUT || !ticket::is_plain_query(query) {
+        return None;
+    }
+    let wire = request.uri().path().rsplit('/').nth(2).and_then(|wire| door.wires.get(wire));
+    let says = wire.copied().unwrap_or(door.fallback);
+    let detail = String::from("the path is not one of an upload URL");
+    Some((says.refuse)(&Refusal::Ticket(TicketRefusal { rule: "path", detail }), &doors::request_id(request), None))
 }
 
 async fn answer(State(door): State<Arc<PartDoor>>, request: Request) -> Response {

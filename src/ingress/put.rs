@@ -240,6 +240,7 @@ pub(super) fn told(refused: &Refusal) -> (String, String) {
         Refusal::Missing { .. } | Refusal::Invalid { .. } | Refusal::Malformed { .. } => "header",
         Refusal::NoCredential
         | Refusal::BadCredential
+        | Refusal::IssuerSilent { .. }
         | Refusal::Forbidden { .. }
         | Refusal::TenantUnknown
         | Refusal::TooManyItems { .. }

@@ -308,9 +308,11 @@ fn refuse(refused: &Refusal) -> Response {
         Refusal::Gone { .. } => StatusCode::GONE,
         Refusal::RateLimited { .. } | Refusal::TooManyItemsToday { .. } => StatusCode::TOO_MANY_REQUESTS,
         Refusal::OutOfSpace => StatusCode::INSUFFICIENT_STORAGE,
-        Refusal::Incomplete { .. } | Refusal::Busy { .. } | Refusal::Superseded | Refusal::Unavailable => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Refusal::Incomplete { .. }
+        | Refusal::Busy { .. }
+        | Refusal::Superseded
+        | Refusal::Unavailable
+        | Refusal::IssuerSilent { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let mut response = error(status, &refused.to_string());

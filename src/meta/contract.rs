@@ -4,6 +4,7 @@ mod entries;
 mod parts;
 mod stores;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -13,6 +14,7 @@ use super::*;
 use crate::clock::{Clock, ordered_uuid, random_bytes, random_uuid};
 use crate::model::access::Right;
 use crate::model::change::{ContentDraft, Identity, IdentityKind, IdentityRelation, ItemDraft, Patch, PatchOperator};
+use crate::model::issuer::Algorithm;
 use crate::model::session::{Declaration, SessionState, Strategy};
 use crate::model::source::Content;
 
@@ -213,6 +215,55 @@ fn put(id: &str, text: &str) -> Change {
 
 fn delete(id: &str, children: bool) -> Change {
     Change::Delete { document_id: id.into(), children }
+}
+
+#[tokio::test]
+async fn an_issuer_is_trusted_until_it_is_removed() {
+    let case = Case::new().await;
+    let issuer = |id: &str, url: &str| Issuer {
+        tenant: id.into(),
+        url: url.into(),
+        audiences: vec!["a".into(), "b, \"c\"".into()],
+        jwks_url: None,
+        algorithms: vec![Algorithm::Rs256, Algorithm::EdDsa],
+        leeway: Duration::from_secs(7),
+        rights: [Right::Read].into_iter().collect(),
+        claim: None,
+        mapped: BTreeMap::new(),
+        plain_http: false,
+        created: case.now,
+    };
+    let first = issuer("acme", "https://one");
+    let second = Issuer {
+        jwks_url: Some("http://keys".into()),
+        rights: Rights::default(),
+        claim: Some("/a/b".into()),
+        mapped: BTreeMap::from([("w=1".into(), Rights::all()), ("none".into(), Rights::default())]),
+        plain_http: true,
+        ..issuer("acme", "https://two")
+    };
+    assert!(!case.store.put_issuer(issuer("nobody", "https://one")).await.unwrap());
+    assert!(case.store.create_tenant(TenantInfo::new("other".into(), "auto", case.now)).await.unwrap());
+    let theirs = issuer("other", "https://one");
+    for issuer in [&second, &first, &theirs] {
+        assert!(case.store.put_issuer(issuer.clone()).await.unwrap());
+    }
+    assert_eq!(case.store.issuers(&tenant()).await.unwrap(), [first.clone(), second.clone()]);
+    let trusting = async |url: &str, tenant: Option<TenantId>| case.store.trusting(url, tenant.as_ref()).await.unwrap();
+    assert_eq!(trusting("https://one", None).await, [(first.clone(), false), (theirs.clone(), false)]);
+    assert_eq!(trusting("https://one", Some("other".into())).await, [(theirs.clone(), false)]);
+    assert_eq!(trusting("https://two", Some("other".into())).await, []);
+    assert_eq!(trusting("https://ONE", None).await, []);
+    case.store.pause_tenant(&tenant(), Some(case.now)).await.unwrap();
+    assert_eq!(trusting("https://two", None).await, [(second.clone(), true)]);
+    let changed = Issuer { url: first.url.clone(), ..second.clone() };
+    assert!(case.store.put_issuer(changed.clone()).await.unwrap());
+    assert_eq!(case.store.issuers(&tenant()).await.unwrap(), [changed, second.clone()]);
+    assert!(case.store.remove_issuer(&tenant(), "https://one").await.unwrap());
+    assert!(!case.store.remove_issuer(&tenant(), "https://one").await.unwrap());
+    assert_eq!(trusting("https://one", None).await, [(theirs, false)]);
+    assert_eq!(case.store.issuers(&tenant()).await.unwrap(), [second]);
+    case.sound().await;
 }
 
 #[tokio::test]

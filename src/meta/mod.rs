@@ -21,6 +21,7 @@ use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreFileId, StoreId, StreamId, TenantId,
     VersionId,
 };
+use crate::model::issuer::Issuer;
 use crate::model::job::JobKind;
 use crate::model::session::{Lacking, Part, Progress, Session, SessionState};
 use crate::model::source::{Activity, Item, ItemState, Push, PushKind, PushState, Source};
@@ -962,6 +963,14 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn keys(&self, tenant: Option<&TenantId>) -> Result<Vec<KeyInfo>>;
     /// Revokes a key; false when there is none of this id (in this tenant).
     async fn revoke_key(&self, tenant: Option<&TenantId>, key: KeyId, now: Timestamp) -> Result<bool>;
+    /// Trusts an issuer on these terms from now on, in the place of those before; false when the tenant does not exist.
+    async fn put_issuer(&self, issuer: Issuer) -> Result<bool>;
+    /// A tenant's issuers, by their URLs.
+    async fn issuers(&self, tenant: &TenantId) -> Result<Vec<Issuer>>;
+    /// Who trusts the issuer with this URL: one tenant, or every one, by their ids; with it whether the tenant is paused.
+    async fn trusting(&self, url: &str, tenant: Option<&TenantId>) -> Result<Vec<(Issuer, bool)>>;
+    /// Trusts an issuer no more; false when there is none of this URL.
+    async fn remove_issuer(&self, tenant: &TenantId, url: &str) -> Result<bool>;
 
     // --- sources
 

@@ -1,6 +1,7 @@
 //! Who asks, and what they may do.
 
 use super::ids::{KeyId, TenantId};
+use super::issuer::Subject;
 use crate::clock::Timestamp;
 
 /// A right of a caller within its tenant. The names are stable: scripts store them.
@@ -83,6 +84,12 @@ impl Rights {
         Right::ALL.into_iter().filter(|r| self.has(*r)).map(Right::name).collect()
     }
 
+    /// Both sets together.
+    #[must_use]
+    pub const fn with(self, more: Self) -> Self {
+        Self(self.0 | more.0)
+    }
+
     /// Reads a comma-separated list; `all` means every right.
     ///
     /// # Errors
@@ -105,16 +112,18 @@ impl FromIterator<Right> for Rights {
     }
 }
 
-/// Who asks: one API key in one tenant.
+/// Who asks: one API key in one tenant, or a subject for whom an issuer vouches there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Caller {
-    /// The tenant that the key belongs to.
+    /// The tenant that the key belongs to, or that trusts the issuer.
     pub tenant: TenantId,
-    /// The key's public id.
+    /// The key's public id, or [`Subject::caller_id`].
     pub key: KeyId,
+    /// Whom an issuer vouches for; `None` for a key.
+    pub subject: Option<Subject>,
     /// What it may do.
     pub rights: Rights,
-    /// When it stops working.
+    /// When the key or the token stops working.
     pub expires: Option<Timestamp>,
     /// Is the tenant paused? Then it may read, and nothing else.
     pub paused: bool,

@@ -96,7 +96,7 @@ uuid_id! {
     StoreFileId
 }
 uuid_id! {
-    /// An API key's public name, which may be listed and logged.
+    /// An API key's public name, which may be listed and logged. A subject has one like it, which no key has.
     KeyId
 }
 

@@ -7,6 +7,7 @@ pub mod document;
 pub mod entry;
 pub mod file;
 pub mod ids;
+pub mod issuer;
 pub mod job;
 pub mod place;
 pub mod refusal;

@@ -14,6 +14,12 @@ pub enum Refusal {
     /// A credential was presented that is unknown, expired, revoked or of a kind not accepted.
     #[error("the credential is unknown, expired or revoked")]
     BadCredential,
+    /// A token was presented that nobody can judge now, because its issuer does not answer.
+    #[error("the token can't be checked, because its issuer does not answer; send it again a little later")]
+    IssuerSilent {
+        /// When to come again.
+        retry_after: Duration,
+    },
     /// The caller may not do this. The name is the missing right's, or empty for another tenant's resource.
     #[error("the key lacks the right `{right}`")]
     Forbidden {
@@ -220,6 +226,7 @@ impl Refusal {
     pub fn retry_seconds(&self) -> Option<u64> {
         match self {
             Self::RateLimited { retry_after }
+            | Self::IssuerSilent { retry_after }
             | Self::Busy { retry_after }
             | Self::TooManyItemsToday { retry_after, .. } => {
                 Some(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0)).max(1))

@@ -105,7 +105,9 @@ pub(super) async fn resumable(
     match engine.meta.commit(new).await? {
         Committed::New(version) => {
             faults::point("resumable.committed");
-            engine.work.wake();
+            if session.declaration.as_ref().is_some_and(|declaration| declaration.store.is_some()) {
+                engine.work.wake();
+            }
             Ok(Some(version))
         }
         Committed::Same(version) => Ok(Some(version)),

@@ -63,7 +63,6 @@ pub async fn register(engine: &Engine, grant: &Grant, ask: Register<'_>) -> Resu
     match engine.meta.register_file(register).await? {
         Registered::New(file) => {
             faults::point("file.registered");
-            engine.work.wake();
             metrics::counter!("landfall_files_registered_total").increment(1);
             Ok((file, true))
         }

@@ -95,7 +95,14 @@ async fn take(
     let segment = receive::new_segment(&session);
     let writer = engine.blobs.create(segment, length).await?;
     let (writer, receipt) = receive::pour(engine, Some(writer), body, &expected).await?;
-    let extent = receive::finish(writer).await?;
+    let extent = match receive::finish(writer).await {
+        Ok(extent) => extent,
+        Err(refusal) => {
+            // Its sync failed and is never repeated: nothing will ever name it.
+            commit::discard(engine, segment, "").await;
+            return Err(refusal);
+        }
+    };
     faults::point("part.written");
     let backend = extent.backend.clone();
     let piece =

@@ -488,6 +488,35 @@ async fn a_large_file_goes_in_parts_and_only_missing_ones_go_again() {
     assert!(sent < rest + HEADS, "{sent} bytes were sent, {rest} were missing");
     assert!(server.content_of(id(&done)).await == bytes);
     assert!(done["digests"]["crc64nvme"].is_string() && done["digests"]["sha256"].is_null(), "{done}");
+    // It comes back in ranges: a kill keeps what was written, a cut costs its range.
+    proxy.down.hold_at.store(proxy.down.passed() + 50 * MIB, Ordering::SeqCst);
+    let mut killed = desk.command(&["get", id(&done), "-o", "got"]).spawn().unwrap();
+    let left = desk.file("got.part");
+    for _ in 0..1_000 {
+        if std::fs::metadata(&left).is_ok_and(|about| about.len() >= 8 * MIB) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    killed.kill().await.unwrap();
+    let kept = std::fs::metadata(&left).unwrap().len();
+    assert!(kept >= 8 * MIB, "{kept}");
+    proxy.down.hold_at.store(NEVER, Ordering::SeqCst);
+    let before = proxy.down.passed();
+    let (out, _) = Desk::well(&desk.run(&["get", id(&done), "-o", "got", "--json"]).await);
+    assert_eq!(line(&out)["resumed_at"], kept);
+    let came = proxy.down.passed() - before;
+    assert!(came < bytes.len() as u64 - kept + HEADS, "{came} bytes came");
+    assert!(desk.read("got") == bytes);
+    let before = proxy.down.passed();
+    proxy.down.cut_at.store(before + 30 * MIB, Ordering::SeqCst);
+    let (_, err) = Desk::well(&desk.run(&["get", id(&done), "-o", "cut"]).await);
+    assert!(err.contains("trying again in"), "{err}");
+    let came = proxy.down.passed() - before;
+    assert!(came < bytes.len() as u64 + 9 * MIB, "{came} bytes came");
+    assert!(desk.read("cut") == bytes);
+    Desk::well(&desk.run(&["get", id(&done), "-o", "again", "--parallel", "1"]).await);
+    assert!(desk.read("again") == bytes);
     // A cut costs its part.
     let other = content(70 * MIB);
     desk.write("b", &other);

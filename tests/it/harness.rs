@@ -763,6 +763,10 @@ impl Binary {
         format!("http://{}{path}", self.address)
     }
 
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     /// Everything that it printed and logged.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()

@@ -20,6 +20,7 @@ mod hostile;
 mod knowledge;
 mod limits;
 mod native;
+mod oidc;
 mod parts;
 mod seed_pages;
 mod uploads;

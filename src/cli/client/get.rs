@@ -13,12 +13,16 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::remote::{Remote, passes, refusal, retry_after};
-use super::terminal::{Terminal, plain, size, text};
+use super::terminal::{Progress, Terminal, plain, size, text};
 use super::{Failed, Server};
 use crate::model::file::RunningCrcs;
 use crate::outbound::Payload;
 
 const READ_BYTES: usize = 1024 * 1024;
+/// When more than this is missing, it comes in ranges, several at once.
+const WHOLE_BYTES: u64 = 64 * 1024 * 1024;
+/// The bytes of a range. As many ranges as come at once are held in memory, so that the file is written in order.
+const RANGE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Arguments of `landfall get`.
 #[derive(Debug, Args)]
@@ -32,6 +36,9 @@ pub(in crate::cli) struct Get {
     /// Replace a file that is there
     #[arg(long)]
     force: bool,
+    /// Ranges of a file beyond 64 MiB that come at once; each takes 8 MiB of memory
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    parallel: u8,
     #[command(flatten)]
     server: Server,
 }
@@ -174,6 +181,9 @@ impl Getting<'_> {
         let url = self.remote.url(&format!("/files/{}/content", self.get.id));
         let etag = format!("\"{}\"", text(about, "version"));
         let progress = self.terminal.progress(text(about, "name"), total);
+        if self.get.parallel > 1 && total - part.length > WHOLE_BYTES {
+            self.receive_ranges(&url, &etag, part, total, &progress).await?;
+        }
         let mut patience = self.remote.patience();
         while part.length < total {
             progress.goes_on_at(part.length);
@@ -238,6 +248,81 @@ impl Getting<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Receives what is missing in ranges, or leaves it where the server gives none.
+    async fn receive_ranges(
+        &self,
+        url: &str,
+        etag: &str,
+        part: &mut Part,
+        total: u64,
+        progress: &Progress,
+    ) -> Result<(), Failed> {
+        progress.goes_on_at(part.length);
+        let froms =
+            std::iter::successors(Some(part.length), |from| Some(from + RANGE_BYTES)).take_while(|f| *f < total);
+        let mut ranges = futures_util::stream::iter(froms)
+            .map(|from| self.range(url, etag, from, total.min(from + RANGE_BYTES)))
+            .buffered(self.get.parallel.into());
+        while let Some(range) = ranges.next().await {
+            let Some(bytes) = range? else { return Ok(()) };
+            part.write(&bytes)?;
+            progress.at(part.length);
+        }
+        Ok(())
+    }
+
+    /// One range, whole; `None` where the server gives none.
+    async fn range(&self, url: &str, etag: &str, from: u64, to: u64) -> Result<Option<Vec<u8>>, Failed> {
+        let length = usize::try_from(to - from).unwrap_or(usize::MAX);
+        let mut patience = self.remote.patience();
+        loop {
+            let mut ask = self.remote.ask(Method::GET, url, Payload::None);
+            ask.headers.push((header::RANGE, format!("bytes={from}-{}", to - 1)));
+            ask.headers.push((header::IF_RANGE, etag.to_owned()));
+            let (head, mut body) = match self.remote.http.open(ask).await {
+                Ok(answer) => answer,
+                Err(error) if error.passing => {
+                    patience.wait(&error.what, None).await?;
+                    continue;
+                }
+                Err(error) => return Err(Failed::new(error.what)),
+            };
+            if head.header("etag").is_some_and(|now| now != etag) && matches!(head.status, 200 | 206) {
+                return Err(Failed::new("the file has a new version: start again"));
+            }
+            if head.status == 200 {
+                return Ok(None);
+            }
+            let mut bytes = Vec::new();
+            let mut trouble = String::from("the connection ended before the range did");
+            while bytes.len() < length
+                && let Some(chunk) = body.next().await
+            {
+                match chunk {
+                    Ok(chunk) => bytes.extend_from_slice(&chunk),
+                    Err(error) => {
+                        trouble = error.what;
+                        break;
+                    }
+                }
+            }
+            let placed =
+                head.header("content-range").is_some_and(|r| r.starts_with(&format!("bytes {from}-{}/", to - 1)));
+            if head.status == 206 && placed && bytes.len() == length {
+                return Ok(Some(bytes));
+            }
+            if head.status == 206 {
+                patience.wait(&trouble, None).await?;
+                continue;
+            }
+            let refused = refusal(&head, &bytes);
+            if !passes(head.status) {
+                return Err(refused);
+            }
+            patience.wait(&refused.what, retry_after(&head)).await?;
+        }
     }
 
     fn done(&self, about: &Value, target: &Path, resumed: u64) {

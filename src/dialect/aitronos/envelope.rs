@@ -278,7 +278,11 @@ impl Fault {
             )
             .meaning(said),
             Refusal::ConditionFailed { header } => Self::value(header, &Value::Null, "does not hold"),
-            Refusal::Superseded | Refusal::Unavailable | Refusal::Busy { .. } | Refusal::OutOfSpace => {
+            Refusal::Superseded
+            | Refusal::Unavailable
+            | Refusal::IssuerSilent { .. }
+            | Refusal::Busy { .. }
+            | Refusal::OutOfSpace => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", TRY_AGAIN, json!({})).meaning(said)
             }
             Refusal::Internal => {

@@ -126,7 +126,7 @@ impl From<Refusal> for Fault {
             Refusal::RateLimited { .. } | Refusal::TooManyItemsToday { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, said)
             }
-            Refusal::Superseded | Refusal::Unavailable | Refusal::Busy { .. } => {
+            Refusal::Superseded | Refusal::Unavailable | Refusal::Busy { .. } | Refusal::IssuerSilent { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, said)
             }
             Refusal::OutOfSpace => Self::new(StatusCode::INSUFFICIENT_STORAGE, said),

@@ -24,7 +24,7 @@ use crate::clock::Timestamp;
 use crate::http::call::{self, Answering, Call};
 use crate::http::doors::Doors;
 use crate::http::server::Early;
-use crate::model::access::{Caller, Right};
+use crate::model::access::Right;
 use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
 use crate::upload::access::{self, Grant};
@@ -171,26 +171,23 @@ fn now(doors: &Doors) -> Timestamp {
     doors.engine.clock.now()
 }
 
-/// Whose the token is, and what it may do.
+/// Whose the token is, and what it may do where.
 async fn inspect(doors: Arc<Doors>, call: Call) -> Reply {
-    let Caller { tenant, key, rights, .. } = call.caller(&doors).await?;
-    let actions: Vec<&str> = [(Right::Read, "READ"), (Right::Upload, "WRITE")]
-        .into_iter()
-        .filter(|(right, _)| rights.has(*right))
-        .map(|(_, action)| action)
-        .collect();
-    let capability = json!({
-        "filesAcl": { "actions": actions, "scope": { "all": {} } },
-        "projectScope": { "projects": [tenant.as_str()] },
+    let inspection = call.inspect(&doors).await?;
+    let projects: Vec<Value> =
+        inspection.tenants.iter().map(|(tenant, _)| json!({ "projectUrlName": tenant, "groups": [] })).collect();
+    let capabilities = inspection.tenants.iter().filter_map(|(tenant, rights)| {
+        let actions: Vec<&str> = [(Right::Read, "READ"), (Right::Upload, "WRITE")]
+            .into_iter()
+            .filter(|(right, _)| rights.has(*right))
+            .map(|(_, action)| action)
+            .collect();
+        let acl = json!({ "actions": actions, "scope": { "all": {} } });
+        (!actions.is_empty()).then(|| json!({ "filesAcl": acl, "projectScope": { "projects": [tenant] } }))
     });
-    answer(
-        StatusCode::OK,
-        &json!({
-            "subject": key.to_string(),
-            "projects": [{ "projectUrlName": tenant, "groups": [] }],
-            "capabilities": if actions.is_empty() { json!([]) } else { json!([capability]) },
-        }),
-    )
+    let capabilities: Vec<Value> = capabilities.collect();
+    let body = json!({ "subject": inspection.subject, "projects": projects, "capabilities": capabilities });
+    answer(StatusCode::OK, &body)
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub fn refusal(refusal: &Refusal) -> (u16, &'static str, String) {
         Refusal::Incomplete { .. } => (400, "INVALID_JSON", said),
         Refusal::ConditionFailed { .. } => (412, "INVALID_PARAMETER", said),
         Refusal::RateLimited { .. } => (429, "TOO_MANY_REQUESTS", said),
-        Refusal::Busy { .. } => (503, "SERVICE_UNAVAILABLE", said),
+        Refusal::Busy { .. } | Refusal::IssuerSilent { .. } => (503, "SERVICE_UNAVAILABLE", said),
         Refusal::UploadIncomplete { .. }
         | Refusal::PartsMissing { .. }
         | Refusal::PartsTooSmall { .. }
@@ -124,7 +124,9 @@ pub fn upload_error(refused: &Refusal, request_id: &str, host_id: &str, proposed
             (429, "SlowDown", String::from("Please reduce your request rate."))
         }
         Refusal::Quota { .. } | Refusal::OutOfSpace => (507, "InsufficientStorage", refused.to_string()),
-        Refusal::Superseded | Refusal::Unavailable => (503, "ServiceUnavailable", refused.to_string()),
+        Refusal::Superseded | Refusal::Unavailable | Refusal::IssuerSilent { .. } => {
+            (503, "ServiceUnavailable", refused.to_string())
+        }
         Refusal::Internal => (500, "InternalError", refused.to_string()),
     };
     let mut more = Vec::new();
@@ -234,6 +236,13 @@ mod tests {
                 "SlowDown",
             ),
             (Refusal::Busy { retry_after: Duration::from_secs(2) }, 503, "SERVICE_UNAVAILABLE", 503, "SlowDown"),
+            (
+                Refusal::IssuerSilent { retry_after: Duration::from_secs(5) },
+                503,
+                "SERVICE_UNAVAILABLE",
+                503,
+                "ServiceUnavailable",
+            ),
             (Refusal::OutOfSpace, 507, "INSUFFICIENT_STORAGE", 507, "InsufficientStorage"),
             (Refusal::Unavailable, 503, "SERVICE_UNAVAILABLE", 503, "ServiceUnavailable"),
             (Refusal::Internal, 500, "INTERNAL_SERVER_ERROR", 500, "InternalError"),

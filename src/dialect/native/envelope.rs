@@ -62,6 +62,9 @@ fn problem(refused: &Refusal) -> Problem {
             plain(StatusCode::PRECONDITION_FAILED, "condition-failed", "The condition does not hold")
         }
         Refusal::RateLimited { .. } => plain(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+        Refusal::IssuerSilent { .. } => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, "issuer-silent", "The token can't be checked")
+        }
         Refusal::Busy { .. } => plain(StatusCode::SERVICE_UNAVAILABLE, "busy", "Receiving as much as possible"),
         Refusal::Quota { limit, used, wanted, .. } => Problem {
             more: vec![("limit", json!(limit)), ("used", json!(used)), ("wanted", json!(wanted))],

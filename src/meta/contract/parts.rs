@@ -255,7 +255,7 @@ async fn of_two_completes_one_makes_the_version_and_a_part_is_in_it_or_not() {
             other => panic!("{other:?}"),
         };
         let version = case.store.version(&tenant(), receipt.version).await.unwrap().unwrap();
-        let inside = version.pieces.iter().any(|piece| *piece == raced.part.piece);
+        let inside = version.pieces.contains(&raced.part.piece);
         assert_eq!(recorded.unwrap() == PartRecorded::Recorded, inside);
         assert_eq!(version.size, if inside { 31 } else { 30 });
     }

@@ -89,7 +89,7 @@ pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, limit: u32)
 }
 
 /// Some pushes and some stores that have jobs due, one of each in turn.
-fn waiting(c: &Connection, now: Timestamp, limit: u32) -> R<Vec<i64>> {
+pub(super) fn waiting(c: &Connection, now: Timestamp, limit: u32) -> R<Vec<i64>> {
     // Pushes come to an end, so the first ones go first. Stores do not: whoever begins is another one each time.
     let stores = one(c, "SELECT min(push) FROM jobs", [], |row| row.get::<_, Option<i64>>(0))?.flatten();
     let lowest = stores.unwrap_or(0).min(0);

@@ -3,6 +3,7 @@
 mod calls;
 mod entries;
 mod files;
+mod issuers;
 mod items;
 mod jobs;
 mod parts;
@@ -38,6 +39,7 @@ use crate::model::file::{FileRecord, Version};
 use crate::model::ids::{
     FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreId, StreamId, TenantId, VersionId,
 };
+use crate::model::issuer::Issuer;
 use crate::model::session::{Part, Session, SessionState};
 use crate::model::source::{Activity, Item, Push, PushKind, PushState, Source};
 use crate::model::store::{LogEntry, Store, StoreFile};
@@ -85,6 +87,11 @@ impl SqliteMeta {
     ) -> Result<T> {
         Ok(self.database.read(work).await?)
     }
+
+    /// For what is found by its key.
+    fn look<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        Ok(self.database.look(work)?)
+    }
 }
 
 impl From<SqliteError> for MetaError {
@@ -117,8 +124,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn tenant(&self, tenant: &TenantId) -> Result<Option<TenantInfo>> {
-        let tenant = tenant.clone();
-        self.read(move |c| tenants::tenant(c, &tenant)).await
+        self.look(|c| tenants::tenant(c, tenant))
     }
 
     async fn set_quota(&self, tenant: &TenantId, quota: Quota) -> Result<bool> {
@@ -145,8 +151,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn recall(&self, tenant: &TenantId, once: Once) -> Result<Marked> {
-        let tenant = tenant.clone();
-        self.read(move |c| calls::recall(c, &tenant, &once)).await
+        self.look(|c| calls::recall(c, tenant, &once))
     }
 
     async fn remember(&self, tenant: &TenantId, once: Once, answer: Vec<u8>, now: Timestamp) -> Result<Marked> {
@@ -155,7 +160,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn caller(&self, hash: [u8; 32], now: Timestamp) -> Result<Option<Caller>> {
-        self.read(move |c| tenants::caller(c, hash, now)).await
+        self.look(|c| tenants::caller(c, hash, now))
     }
 
     async fn keys(&self, tenant: Option<&TenantId>) -> Result<Vec<KeyInfo>> {
@@ -168,13 +173,31 @@ impl MetaStore for SqliteMeta {
         self.write(move |c| tenants::revoke_key(c, tenant.as_ref(), key, now)).await
     }
 
+    async fn put_issuer(&self, issuer: Issuer) -> Result<bool> {
+        self.write(move |c| issuers::put(c, &issuer)).await
+    }
+
+    async fn issuers(&self, tenant: &TenantId) -> Result<Vec<Issuer>> {
+        let tenant = tenant.clone();
+        self.read(move |c| issuers::of(c, &tenant)).await
+    }
+
+    async fn trusting(&self, url: &str, tenant: Option<&TenantId>) -> Result<Vec<(Issuer, bool)>> {
+        let (url, tenant) = (url.to_owned(), tenant.cloned());
+        self.read(move |c| issuers::trusting(c, &url, tenant.as_ref())).await
+    }
+
+    async fn remove_issuer(&self, tenant: &TenantId, url: &str) -> Result<bool> {
+        let (tenant, url) = (tenant.clone(), url.to_owned());
+        self.write(move |c| issuers::remove(c, &tenant, &url)).await
+    }
+
     async fn create_source(&self, source: NewSource) -> Result<Option<Source>> {
         self.write(move |c| tenants::create_source(c, &source)).await
     }
 
     async fn source(&self, tenant: &TenantId, id: &SourceId) -> Result<Option<Source>> {
-        let (tenant, id) = (tenant.clone(), id.clone());
-        self.read(move |c| tenants::source(c, &tenant, &id)).await
+        self.look(|c| tenants::source(c, tenant, id))
     }
 
     async fn sources(&self, tenant: &TenantId) -> Result<Vec<Source>> {
@@ -224,12 +247,11 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>> {
-        let tenant = tenant.clone();
-        self.read(move |c| uploads::session(c, &tenant, id)).await
+        self.look(|c| uploads::session(c, tenant, id))
     }
 
     async fn upload(&self, id: SessionId) -> Result<Option<Upload>> {
-        self.read(move |c| resume::upload(c, id)).await
+        self.look(|c| resume::upload(c, id))
     }
 
     async fn uploads(&self, tenant: &TenantId, filter: UploadFilter) -> Result<Vec<Upload>> {
@@ -275,8 +297,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn file_record(&self, tenant: &TenantId, id: FileId) -> Result<Option<FileRecord>> {
-        let tenant = tenant.clone();
-        self.read(move |c| files::record(c, &tenant, id)).await
+        self.look(|c| files::record(c, tenant, id))
     }
 
     async fn files(&self, tenant: &TenantId, filter: FileFilter) -> Result<Vec<FileRecord>> {
@@ -311,8 +332,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn store(&self, tenant: &TenantId, id: StoreId) -> Result<Option<Store>> {
-        let tenant = tenant.clone();
-        self.read(move |c| stores::store(c, &tenant, id)).await
+        self.look(|c| stores::store(c, tenant, id))
     }
 
     async fn stores(&self, tenant: &TenantId, filter: StoreFilter) -> Result<(Vec<Store>, u64)> {
@@ -343,7 +363,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn store_file(&self, store: i64, file: FileId) -> Result<Option<StoreFile>> {
-        self.read(move |c| stores::file(c, store, file)).await
+        self.look(|c| stores::file(c, store, file))
     }
 
     async fn store_files_by_row(&self, store: Option<i64>, rows: Vec<i64>) -> Result<Vec<StoreFile>> {
@@ -435,8 +455,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn file(&self, tenant: &TenantId, id: FileId) -> Result<Option<FileInfo>> {
-        let tenant = tenant.clone();
-        self.read(move |c| uploads::file(c, &tenant, id)).await
+        self.look(|c| uploads::file(c, tenant, id))
     }
 
     async fn version(&self, tenant: &TenantId, id: VersionId) -> Result<Option<Version>> {
@@ -485,6 +504,10 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn lease_push(&self, now: Timestamp, lease: Duration) -> Result<Option<Lease>> {
+        // Mostly there is nothing to lease, and the writer has better things to do than to find that out.
+        if self.look(|c| pushes::next(c, now))?.is_none() {
+            return Ok(None);
+        }
         self.write(move |c| pushes::lease(c, now, lease)).await
     }
 
@@ -561,6 +584,9 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn lease_jobs(&self, now: Timestamp, lease: Duration, limit: u32) -> Result<Vec<LeasedJob>> {
+        if self.look(|c| jobs::waiting(c, now, limit))?.is_empty() {
+            return Ok(Vec::new());
+        }
         self.write(move |c| jobs::lease(c, now, lease, limit)).await
     }
 

@@ -265,7 +265,7 @@ fn hold(c: &Connection, push: i64, version: VersionId) -> R<()> {
 
 /// The first push that is due in each lane of which none is leased, and the one of them that has waited longest. Goes
 /// from lane to lane by the index, so that a lane with many pushes costs no more than one with few.
-fn next(c: &Connection, now: Timestamp) -> R<Option<i64>> {
+pub(super) fn next(c: &Connection, now: Timestamp) -> R<Option<i64>> {
     let mut best: Option<(i64, i64)> = None;
     let mut lane = String::new();
     loop {

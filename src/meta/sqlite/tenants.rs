@@ -110,7 +110,7 @@ pub(super) fn create_key(c: &Connection, key: &KeyInfo, hash: [u8; 32], once: Op
     Ok(KeyCreated::New)
 }
 
-fn read_rights(row: &Row<'_>, index: usize) -> R<Rights> {
+pub(super) fn read_rights(row: &Row<'_>, index: usize) -> R<Rights> {
     let names: String = row.get(index)?;
     Rights::parse(&names).map_err(|name| unreadable(index, format!("unknown right {name:?}")))
 }
@@ -125,6 +125,7 @@ pub(super) fn caller(c: &Connection, hash: [u8; 32], now: Timestamp) -> R<Option
             Ok(Caller {
                 key: KeyId(uuid(row, 0)?),
                 tenant: TenantId(row.get(1)?),
+                subject: None,
                 rights: read_rights(row, 2)?,
                 expires: optional_time(row, 3)?,
                 paused: row.get(4)?,
