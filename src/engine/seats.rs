@@ -144,6 +144,16 @@ impl Seats {
         }
     }
 
+    /// Stops whoever writes to a session that is over, and closes the segment that waits for its next request.
+    pub async fn close(self: &Arc<Self>, id: SessionId) {
+        if !self.lock().contains_key(&id) {
+            return;
+        }
+        if let Ok(mut turn) = self.enter(id).await {
+            drop(turn.unpark());
+        }
+    }
+
     /// Closes segments that nobody has gone on with for a while.
     pub fn tidy(&self, now: Timestamp) {
         let over = now.minus(PARKED_FOR);
@@ -157,7 +167,13 @@ impl Seats {
         });
     }
 
-    /// Sessions with an open segment or a writer.
+    /// The sessions with an open segment or a writer.
+    #[must_use]
+    pub fn ids(&self) -> Vec<SessionId> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// How many they are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().len()

@@ -36,26 +36,26 @@ const FORGET_EVERY: u32 = 1024;
 pub struct Denied {
     /// What the wire is told.
     pub refusal: Refusal,
-    /// The broken rule, where it was a token that was presented.
-    pub why: Option<Box<Why>>,
+    /// The broken rules that somebody may know about.
+    pub why: Vec<Why>,
 }
 
-/// Why a token was refused, for those who may know.
+/// Why credentials were refused, for those who may know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Why {
-    /// Whose issuer judged it; `None` where none did.
+    /// Who may know: the tenant whose issuer judged the token, or whose key it was; `None` for nobody.
     pub tenant: Option<TenantId>,
     /// The broken rule, as a stable word.
     pub rule: &'static str,
     /// One sentence with the values; never the token.
     pub detail: String,
-    /// Did its signature hold? Without, anybody may have sent it.
+    /// Was it vouched for, by a signature that holds or a valid key? Without, anybody may have sent it.
     pub verified: bool,
 }
 
 impl From<Refusal> for Denied {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, why: None }
+        Self { refusal, why: Vec::new() }
     }
 }
 
@@ -63,12 +63,23 @@ impl Denied {
     fn token(tenant: Option<&TenantId>, unfit: Unfit, verified: bool) -> Self {
         let Unfit { rule, detail } = unfit;
         let why = Why { tenant: tenant.cloned(), rule, detail, verified };
-        Self { refusal: Refusal::BadCredential, why: Some(Box::new(why)) }
+        Self { refusal: Refusal::BadCredential, why: vec![why] }
     }
 
     fn silent(tenant: &TenantId, detail: String) -> Self {
         let why = Why { tenant: Some(tenant.clone()), rule: "issuer_silent", detail, verified: false };
-        Self { refusal: Refusal::IssuerSilent { retry_after: limits::JWKS_RETRY }, why: Some(Box::new(why)) }
+        Self { refusal: Refusal::IssuerSilent { retry_after: limits::JWKS_RETRY }, why: vec![why] }
+    }
+
+    /// Whose call it would be nobody can say; both may know.
+    fn two_tenants(callers: [Caller; 2]) -> Self {
+        let why = callers.map(|caller| Why {
+            tenant: Some(caller.tenant),
+            rule: "two_tenants",
+            detail: "the request presents valid credentials of two tenants: send the one that is meant".into(),
+            verified: true,
+        });
+        Self { refusal: Refusal::BadCredential, why: why.into() }
     }
 }
 
@@ -104,7 +115,12 @@ pub async fn caller_in(
 /// [`Refusal::Unavailable`].
 pub async fn holder_in(engine: &Engine, headers: &HeaderMap, tenant: Option<&TenantId>) -> Result<Caller, Denied> {
     let mut denied = None;
+    let mut found: Option<(Credential<'_>, Caller)> = None;
     for credential in credentials(headers) {
+        // Clients send one key in two headers.
+        if found.as_ref().is_some_and(|(known, _)| *known == credential) {
+            continue;
+        }
         let outcome = match credential {
             Credential::Key(key) => {
                 engine.meta.caller(hash_key(key), engine.clock.now()).await.map_err(Refusal::from)?
@@ -120,12 +136,19 @@ pub async fn holder_in(engine: &Engine, headers: &HeaderMap, tenant: Option<&Ten
             },
             Credential::None => None,
         };
-        if let Some(caller) = outcome {
-            return Ok(caller);
+        match (outcome, &found) {
+            (Some(caller), Some((_, first))) if first.tenant != caller.tenant => {
+                return Err(Denied::two_tenants([first.clone(), caller]));
+            }
+            (Some(caller), None) => found = Some((credential, caller)),
+            (Some(_), Some(_)) => {}
+            (None, _) => drop(denied.get_or_insert_with(|| Refusal::BadCredential.into())),
         }
-        denied.get_or_insert_with(|| Refusal::BadCredential.into());
     }
-    Err(denied.unwrap_or_else(|| Refusal::NoCredential.into()))
+    match found {
+        Some((_, caller)) => Ok(caller),
+        None => Err(denied.unwrap_or_else(|| Refusal::NoCredential.into())),
+    }
 }
 
 /// Who asks, and what may they do where?
@@ -172,6 +195,7 @@ pub async fn inspect(engine: &Engine, limiter: &RateLimiter, headers: &HeaderMap
 }
 
 /// What a request presents.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Credential<'h> {
     Key(&'h str),
     Token(&'h str),

@@ -14,7 +14,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io::Read;
+use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -374,7 +374,7 @@ impl Stream for Receiving {
                             _ => continue,
                         }
                     }
-                    Poll::Ready(Some(Err(_))) => Some(Err(BodyError::Cut)),
+                    Poll::Ready(Some(Err(error))) => Some(Err(broken(&error))),
                     Poll::Ready(None) => None,
                     Poll::Pending if this.stopping.as_mut().poll(cx).is_ready() => Some(Err(BodyError::Stopping)),
                     Poll::Pending => match this.stands(cx) {
@@ -393,6 +393,22 @@ impl Stream for Receiving {
             return Poll::Ready(end);
         }
     }
+}
+
+/// Is it the connection, or what came over it? hyper's decoder of chunks says so by the kind of error that it wraps:
+/// `UnexpectedEof` where the end is missing, `InvalidInput` and `InvalidData` where there is something else.
+fn broken(error: &axum::Error) -> BodyError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return match error.kind() {
+                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => BodyError::Garbled,
+                _ => BodyError::Cut,
+            };
+        }
+        cause = error.source();
+    }
+    BodyError::Cut
 }
 
 /// Reads a whole body of at most `limit` bytes for a tenant. An announced length is tested before a byte is read. The
@@ -429,7 +445,7 @@ pub async fn read_all(
             Err(BodyError::TooLong) => return Err(too_large()),
             Err(BodyError::Stopping) => return Err(Refusal::Unavailable),
             Err(BodyError::Busy) => return Err(busy()),
-            Err(error @ (BodyError::Cut | BodyError::TooSlow)) => {
+            Err(error @ (BodyError::Cut | BodyError::Garbled | BodyError::TooSlow)) => {
                 return Err(Refusal::Incomplete { reason: format!("{error} after {size} bytes") });
             }
         };

@@ -19,7 +19,6 @@ use crate::engine::RefusalRecord;
 use crate::model::access::Caller;
 use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
-use crate::telemetry;
 
 /// What the APIs that name a tenant in their paths call it there.
 const TENANT_PARAMETERS: [&str; 2] = ["org", "project"];
@@ -146,14 +145,14 @@ impl Call {
     /// What the wire is told; why a token was refused is kept for its tenant.
     async fn denied(&self, doors: &Doors, denied: Denied) -> Refusal {
         let Denied { refusal, why } = denied;
-        if let Some(why) = why {
-            let status = if refusal == Refusal::BadCredential { 401 } else { 503 };
+        let status = if refusal == Refusal::BadCredential { 401 } else { 503 };
+        for why in why {
             let record = RefusalRecord {
                 // Of no tenant: nobody is told but the log.
                 tenant: why.tenant.unwrap_or_else(|| TenantId::from("")),
                 rule: why.rule.to_owned(),
                 detail: why.detail,
-                request: format!("{} {}", self.method, telemetry::redact_path(&self.path)),
+                request: doors::request_line(&self.method, &self.path),
                 status,
                 at: doors.engine.clock.now(),
                 verified: why.verified,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use tokio::sync::watch;
 
 use super::auth::RateLimiter;
@@ -11,6 +11,10 @@ use super::body::BodyTiming;
 use super::server::{self, ConnectionInfo, RequestId};
 use crate::config::Config;
 use crate::engine::{Engine, RefusalRecord};
+use crate::telemetry;
+
+/// Longest method that is kept.
+const METHOD_CHARS: usize = 16;
 
 /// The engine, and what HTTP adds to it.
 #[derive(Debug)]
@@ -47,6 +51,13 @@ impl Doors {
 #[must_use]
 pub fn request_id(request: &Request) -> String {
     request.extensions().get::<RequestId>().map_or_else(String::new, |id| id.0.clone())
+}
+
+/// Method and path of a request as a record of its refusal keeps them: whoever sent it may be anybody.
+#[must_use]
+pub fn request_line(method: &Method, path: &str) -> String {
+    let method: String = method.as_str().chars().take(METHOD_CHARS).collect();
+    format!("{method} {}", telemetry::redact_path(path))
 }
 
 /// Which connection a request came on. Every listener says so.

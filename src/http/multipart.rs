@@ -138,7 +138,9 @@ fn refusal(error: &multer::Error) -> Refusal {
         Some(BodyError::Stopping) => Refusal::Unavailable,
         Some(BodyError::Busy) => Refusal::Busy { retry_after: limits::BUSY_RETRY },
         Some(BodyError::TooLong) => Refusal::malformed("the headers of a part are too long"),
-        Some(error @ (BodyError::Cut | BodyError::TooSlow)) => Refusal::Incomplete { reason: error.to_string() },
+        Some(error @ (BodyError::Cut | BodyError::Garbled | BodyError::TooSlow)) => {
+            Refusal::Incomplete { reason: error.to_string() }
+        }
         None => Refusal::malformed(format!("the multipart body can't be read: {error}")),
     }
 }

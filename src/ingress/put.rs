@@ -19,15 +19,11 @@ use crate::http::server::{self, ConnectionInfo};
 use crate::model::file::Declared;
 use crate::model::ids::{SessionId, TenantId};
 use crate::model::refusal::{Refusal, TicketRefusal};
-use crate::telemetry;
 use crate::ticket::{self, Held, Presented, Target};
 use crate::upload::access;
 use crate::upload::receive::{self, Receipt};
 
 const IF_NONE_MATCH: &str = "If-None-Match";
-/// Longest method that a refusal record shows.
-const METHOD_CHARS: usize = 16;
-
 /// Shapes a refusal for a wire: the refusal, the request's id, and the size that the client announced.
 pub type Envelope = fn(&Refusal, &str, Option<u64>) -> Response;
 
@@ -50,9 +46,7 @@ pub fn routes() -> Router<Arc<PutDoor>> {
 async fn receive(State(door): State<Arc<PutDoor>>, request: Request) -> Response {
     let request_id = doors::request_id(&request);
     let path = request.uri().path().to_owned();
-    // Who sent it may be anybody, and it is kept.
-    let method: String = request.method().as_str().chars().take(METHOD_CHARS).collect();
-    let line = format!("{method} {}", telemetry::redact_path(&path));
+    let line = doors::request_line(request.method(), &path);
     let length = content_length(request.headers());
     let (wire, tenant) = named(&path);
     let envelope = door.envelopes.get(wire).copied().unwrap_or(door.fallback);

@@ -46,11 +46,11 @@ pub enum SessionState {
     Open,
     /// A version exists. A single PUT may still be sent again until the file is consumed or the session expires.
     Committed,
-    /// Cancelled by the client or an operator.
+    /// Cancelled by the client.
     Aborted,
     /// Its time ran out.
     Expired,
-    /// Its content can't be made to fit what was declared.
+    /// Its content can't be made to fit what was declared, or an operator ended it.
     Failed,
 }
 

@@ -14,7 +14,7 @@ use crate::model::store::{self, Store, StoreFile};
 /// Files that one transaction takes out of a store.
 const REMOVED_AT_ONCE: usize = 500;
 
-/// Takes an uploaded file into the store that its upload was opened for. The file becomes one of the tenant's, and its
+/// Takes an uploaded file into the store that its upload was opened for, on this wire. The file becomes one of the tenant's, and its
 /// processing is due. True when it was not in the store before: a repetition has no effect. `path` replaces the one that the
 /// upload was opened with.
 ///
@@ -25,6 +25,7 @@ pub async fn register(
     engine: &Engine,
     tenant: &TenantId,
     store: &Store,
+    wire: &str,
     id: &str,
     path: Option<(&'static str, &str)>,
 ) -> Result<(StoreFile, bool), Refusal> {
@@ -34,7 +35,7 @@ pub async fn register(
     let upload = engine.meta.upload(SessionId(id.0)).await?.filter(|upload| upload.session.tenant == *tenant);
     let declared = upload.as_ref().and_then(|upload| upload.session.declaration.as_ref());
     let path = match (&upload, declared) {
-        (Some(upload), Some(declared)) if declared.store == Some(store.id) => {
+        (Some(upload), Some(declared)) if declared.store == Some(store.id) && upload.session.wire == wire => {
             let live = upload.session.expires > engine.clock.now();
             match upload.session.state {
                 SessionState::Open if live => {

@@ -19,6 +19,10 @@ use crate::model::session::{Hashes, SessionState};
 pub struct Register<'a> {
     /// Which one.
     pub file: FileId,
+    /// The wire that its upload was opened on: what another one opened, or what was opened for a store, is unknown here.
+    /// After the upload's row is forgotten nobody can tell, and a repetition is a repetition. `None` for what the
+    /// caller uploaded itself.
+    pub wire: Option<&'a str>,
     /// The name that its upload was opened with, where the client knows the file by it.
     pub stored_as: Option<&'a str>,
     /// What to call it: 1 to 255 characters. `None` keeps the name that its upload was opened with.
@@ -37,6 +41,12 @@ pub struct Register<'a> {
 /// [`Refusal::NotFound`], [`Refusal::UploadIncomplete`], [`Refusal::Invalid`] for what differs from the stored file,
 /// [`Refusal::DigestMismatch`], and the keepers' own. The upload stays as it is with each of them.
 pub async fn register(engine: &Engine, grant: &Grant, ask: Register<'_>) -> Result<(FileRecord, bool), Refusal> {
+    if let Some(wire) = ask.wire
+        && let Some(session) = engine.meta.session(grant.tenant(), SessionId(ask.file.0)).await?
+        && (session.wire != wire || session.declaration.is_none_or(|declaration| declaration.store.is_some()))
+    {
+        return Err(Refusal::NotFound { what: "the file" });
+    }
     let found = uploaded(engine, grant, ask.file).await?;
     if ask.stored_as.is_some_and(|name| name != found.stored_as) {
         return Err(Refusal::NotFound { what: "the file" });

@@ -24,12 +24,15 @@ pub(super) struct Pour<'a> {
     marked_parts: usize,
     crcs: RunningCrcs,
     hashers: Hashers,
+    /// Where in the file the first byte stands.
+    start: u64,
     taken: u64,
     written: u64,
     mark: Mark,
 }
 
-/// The last multiple of [`limits::GRANULE_BYTES`] that the bytes have passed.
+/// The last multiple of [`limits::GRANULE_BYTES`] in the file that the bytes have passed, or where the last byte stands
+/// if all of them count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Mark {
     /// Bytes up to it.
@@ -50,10 +53,17 @@ impl<'a> Pour<'a> {
             marked_parts: 0,
             crcs: RunningCrcs::default(),
             hashers,
+            start: 0,
             taken: 0,
             written: 0,
             mark: Mark::default(),
         }
+    }
+
+    /// For bytes that stand at this offset of their file: its multiples are what is marked.
+    pub(super) const fn starting_at(mut self, offset: u64) -> Self {
+        self.start = offset;
+        self
     }
 
     /// Bytes taken so far.
@@ -87,13 +97,13 @@ impl<'a> Pour<'a> {
         };
         let large = bytes.len() >= enough;
         while !bytes.is_empty() {
-            let to_mark = limits::GRANULE_BYTES - self.taken % limits::GRANULE_BYTES;
+            let to_mark = limits::GRANULE_BYTES - (self.start + self.taken) % limits::GRANULE_BYTES;
             let part = bytes.split_to(bytes.len().min(usize::try_from(to_mark).unwrap_or(usize::MAX)));
             self.crcs.update(&part);
             self.taken += u64::try_from(part.len()).unwrap_or(0);
             self.gathered_bytes += part.len();
             self.gathered.push(part);
-            if self.taken.is_multiple_of(limits::GRANULE_BYTES) {
+            if (self.start + self.taken).is_multiple_of(limits::GRANULE_BYTES) {
                 self.mark = Mark { bytes: self.taken, crcs: self.crcs.value() };
                 self.marked_parts = self.gathered.len();
             }
@@ -119,6 +129,16 @@ impl<'a> Pour<'a> {
             self.written += u64::try_from(self.gathered_bytes).unwrap_or(0);
             self.gathered_bytes = 0;
             self.marked_parts = 0;
+        }
+        Ok(())
+    }
+
+    /// Writes what has gathered, and moves the mark behind it.
+    pub(super) async fn mark_all(&mut self) -> Result<(), Refusal> {
+        if self.mark.bytes < self.taken {
+            self.flush().await?;
+            self.hashers.mark_all().await?;
+            self.mark = Mark { bytes: self.taken, crcs: self.crcs.value() };
         }
         Ok(())
     }
@@ -303,6 +323,14 @@ impl Hashers {
                 both.update(&parts, marked);
                 both
             }));
+        }
+        Ok(())
+    }
+
+    async fn mark_all(&mut self) -> Result<(), Refusal> {
+        if let Some(mut both) = self.settled().await? {
+            both.marked = both.now.clone();
+            *self = Self::Idle(both);
         }
         Ok(())
     }

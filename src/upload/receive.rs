@@ -25,9 +25,12 @@ pub const INTERNAL: &str = "internal";
 /// What ended a body before its end.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The connection was cut, or the framing is broken.
+    /// The connection was cut.
     #[error("the connection was cut")]
     Cut,
+    /// Where it ends can't be told: sent again as it is, it would break again.
+    #[error("the body's framing (chunked transfer encoding) is broken")]
+    Garbled,
     /// It stood still, or came slower than the minimum rate.
     #[error("the body came too slowly")]
     TooSlow,
@@ -440,7 +443,7 @@ async fn pour_all(pour: &mut Pour<'_>, mut body: Body<'_>, expected: &Expected) 
             Err(BodyError::TooLong) => return Err(expected.too_large.clone()),
             Err(BodyError::Stopping) => return Err(Refusal::Unavailable),
             Err(BodyError::Busy) => return Err(Refusal::Busy { retry_after: limits::BUSY_RETRY }),
-            Err(error @ (BodyError::Cut | BodyError::TooSlow)) => {
+            Err(error @ (BodyError::Cut | BodyError::Garbled | BodyError::TooSlow)) => {
                 return Err(Refusal::Incomplete { reason: format!("{error} after {size} bytes") });
             }
         }

@@ -12,6 +12,7 @@ use crate::limits;
 use crate::meta::Tombstone;
 use crate::model::ids::SegmentId;
 use crate::model::refusal::Refusal;
+use crate::model::session::SessionState;
 
 const BATCH: u32 = 500;
 const SETTING: &str = "sweep";
@@ -25,6 +26,21 @@ const COMPARE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A segment that can't be deleted is tried again after this.
 const RETRY: Duration = Duration::from_secs(3600);
+
+/// Sessions end in rows: by their time, or by another process. Whoever still writes to one here is stopped, and the segment
+/// that waits for its next request is closed, so that the disk has its bytes back.
+async fn stop_writers(engine: &Engine, now: Timestamp) -> Result<(), Refusal> {
+    let mut over = Vec::new();
+    for id in engine.seats.ids() {
+        let upload = engine.meta.upload(id).await?;
+        if !upload.is_some_and(|upload| upload.session.state == SessionState::Open && upload.session.expires > now) {
+            over.push(id);
+        }
+    }
+    // One that does not react is waited for as long as a newer request would, and no other waits with it.
+    futures_util::future::join_all(over.into_iter().map(|id| engine.seats.close(id))).await;
+    Ok(())
+}
 
 /// What one sweep did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -64,6 +80,7 @@ impl Sweeper {
             }
         }
         faults::point("sweep.expired");
+        stop_writers(engine, now).await?;
         self.agree(engine, now).await?;
         let clocks_agree = self.agreed >= limits::CLOCK_AGREEMENT || faults::skipped("sweep.agreement");
         if clocks_agree {

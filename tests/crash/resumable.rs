@@ -30,6 +30,8 @@ const WEEK: u64 = 8 * 24 * 3600;
 #[derive(Clone, Debug)]
 struct Mine {
     body: Vec<u8>,
+    /// How much it sends in one request.
+    chunk: usize,
     opened: Option<Value>,
     /// The highest offset that it was told.
     told: usize,
@@ -38,7 +40,8 @@ struct Mine {
 }
 
 fn mine() -> Mine {
-    Mine { body: text("sessionneedle", SIZE), opened: None, told: 0, done: false, registered: false }
+    let body = text("sessionneedle", SIZE);
+    Mine { body, chunk: CHUNK, opened: None, told: 0, done: false, registered: false }
 }
 
 fn read(reply: &Reply) -> Result<Value, Failed> {
@@ -97,7 +100,7 @@ impl Client {
             Self::learn(mine, &reply)?;
         }
         while !mine.done && chunks > 0 {
-            let (from, to) = (mine.told, SIZE.min(mine.told + CHUNK));
+            let (from, to) = (mine.told, SIZE.min(mine.told + mine.chunk));
             let reply = self.session(mine, &format!("bytes {from}-{}/{SIZE}", to - 1), &mine.body[from..to])?;
             Self::learn(mine, &reply)?;
             chunks -= 1;
@@ -292,13 +295,14 @@ fn a_told_offset_survives_a_power_cut_because_of_its_syncs() {
     ]);
 }
 
-/// The database makes its n-th transaction and says that it did not: nobody may delete what it may have named.
-fn in_doubt(time: u32) -> Outcome {
+/// The database makes its n-th transaction and says that it did not: nobody may delete what it may have named. With the
+/// whole file in one chunk it is the commit alone that names the segment.
+fn in_doubt(time: u32, chunk: usize) -> Outcome {
     let world = World::new()?;
     let data = world.path("data");
     world.copy_past(&data)?;
     let mut server = world.spawn(&data, &Start::failing(format!("database.doubt={time}*off->1*return(error)")));
-    let mut mine = mine();
+    let mut mine = Mine { chunk, ..mine() };
     let mut ended = false;
     wait_until(PATIENCE, || {
         ended = world.client.go_on_session(&mut mine, 10).is_ok() && mine.registered;
@@ -315,7 +319,8 @@ fn in_doubt(time: u32) -> Outcome {
 
 #[test]
 fn a_database_in_doubt_costs_no_bytes() {
-    all((4..16).map(|time| (format!("doubt at transaction {time}"), in_doubt(time))));
+    let cases = [CHUNK, SIZE].into_iter().flat_map(|chunk| (4..16).map(move |time| (time, chunk)));
+    all(cases.map(|(time, chunk)| (format!("doubt at transaction {time}, chunks of {chunk}"), in_doubt(time, chunk))));
 }
 
 #[test]

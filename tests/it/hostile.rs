@@ -353,6 +353,50 @@ async fn records_of_refusals() {
     server.native("GET", &format!("/refusals/{id}")).send().await.problem_with(404);
 }
 
+/// Whose call would it be? Nobody's; and both can read why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_with_the_keys_of_two_tenants_is_nobodys() {
+    let server = Server::start().await;
+    let other = server.neighbour().await;
+    let second = server.key_with(&server.tenant, "all").await;
+    let calls = || {
+        [
+            server.native("GET", "/usage"),
+            server.call("POST", server.org("files")),
+            server.call("GET", format!("/v1/organizations/{}/files", server.tenant)),
+            server.call("POST", format!("/v1/organizations/{}/files", server.tenant)),
+        ]
+    };
+    for name in ["X-API-Key", "api-key", "Authorization"] {
+        let value = |key: &str| if name == "Authorization" { format!("Bearer {key}") } else { key.to_owned() };
+        for call in calls() {
+            let before = server.state().await;
+            let reply = call.header(name, &value(&other.key)).send().await.expect(401);
+            server.unchanged(&before).await;
+            let id = reply.header("x-request-id").unwrap();
+            for (key, stranger) in [(&server.key, &other.tenant), (&other.key, &server.tenant)] {
+                let record = server.native("GET", &format!("/refusals/{id}")).bearer(key).send().await.expect(200);
+                let record = record.json();
+                assert_eq!((&record["rule"], &record["status"]), (&json!("two_tenants"), &json!(401)), "{record}");
+                assert!(
+                    record["detail"].as_str().is_some_and(|detail| !detail.contains(stranger.as_str())),
+                    "{record}"
+                );
+            }
+        }
+        for mine in [&server.key, &second] {
+            server.native("GET", "/usage").header(name, &value(mine)).send().await.expect(200);
+        }
+        // One that holds nowhere is passed over.
+        server
+            .native("GET", "/usage")
+            .header(name, &value("lf00000000-0000-0000-0000-000000000000"))
+            .send()
+            .await
+            .expect(200);
+    }
+}
+
 /// Whoever knows a tenant's name can have its upload URLs refused, and pushes out no record of those with a ticket.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_do_not_push_out_records_of_refusals() {

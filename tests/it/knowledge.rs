@@ -771,6 +771,43 @@ async fn an_upload_of_our_own_api_comes_into_its_store_with_its_commit() {
     server.leaves_everything_whole().await;
 }
 
+/// A path that was never issued is unknown, whatever it would name: each API registers what it opened itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_registered_by_the_api_that_opened_it() {
+    let server = Server::start().await;
+    let no_file = async |id: &str| {
+        let path = format!("files/{}/{id}/a.txt", server.tenant);
+        let body = json!({"filename": "a.txt", "gcs_path": path, "file_size": 4, "mime_type": "text/plain"});
+        let reply = server.call("POST", server.at("/files")).json(body).send().await;
+        assert_eq!(reply.details(404, "FILE_NOT_FOUND"), json!({"gcs_path": path}));
+    };
+    // Of stores.
+    let (id, url) = server.opened("a.txt", 4).await;
+    no_file(&id).await;
+    server.bare("PUT", &url).body("text").send().await.expect(200);
+    no_file(&id).await;
+    server.link(&id).await.expect(201);
+    no_file(&id).await;
+    // Our own, which registers by itself, with a store and without.
+    let native = json!({"name": "a.txt", "size": 4, "mime_type": "text/plain", "strategy": "resumable"});
+    let mut attached = native.clone();
+    attached["attach"] = json!({"store": server.store});
+    for body in [native, attached] {
+        let opened = server.open(body).await;
+        let id = format!("file_{}", opened["id"].as_str().unwrap().replace('-', ""));
+        for sent in [false, true] {
+            if sent {
+                server.bare("PUT", opened["url"].as_str().unwrap()).body("text").send().await.expect(200);
+                server.get(&format!("/files/{id}")).await;
+            }
+            no_file(&id).await;
+            assert_eq!(server.link(&id).await.details(404, "FILE_NOT_FOUND"), json!({"file_id": id}));
+        }
+    }
+    assert_eq!(server.read_store("").await["total"], 2);
+    server.leaves_everything_whole().await;
+}
+
 // ------------------------------------------------------------------------------------------------ the vendor's page
 
 /// "Get upload URL": its cURL request.

@@ -247,6 +247,7 @@ async fn register_one(
     }
     let ask = file::Register {
         file,
+        wire: Some(WIRE),
         stored_as: Some(stored_as),
         name: Some(&name),
         size: Some(("file_size", size)),

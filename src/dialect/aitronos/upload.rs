@@ -146,6 +146,7 @@ async fn publish(doors: &Doors, grant: &Grant, taken: Taken) -> Reply {
     for stored in files {
         let ask = file::Register {
             file: stored.id,
+            wire: None,
             stored_as: None,
             name: None,
             size: None,

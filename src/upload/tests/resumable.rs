@@ -125,6 +125,33 @@ async fn a_chunk_that_is_no_multiple_counts_down_to_one() {
     place.is(place.chunk(session, &data, 2 * K, 3 * K).await, &data).await;
 }
 
+/// A chunk that came whole and has a multiple of 256 KiB is stored whole, wherever it begins: a client that counts on
+/// that is not told less than it sent.
+#[tokio::test]
+async fn a_whole_chunk_is_stored_whole_wherever_it_begins() {
+    let mut place = Place::new(Form::Disk).await;
+    let data = bytes_of(7 * K + 100);
+    let session = place.session(Some(7 * K + 100)).await;
+    assert_eq!(place.chunk(session, &data, 0, 2 * K).await, told(2 * K));
+    assert_eq!(place.chunk(session, &data, K + 1000, 3 * K + 1000).await, told(3 * K + 1000));
+    assert_eq!(place.chunk(session, &data, K + 1000, 3 * K + 1000).await, told(3 * K + 1000));
+    assert_eq!(place.memory.count(), 1, "it goes on in the same segment");
+    place.restart();
+    assert_eq!(place.received(session).await, 3 * K + 1000);
+    // A request that breaks counts down to a multiple, and never below what was told.
+    for (sent, kept) in [(10, 3 * K + 1000), (K + 50, 4 * K)] {
+        let mut body = slice(&data, 3 * K + 1000, 3 * K + 1000 + sent);
+        body.push(Err(BodyError::Cut));
+        let cut = place.send(session, ranged(3 * K + 1000, 6 * K, None), body).await;
+        assert!(matches!(cut, Err(Refusal::Incomplete { .. })), "{cut:?}");
+        assert_eq!(place.received(session).await, kept);
+    }
+    // No multiple: down to one.
+    assert_eq!(place.chunk(session, &data, 4 * K - 8, 5 * K + 20).await, told(5 * K));
+    assert_eq!(place.chunk(session, &data, 5 * K - 8, 6 * K - 8).await, told(6 * K - 8));
+    place.is(place.chunk(session, &data, 6 * K - 8, 7 * K + 100).await, &data).await;
+}
+
 #[tokio::test]
 async fn a_cut_keeps_what_arrived() {
     let mut place = Place::new(Form::Disk).await;
@@ -363,6 +390,44 @@ async fn a_newer_request_fences_the_older_one() {
     let (older, newer) = tokio::join!(older, newer);
     assert_eq!(older, Err(Refusal::Superseded));
     place.is(newer, &data).await;
+}
+
+/// Somebody else ended it in the rows: the sweep tells whoever writes here, and lets go of what waits for the next.
+#[tokio::test]
+async fn a_writer_of_a_session_that_is_over_is_stopped() {
+    for (sent, over) in [(3 * K, SessionState::Failed), (1000, SessionState::Failed), (K, SessionState::Aborted)] {
+        let place = Place::new(Form::Disk).await;
+        let data = bytes_of(8 * K);
+        let (session, waits) = (place.session(Some(8 * K)).await, place.session(Some(8 * K)).await);
+        place.chunk(waits, &data, 0, K).await.unwrap();
+        let mut rest = slice(&data, 0, sent).into_iter();
+        let mut body = pin!(futures_util::stream::poll_fn(move |_| match rest.next() {
+            Some(chunk) => std::task::Poll::Ready(Some(chunk)),
+            None => std::task::Poll::Pending,
+        }));
+        let Admission::Body(admitted) = resume::admit(&place.engine, session, whole(8 * K)).await.unwrap() else {
+            panic!("not admitted")
+        };
+        let writer = resume::receive(&place.engine, admitted, body.as_mut());
+        let operator = async {
+            while place.engine.seats.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            let mut sweeper = sweep::Sweeper::default();
+            sweeper.sweep(&place.engine).await.unwrap();
+            assert_eq!(place.engine.seats.len(), 2, "who may write is left alone");
+            for id in [session, waits] {
+                place.engine.meta.end_session(id, over, place.engine.clock.now()).await.unwrap();
+            }
+            sweeper.sweep(&place.engine).await.unwrap();
+        };
+        let (ended, ()) = tokio::join!(writer, operator);
+        let expected = if over == SessionState::Failed { Standing::Failed } else { Standing::Cancelled };
+        assert_eq!(ended, Ok(expected), "after {sent} bytes");
+        assert!(place.engine.seats.is_empty(), "nothing waits for a next request that can't come");
+        sweep::unlink(&place.engine, place.engine.clock.now()).await.unwrap();
+        assert_eq!(place.memory.count(), 0);
+    }
 }
 
 #[tokio::test]

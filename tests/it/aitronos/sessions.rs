@@ -132,6 +132,52 @@ async fn check_24_a_connection_is_cut() {
     server.leaves_everything_whole().await;
 }
 
+/// A request's head for a body in chunked transfer encoding, and what comes behind it.
+fn in_pieces(server: &Server, url: &str, range: &str, behind: &[u8]) -> Vec<u8> {
+    let path = url.split_once(&server.address.to_string()).unwrap().1;
+    let head = format!("PUT {path} HTTP/1.1\r\nHost: {}\r\n{range}Transfer-Encoding: chunked\r\n\r\n", server.address);
+    [head.as_bytes(), behind].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_framing_is_a_bad_request_that_keeps_what_came() {
+    let server = Server::start().await;
+    let content = noise(5 * M as usize);
+    let length = 3 * K + 1000;
+    let garbled = |from: u64| {
+        let piece = &content[from as usize..(from + length) as usize];
+        [format!("{length:x}\r\n").as_bytes(), piece, b"\r\nzz\r\n"].concat()
+    };
+    for range in ["", "Content-Range: bytes 0-4194303/5242880\r\n", "Content-Range: bytes 0-*/*\r\n"] {
+        let session = server.session(5 * M).await;
+        let reply = server.raw(&in_pieces(&server, &session.url, range, &garbled(0))).await;
+        let message = no(&reply, 400);
+        assert!(message.contains("chunked transfer encoding"), "{message}");
+        assert_eq!(offset(&status(&server.http, &session.url).await), 3 * K, "{range}");
+        // Sent again, it breaks before anything is new.
+        let early = [b"100\r\n", &content[..0x100], b"\r\n-1\r\n"].concat();
+        no(&server.raw(&in_pieces(&server, &session.url, range, &early)).await, 400);
+        assert_eq!(offset(&status(&server.http, &session.url).await), 3 * K, "{range}");
+        let range = format!("Content-Range: bytes {}-*/*\r\n", 3 * K);
+        no(&server.raw(&in_pieces(&server, &session.url, &range, &garbled(3 * K))).await, 400);
+        assert_eq!(offset(&status(&server.http, &session.url).await), 6 * K, "{range}");
+        finished(&rest(&server.http, &session.url, &content).await, &content);
+    }
+    // One that ends too early is cut: the client may send it again as it is.
+    let session = server.session(5 * M).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let cut = garbled(0);
+    stream.write_all(&in_pieces(&server, &session.url, "", &cut[..cut.len() - 6])).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut now = 0;
+    while now < 3 * K {
+        now = offset(&status(&server.http, &session.url).await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    finished(&rest(&server.http, &session.url, &content).await, &content);
+    server.leaves_everything_whole().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn check_25_the_server_is_killed() {
     let mut server = Binary::start("").await;
@@ -183,12 +229,14 @@ async fn check_26_chunks_sent_again() {
     // Overlapping: begins within what is there, ends behind it.
     assert_eq!(offset(&chunk(&server.http, &session.url, &content, 3 * M, 8 * M).await), 8 * M);
     assert_eq!(offset(&chunk(&server.http, &session.url, &content, 0, 10 * M).await), 10 * M);
+    // Wherever it begins, a chunk that came whole is told whole.
+    assert_eq!(offset(&chunk(&server.http, &session.url, &content, 10 * M - 1000, 11 * M - 1000).await), 11 * M - 1000);
     // Another file's bytes.
     let mut other = content.clone();
     other[4 * M as usize] ^= 1;
     let message = no(&chunk(&server.http, &session.url, &other, 3 * M, 12 * M).await, 400);
     assert!(message.contains("differ"), "{message}");
-    assert_eq!(offset(&status(&server.http, &session.url).await), 10 * M);
+    assert_eq!(offset(&status(&server.http, &session.url).await), 11 * M - 1000);
     finished(&chunk(&server.http, &session.url, &content, 9 * M, SIZE).await, &content);
 }
 
@@ -377,6 +425,71 @@ async fn check_34_expiry() {
     }
     no(&status(&server.http, base.split_once('?').unwrap().0).await, 404);
     no(&put(&server.http, &format!("{base}upload_id={flipped}"), "", b"abcd").await, 404);
+    server.leaves_everything_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_34_ended_by_an_operator() {
+    let server = Server::start().await;
+    let content = noise(SIZE as usize);
+    let usage = server.get("/usage").await;
+    let list = ["upload", "list", "--tenant", &server.tenant, "--state", "open"];
+    // A segment that waits for the next chunk; a body on its way that nobody asks about; one that is asked about.
+    let (waits, comes, asked) = (server.session(SIZE).await, server.session(SIZE).await, server.session(SIZE).await);
+    chunk(&server.http, &waits.url, &content, 0, 5 * M).await.expect(308);
+    let mut bodies = Vec::new();
+    for session in [&comes, &asked] {
+        let path = session.url.split_once(&server.address.to_string()).unwrap().1;
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: {}\r\nContent-Range: bytes 0-{}/{SIZE}\r\n",
+            server.address,
+            10 * M - 1
+        );
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(format!("{head}Content-Length: {}\r\n\r\n", 10 * M).as_bytes()).await.unwrap();
+        stream.write_all(&content[..6 * M as usize]).await.unwrap();
+        bodies.push(stream);
+    }
+    // It has begun: it tells how far it has come.
+    while offset(&status(&server.http, &asked.url).await) < 5 * M {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for session in [&waits, &comes, &asked] {
+        let ended = server.admin(&["upload", "end", &session.file]).await;
+        assert_eq!((&ended["state"], &ended["tenant"]), (&json!("failed"), &json!(server.tenant)), "{ended}");
+        assert!(!ended.to_string().contains("upload_id"), "{ended}");
+        assert_eq!(server.admin(&["upload", "end", ended["id"].as_str().unwrap()]).await, ended, "repeated");
+    }
+    assert_eq!(server.get("/usage").await, usage, "what was reserved is given back at once");
+    no(&status(&server.http, &asked.url).await, 410);
+    no(&read_reply(&mut bodies[1]).await, 410);
+    // The other one goes on to the end of its chunk.
+    bodies[0].write_all(&content[6 * M as usize..10 * M as usize]).await.unwrap();
+    no(&read_reply(&mut bodies[0]).await, 410);
+    for session in [&waits, &comes, &asked] {
+        no(&status(&server.http, &session.url).await, 410);
+        no(&chunk(&server.http, &session.url, &content, 5 * M, 10 * M).await, 410);
+        no(&whole(&server.http, &session.url, &content).await, 410);
+        no(&Reply::read(server.http.delete(&session.url).send().await.unwrap()).await, 410);
+        server.register(session).send().await.fault(404, "FILE_NOT_FOUND");
+    }
+    reclaimed(&server).await;
+    // What is over already stays as it was, and what never was is no upload.
+    let done = server.session(4).await;
+    let open = server.admin(&list).await;
+    assert_eq!((&open["size"], &open["received"], &open["name"]), (&json!(4), &json!(0), &json!("a.bin")), "{open}");
+    assert!(!open.to_string().contains("upload_id"), "{open}");
+    whole(&server.http, &done.url, b"abcd").await.expect(200);
+    assert!(server.admin_refused(&["upload", "end", &done.file]).await.contains("committed"));
+    for unknown in ["0197f3a2-0000-7000-8000-000000000000", "x"] {
+        server.admin_refused(&["upload", "end", unknown]).await;
+    }
+    server.register(&done).send().await.expect(201);
+    assert_eq!(
+        server.admin(&["upload", "list", "--tenant", &server.tenant, "--state", "committed"]).await["id"],
+        open["id"]
+    );
+    assert!(server.admin_refused(&["upload", "list", "--tenant", "nobody"]).await.contains("does not exist"));
     server.leaves_everything_whole().await;
 }
 

@@ -341,6 +341,11 @@ async fn check_13_interrupted_put() {
     stream.flush().await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     drop(stream);
+    // One whose chunks are garbled is no better, and is told so.
+    let reply = server.raw(format!("{chunked}\r\n2\r\n{{}}\r\nzz\r\n").as_bytes()).await.expect(400);
+    assert!(reply.text().contains("IncompleteBody"), "{}", reply.text());
+    let record = server.get(&format!("/refusals/{}", reply.header("x-request-id").unwrap())).await;
+    assert!(record["detail"].as_str().unwrap().contains("framing"), "{record}");
     nothing_uploaded(&server, &container.file_id).await;
     server.unchanged(&before).await;
     server.upload(&container.upload_uri, content.to_vec()).send().await.expect(200);
