@@ -470,13 +470,14 @@ fn router(doors: &Arc<Doors>, control: &Runtime, metrics: Option<Metrics>) -> Ro
         .with_state(Arc::clone(doors))
         .merge(health(&doors.engine, metrics));
     let again = apis.clone().fallback(cognite::unknown);
-    let unrouted = move |request: Request| async move {
-        match part::refuse_stray(&stray_door, &request) {
-            Some(refused) => refused,
-            None => root::unrouted(again, request).await,
-        }
-    };
-    let apis = apis.fallback(unrouted).layer(on_control);
+    let apis = apis
+        .fallback(move |request: Request| async move {
+            match part::refuse_stray(&stray_door, &request) {
+                Some(refused) => refused,
+                None => root::unrouted(again, request).await,
+            }
+        })
+        .layer(on_control);
     // Bodies stay on the data plane, on the connection's own task.
     let bodies = resumable::routes()
         .merge(aitronos::bodies())

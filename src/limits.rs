@@ -128,26 +128,6 @@ pub const ORPHAN_GRACE: Duration = Duration::from_secs(24 * 3600);
 pub const DOWNLOAD_MAX: Duration = Duration::from_secs(3600);
 /// Wall and monotonic clock must agree for this long before anything is deleted.
 pub const CLOCK_AGREEMENT: Duration = Duration::from_secs(3600);
-/// Longest bearer token that is looked into.
-pub const TOKEN_BYTES: usize = 16 * 1024;
-/// Largest answer of an issuer that is read.
-pub const JWKS_BYTES: usize = 1024 * 1024;
-/// Most keys of an issuer that are kept.
-pub const JWKS_KEYS: usize = 100;
-/// How long an issuer may take to be reached.
-pub const ISSUER_CONNECT: Duration = Duration::from_secs(1);
-/// And to answer, all calls for its keys together.
-pub const ISSUER_TIME: Duration = Duration::from_secs(5);
-/// An issuer's keys are asked for anew after this time at the latest.
-pub const JWKS_LIFE: Duration = Duration::from_secs(3600);
-/// And not before this one, whatever it says.
-pub const JWKS_LIFE_MIN: Duration = Duration::from_secs(60);
-/// While an issuer does not answer, its last keys hold for so long.
-pub const JWKS_STALE: Duration = Duration::from_secs(24 * 3600);
-/// An issuer is asked for a key that its last answer did not have once in this time.
-pub const JWKS_PAUSE: Duration = Duration::from_secs(30);
-/// And one that did not answer, and of which there are no keys, once in this time.
-pub const JWKS_RETRY: Duration = Duration::from_secs(5);
 /// Longest name of a catalogue's entry.
 pub const ENTRY_NAME_CHARS: usize = 256;
 /// Longest id that a client gives an entry.
@@ -172,3 +152,23 @@ pub const ENTRY_METADATA_BYTES: usize = 10_240;
 pub const ENTRY_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Entries that an index may name before it is walked through in the order of their numbers instead of sorted.
 pub const ENTRIES_SORTED: u32 = 20_000;
+/// Longest bearer token that is looked into.
+pub const TOKEN_BYTES: usize = 16 * 1024;
+/// Largest answer of an issuer that is read.
+pub const JWKS_BYTES: usize = 1024 * 1024;
+/// Most keys of an issuer that are kept.
+pub const JWKS_KEYS: usize = 100;
+/// How long an issuer may take to be reached.
+pub const ISSUER_CONNECT: Duration = Duration::from_secs(1);
+/// And to answer, all calls for its keys together.
+pub const ISSUER_TIME: Duration = Duration::from_secs(5);
+/// An issuer's keys are asked for anew after this time at the latest.
+pub const JWKS_LIFE: Duration = Duration::from_secs(3600);
+/// And not before this one, whatever it says.
+pub const JWKS_LIFE_MIN: Duration = Duration::from_secs(60);
+/// While an issuer does not answer, its last keys hold for so long.
+pub const JWKS_STALE: Duration = Duration::from_secs(24 * 3600);
+/// An issuer is asked for a key that its last answer did not have once in this time.
+pub const JWKS_PAUSE: Duration = Duration::from_secs(30);
+/// And one that did not answer, and of which there are no keys, once in this time.
+pub const JWKS_RETRY: Duration = Duration::from_secs(5);

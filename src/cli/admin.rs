@@ -40,12 +40,12 @@ pub(super) enum Admin {
     /// Stores, whose files are searched by their text
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Uploads of files
-    #[command(subcommand)]
-    Upload(UploadCommand),
     /// Files that stand for nodes of a graph (Cognite: an instanceId)
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Uploads of files
+    #[command(subcommand)]
+    Upload(UploadCommand),
 }
 
 /// Tenants.
@@ -385,8 +385,8 @@ impl Admin {
             )
             | Self::Source(SourceCommand::Create { place, .. } | SourceCommand::List { place, .. })
             | Self::Store(StoreCommand::Create { place, .. } | StoreCommand::List { place, .. })
-            | Self::Upload(UploadCommand::List { place, .. } | UploadCommand::End { place, .. })
-            | Self::Node(NodeCommand::Create { place, .. }) => place,
+            | Self::Node(NodeCommand::Create { place, .. })
+            | Self::Upload(UploadCommand::List { place, .. } | UploadCommand::End { place, .. }) => place,
         }
     }
 
@@ -413,8 +413,8 @@ impl Admin {
                 Self::Key(command) => key(meta, command, now).await,
                 Self::Source(command) => source(meta, command, now).await,
                 Self::Store(command) => store(meta, command, now).await,
-                Self::Upload(command) => upload(meta, command, now).await,
                 Self::Node(command) => node(meta, command, now).await,
+                Self::Upload(command) => upload(meta, command, now).await,
             }
         })
     }
@@ -504,33 +504,6 @@ async fn oidc(meta: &dyn MetaStore, command: &OidcCommand, now: Timestamp) -> Re
     }
 }
 
-async fn node(meta: &dyn MetaStore, command: &NodeCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
-    let NodeCommand::Create { tenant, space, id, name, mime_type, .. } = command;
-    let tenant = existing(meta, tenant).await?;
-    if [space, id].into_iter().any(|text| text.is_empty() || !is_name(text)) {
-        return Err(refused(format!("a node's space and id have 1 to {NAME_CHARS} characters, no control characters")));
-    }
-    let facts =
-        Facts { name: name.clone().unwrap_or_else(|| id.clone()), mime_type: mime_type.clone(), ..Facts::default() };
-    facts.check().map_err(|wrong| refused(format!("{:?} {}", wrong.fact, wrong.reason)))?;
-    let new = NewEntry {
-        tenant,
-        file: FileId(ordered_uuid(now)),
-        node: Some(NodeId { space: space.clone(), id: id.clone() }),
-        facts,
-        session: None,
-        overwrite: None,
-        expires: None,
-        now,
-    };
-    match meta.make_entry(new).await? {
-        EntryMade::Done(entry) => Ok(vec![json!({ "id": entry.number, "space": space, "node": id })]),
-        EntryMade::Taken | EntryMade::Wrong(_) | EntryMade::OverQuota(_) => {
-            Err(refused(format!("there is a file for the node `{id}` in the space `{space}` already")))
-        }
-    }
-}
-
 fn parse_algorithms(list: &str) -> Result<Vec<Algorithm>, AdminError> {
     let mut algorithms: Vec<Algorithm> = Vec::new();
     for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
@@ -564,6 +537,33 @@ fn shown_issuer(issuer: &Issuer) -> Value {
         "leeway_seconds": issuer.leeway.as_secs(), "rights": issuer.rights.names(), "claim": issuer.claim,
         "map": mapped, "plain_http": issuer.plain_http, "created": issuer.created.rfc3339(),
     })
+}
+
+async fn node(meta: &dyn MetaStore, command: &NodeCommand, now: Timestamp) -> Result<Vec<Value>, AdminError> {
+    let NodeCommand::Create { tenant, space, id, name, mime_type, .. } = command;
+    let tenant = existing(meta, tenant).await?;
+    if [space, id].into_iter().any(|text| text.is_empty() || !is_name(text)) {
+        return Err(refused(format!("a node's space and id have 1 to {NAME_CHARS} characters, no control characters")));
+    }
+    let facts =
+        Facts { name: name.clone().unwrap_or_else(|| id.clone()), mime_type: mime_type.clone(), ..Facts::default() };
+    facts.check().map_err(|wrong| refused(format!("{:?} {}", wrong.fact, wrong.reason)))?;
+    let new = NewEntry {
+        tenant,
+        file: FileId(ordered_uuid(now)),
+        node: Some(NodeId { space: space.clone(), id: id.clone() }),
+        facts,
+        session: None,
+        overwrite: None,
+        expires: None,
+        now,
+    };
+    match meta.make_entry(new).await? {
+        EntryMade::Done(entry) => Ok(vec![json!({ "id": entry.number, "space": space, "node": id })]),
+        EntryMade::Taken | EntryMade::Wrong(_) | EntryMade::OverQuota(_) => {
+            Err(refused(format!("there is a file for the node `{id}` in the space `{space}` already")))
+        }
+    }
 }
 
 /// Sets the quotas that are given, and shows what holds then.

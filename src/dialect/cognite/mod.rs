@@ -25,7 +25,7 @@ use crate::http::auth::Inspection;
 use crate::http::call::{self, Answering, Call};
 use crate::http::doors::Doors;
 use crate::http::server::Early;
-use crate::model::access::{Right, Rights};
+use crate::model::access::Right;
 use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
 use crate::upload::access::{self, Grant};
@@ -174,26 +174,21 @@ fn now(doors: &Doors) -> Timestamp {
 
 /// Whose the token is, and what it may do where.
 async fn inspect(doors: Arc<Doors>, call: Call) -> Reply {
-    let Inspection { subject, tenants } = call.inspect(&doors).await?;
-    let capability = |(tenant, rights): &(TenantId, Rights)| {
+    let inspection = call.inspect(&doors).await?;
+    let projects: Vec<Value> =
+        inspection.tenants.iter().map(|(tenant, _)| json!({ "projectUrlName": tenant, "groups": [] })).collect();
+    let capabilities = inspection.tenants.iter().filter_map(|(tenant, rights)| {
         let actions: Vec<&str> = [(Right::Read, "READ"), (Right::Upload, "WRITE")]
             .into_iter()
             .filter(|(right, _)| rights.has(*right))
             .map(|(_, action)| action)
             .collect();
-        let project = json!({ "projects": [tenant.as_str()] });
         let acl = json!({ "actions": actions, "scope": { "all": {} } });
-        (!actions.is_empty()).then(|| json!({ "filesAcl": acl, "projectScope": project }))
-    };
-    let project = |(tenant, _): &(TenantId, Rights)| json!({ "projectUrlName": tenant, "groups": [] });
-    answer(
-        StatusCode::OK,
-        &json!({
-            "subject": subject,
-            "projects": tenants.iter().map(project).collect::<Vec<_>>(),
-            "capabilities": tenants.iter().filter_map(capability).collect::<Vec<_>>(),
-        }),
-    )
+        (!actions.is_empty()).then(|| json!({ "filesAcl": acl, "projectScope": { "projects": [tenant] } }))
+    });
+    let capabilities: Vec<Value> = capabilities.collect();
+    let body = json!({ "subject": inspection.subject, "projects": projects, "capabilities": capabilities });
+    answer(StatusCode::OK, &body)
 }
 
 #[cfg(test)]
