@@ -128,7 +128,7 @@ pub(super) enum OidcCommand {
         /// Where its keys are [default: what its /.well-known/openid-configuration says]
         #[arg(long, value_name = "URL")]
         jwks_url: Option<String>,
-        /// Algorithms that are taken, comma-separated: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA
+        /// Algorithms that are taken, comma-separated: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA
         #[arg(long, value_name = "LIST", default_value = "RS256")]
         algorithms: String,
         /// Seconds by which its clock may differ: 0 to 600

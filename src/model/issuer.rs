@@ -37,15 +37,13 @@ pub enum Algorithm {
     Es256,
     /// ECDSA on P-384 with SHA-384.
     Es384,
-    /// ECDSA on P-521 with SHA-512.
-    Es512,
     /// Ed25519.
     EdDsa,
 }
 
 impl Algorithm {
     /// Every algorithm.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::Rs256,
         Self::Rs384,
         Self::Rs512,
@@ -54,7 +52,6 @@ impl Algorithm {
         Self::Ps512,
         Self::Es256,
         Self::Es384,
-        Self::Es512,
         Self::EdDsa,
     ];
 
@@ -70,7 +67,6 @@ impl Algorithm {
             Self::Ps512 => "PS512",
             Self::Es256 => "ES256",
             Self::Es384 => "ES384",
-            Self::Es512 => "ES512",
             Self::EdDsa => "EdDSA",
         }
     }
@@ -297,7 +293,7 @@ mod tests {
         for algorithm in Algorithm::ALL {
             assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
         }
-        for bad in ["none", "None", "HS256", "HS384", "HS512", "rs256", "RS1", "dir", ""] {
+        for bad in ["none", "None", "HS256", "HS384", "HS512", "ES512", "rs256", "RS1", "dir", ""] {
             assert_eq!(Algorithm::from_name(bad), None, "{bad}");
         }
     }

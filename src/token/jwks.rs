@@ -1,8 +1,7 @@
 //! An issuer's public keys (JSON Web Key Set, RFC 7517), and whether a signature holds by one. Pure.
 
-use aws_lc_rs::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use jsonwebtoken::{Algorithm as Known, DecodingKey, DecodingKeyKind, crypto};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -11,9 +10,15 @@ use crate::model::issuer::Algorithm;
 
 /// Longest modulus of an RSA key: 8192 bits.
 const MODULUS_BYTES: usize = 1024;
+/// Longest exponent of an RSA key.
+const EXPONENT_BYTES: usize = 5;
+
+/// What one RSA key can check.
+const RSA: &[Algorithm] =
+    &[Algorithm::Rs256, Algorithm::Rs384, Algorithm::Rs512, Algorithm::Ps256, Algorithm::Ps384, Algorithm::Ps512];
 
 /// The keys of one issuer: those that can check a signature, in its order, at most [`JWKS_KEYS`].
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Keys {
     keys: Vec<Key>,
     /// Keys beyond the limit.
@@ -21,42 +26,18 @@ pub struct Keys {
 }
 
 /// A public key.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Key {
     kid: Option<String>,
-    /// The one algorithm that it is for, where the issuer says so.
-    only: Option<Algorithm>,
-    material: Material,
+    /// What it is for: those of its kind, or of them the one that the issuer says.
+    algorithms: Vec<Algorithm>,
+    key: DecodingKey,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Material {
-    /// Modulus and exponent, big-endian, without leading zeros.
-    Rsa(Vec<u8>, Vec<u8>),
-    /// An uncompressed point on P-256, P-384 or P-521.
-    Point(Algorithm, Vec<u8>),
-    /// An Ed25519 key.
-    Edwards(Vec<u8>),
-}
-
+/// A set whose keys are read one by one, so that a broken one spoils no other.
 #[derive(Deserialize)]
 struct Set {
     keys: Vec<Value>,
-}
-
-#[derive(Deserialize)]
-struct Jwk {
-    kty: String,
-    #[serde(rename = "use")]
-    usage: Option<String>,
-    key_ops: Option<Vec<String>>,
-    alg: Option<String>,
-    kid: Option<String>,
-    crv: Option<String>,
-    n: Option<String>,
-    e: Option<String>,
-    x: Option<String>,
-    y: Option<String>,
 }
 
 impl Keys {
@@ -82,119 +63,81 @@ impl Keys {
     /// Keys for this algorithm of this name; without a name all for the algorithm.
     pub fn fitting<'k>(&'k self, kid: Option<&'k str>, algorithm: Algorithm) -> impl Iterator<Item = &'k Key> {
         let named = move |key: &&Key| kid.is_none_or(|kid| key.kid.as_deref() == Some(kid));
-        self.keys.iter().filter(named).filter(move |key| key.fits(algorithm))
+        self.keys.iter().filter(named).filter(move |key| key.algorithms.contains(&algorithm))
     }
 }
 
 impl Key {
     fn read(value: Value) -> Option<Self> {
         let jwk: Jwk = serde_json::from_value(value).ok()?;
-        let checks = jwk.usage.as_deref().is_none_or(|usage| usage == "sig")
-            && jwk.key_ops.is_none_or(|operations| operations.iter().any(|operation| operation == "verify"));
+        let checks = jwk.common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature)
+            && jwk.common.key_operations.as_ref().is_none_or(|operations| operations.contains(&KeyOperations::Verify));
         if !checks {
             return None;
         }
-        let only = match &jwk.alg {
-            Some(name) => Some(Algorithm::from_name(name)?),
-            None => None,
-        };
-        let bytes = |part: &Option<String>| URL_SAFE_NO_PAD.decode(part.as_deref()?).ok();
-        let material = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-            ("RSA", _) => {
-                let (n, e) = (trimmed(&bytes(&jwk.n)?), trimmed(&bytes(&jwk.e)?));
-                if n.is_empty() || n.len() > MODULUS_BYTES || e.is_empty() || e.len() > 5 {
-                    return None;
-                }
-                Material::Rsa(n, e)
-            }
-            ("EC", Some(curve)) => {
-                let (algorithm, length) = match curve {
-                    "P-256" => (Algorithm::Es256, 32),
-                    "P-384" => (Algorithm::Es384, 48),
-                    "P-521" => (Algorithm::Es512, 66),
-                    _ => return None,
-                };
-                let (x, y) = (bytes(&jwk.x)?, bytes(&jwk.y)?);
-                if x.len() != length || y.len() != length {
-                    return None;
-                }
-                Material::Point(algorithm, [&[4], x.as_slice(), y.as_slice()].concat())
-            }
-            ("OKP", Some("Ed25519")) => {
-                let x = bytes(&jwk.x)?;
-                if x.len() != 32 {
-                    return None;
-                }
-                Material::Edwards(x)
+        // The crate takes any curve and any length, and a shared secret as well.
+        let (kind, length): (&[Algorithm], usize) = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => (RSA, 0),
+            AlgorithmParameters::EllipticCurve(point) => match point.curve {
+                EllipticCurve::P256 => (&[Algorithm::Es256], 1 + 2 * 32),
+                EllipticCurve::P384 => (&[Algorithm::Es384], 1 + 2 * 48),
+                _ => return None,
+            },
+            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
+                (&[Algorithm::EdDsa], 32)
             }
             _ => return None,
         };
-        let key = Self { kid: jwk.kid, only, material };
-        // A key whose algorithm is of another kind of key is for nothing.
-        key.only.is_none_or(|only| key.fits(only)).then_some(key)
-    }
-
-    fn fits(&self, algorithm: Algorithm) -> bool {
-        let kind = match (&self.material, algorithm) {
-            (
-                Material::Rsa(..),
-                Algorithm::Rs256
-                | Algorithm::Rs384
-                | Algorithm::Rs512
-                | Algorithm::Ps256
-                | Algorithm::Ps384
-                | Algorithm::Ps512,
-            ) => true,
-            (Material::Point(curve, _), algorithm) => *curve == algorithm,
-            (Material::Edwards(_), algorithm) => algorithm == Algorithm::EdDsa,
-            (Material::Rsa(..), Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 | Algorithm::EdDsa) => false,
-        };
-        kind && self.only.is_none_or(|only| only == algorithm)
-    }
-
-    /// Is this the key's signature of the message? RSA keys of less than 2048 bits have none that holds.
-    #[must_use]
-    pub fn holds(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        if !self.fits(algorithm) {
-            return false;
-        }
-        let checked = match &self.material {
-            Material::Rsa(n, e) => match rsa(algorithm) {
-                Some(parameters) => RsaPublicKeyComponents { n, e }.verify(parameters, message, signature),
-                None => return false,
-            },
-            Material::Point(curve, point) => {
-                let parameters = match curve {
-                    Algorithm::Es384 => &signature::ECDSA_P384_SHA384_FIXED,
-                    Algorithm::Es512 => &signature::ECDSA_P521_SHA512_FIXED,
-                    _ => &signature::ECDSA_P256_SHA256_FIXED,
-                };
-                UnparsedPublicKey::new(parameters, point).verify(message, signature)
+        let mut key = DecodingKey::from_jwk(&jwk).ok()?;
+        if let DecodingKeyKind::RsaModulusExponent { n, e } = key.kind() {
+            // Some issuers begin a number with a zero byte, which RFC 7518 2 forbids and aws-lc does not take.
+            let (n, e) = (trimmed(n), trimmed(e));
+            if n.is_empty() || n.len() > MODULUS_BYTES || e.is_empty() || e.len() > EXPONENT_BYTES {
+                return None;
             }
-            Material::Edwards(key) => UnparsedPublicKey::new(&signature::ED25519, key).verify(message, signature),
-        };
-        checked.is_ok()
+            key = DecodingKey::from_rsa_raw_components(n, e);
+        } else if key.try_get_as_bytes().is_ok_and(|bytes| bytes.len() != length) {
+            return None;
+        }
+        let mut algorithms = kind.to_vec();
+        if let Some(only) = jwk.common.key_algorithm {
+            algorithms.retain(|algorithm| Known::try_from(only).is_ok_and(|only| only == known(*algorithm)));
+        }
+        // A key whose algorithm is of another kind of key is for nothing.
+        (!algorithms.is_empty()).then_some(Self { kid: jwk.common.key_id, algorithms, key })
+    }
+
+    /// Is this, in Base64url, the key's signature of the message? RSA keys of less than 2048 bits have none that holds.
+    #[must_use]
+    pub fn holds(&self, algorithm: Algorithm, message: &str, signature: &str) -> bool {
+        self.algorithms.contains(&algorithm)
+            && crypto::verify(signature, message.as_bytes(), &self.key, known(algorithm)).unwrap_or(false)
     }
 }
 
-const fn rsa(algorithm: Algorithm) -> Option<&'static RsaParameters> {
+const fn known(algorithm: Algorithm) -> Known {
     match algorithm {
-        Algorithm::Rs256 => Some(&signature::RSA_PKCS1_2048_8192_SHA256),
-        Algorithm::Rs384 => Some(&signature::RSA_PKCS1_2048_8192_SHA384),
-        Algorithm::Rs512 => Some(&signature::RSA_PKCS1_2048_8192_SHA512),
-        Algorithm::Ps256 => Some(&signature::RSA_PSS_2048_8192_SHA256),
-        Algorithm::Ps384 => Some(&signature::RSA_PSS_2048_8192_SHA384),
-        Algorithm::Ps512 => Some(&signature::RSA_PSS_2048_8192_SHA512),
-        Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 | Algorithm::EdDsa => None,
+        Algorithm::Rs256 => Known::RS256,
+        Algorithm::Rs384 => Known::RS384,
+        Algorithm::Rs512 => Known::RS512,
+        Algorithm::Ps256 => Known::PS256,
+        Algorithm::Ps384 => Known::PS384,
+        Algorithm::Ps512 => Known::PS512,
+        Algorithm::Es256 => Known::ES256,
+        Algorithm::Es384 => Known::ES384,
+        Algorithm::EdDsa => Known::EdDSA,
     }
 }
 
-fn trimmed(number: &[u8]) -> Vec<u8> {
-    number.iter().copied().skip_while(|byte| *byte == 0).collect()
+fn trimmed(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    &number[zeros..]
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::json;
 
     use super::*;
@@ -205,7 +148,7 @@ mod tests {
     fn holds(jwk: &Value, algorithm: Algorithm, signed: &str, signature: &[u8]) -> bool {
         let keys = Keys::read(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
         assert_eq!(keys.count(), (1, 0), "{jwk}");
-        keys.fitting(None, algorithm).any(|key| key.holds(algorithm, signed.as_bytes(), signature))
+        keys.fitting(None, algorithm).any(|key| key.holds(algorithm, signed, &URL_SAFE_NO_PAD.encode(signature)))
     }
 
     #[test]
@@ -252,6 +195,17 @@ mod tests {
             for other in Algorithm::ALL.into_iter().filter(|other| *other != algorithm) {
                 assert!(!holds(jwk, other, &signed, &good), "{name} as {}", other.name());
             }
+            let keys = Keys::read(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
+            for wrong in [format!("{signature}="), format!("{signature}!"), String::from("!")] {
+                assert!(!keys.keys[0].holds(algorithm, &signed, &wrong), "{name}: {wrong}");
+            }
+            // Some issuers begin numbers with a zero.
+            let mut padded = jwk.clone();
+            for part in ["n", "e"].into_iter().filter(|part| jwk[part].is_string()) {
+                let number = URL_SAFE_NO_PAD.decode(jwk[part].as_str().unwrap()).unwrap();
+                padded[part] = URL_SAFE_NO_PAD.encode([&[0], number.as_slice()].concat()).into();
+            }
+            assert!(holds(&padded, algorithm, &signed, &good), "{name}");
         }
     }
 
@@ -260,9 +214,54 @@ mod tests {
         for bad in ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":null}"#, "<html>"] {
             assert!(Keys::read(bad.as_bytes()).is_err(), "{bad}");
         }
-        let short = json!({ "kty": "EC", "crv": "P-256", "x": "AA", "y": "AA" });
-        let secret = json!({ "kty": "oct", "k": "AAAA", "alg": "HS256" });
-        let set = json!({ "keys": [1, null, {}, short, secret, { "kty": "RSA" }, { "kty": "OKP", "crv": "X25519", "x": "AA" }] });
-        assert_eq!(Keys::read(set.to_string().as_bytes()).map(|keys| keys.count()), Ok((0, 0)));
+        let text = |bytes: usize| URL_SAFE_NO_PAD.encode(vec![1; bytes]);
+        let ec = |curve: &str, x, y| json!({ "kty": "EC", "crv": curve, "x": text(x), "y": text(y) });
+        let ed = |curve: &str, x| json!({ "kty": "OKP", "crv": curve, "x": text(x) });
+        let rsa = |n, e| json!({ "kty": "RSA", "n": text(n), "e": text(e) });
+        let with = |mut jwk: Value, name: &str, value: Value| {
+            jwk[name] = value;
+            jwk
+        };
+        for (jwk, count) in [
+            (ec("P-256", 32, 32), 1),
+            (ec("P-384", 48, 48), 1),
+            (ec("P-521", 66, 66), 0),
+            (ec("P-256", 1, 1), 0),
+            (ec("P-256", 48, 48), 0),
+            (ec("P-384", 32, 32), 0),
+            (ec("secp256k1", 32, 32), 0),
+            (ec("Ed25519", 32, 32), 0),
+            (with(ec("P-256", 32, 32), "alg", json!("ES384")), 0),
+            (with(ec("P-256", 32, 32), "alg", json!("ES512")), 0),
+            (with(ec("P-256", 32, 32), "alg", json!(1)), 0),
+            (with(ec("P-256", 32, 32), "y", json!(1)), 0),
+            (with(ec("P-256", 32, 32), "y", json!("=")), 0),
+            (ed("Ed25519", 32), 1),
+            (ed("Ed25519", 31), 0),
+            (ed("Ed448", 57), 0),
+            (ed("X25519", 32), 0),
+            (ed("P-256", 65), 0),
+            (with(ed("Ed25519", 32), "alg", json!("RS256")), 0),
+            (rsa(256, 3), 1),
+            (rsa(1024, 5), 1),
+            (rsa(1025, 3), 0),
+            (rsa(256, 6), 0),
+            (rsa(0, 3), 0),
+            (rsa(256, 0), 0),
+            (with(rsa(256, 3), "alg", json!("RSA-OAEP")), 0),
+            (with(rsa(256, 3), "alg", json!("HS256")), 0),
+            (with(rsa(256, 3), "alg", json!("EdDSA")), 0),
+            (with(rsa(256, 3), "alg", json!("PS512")), 1),
+            (with(rsa(256, 3), "kty", json!("new")), 0),
+            (json!({ "kty": "oct", "k": "AAAA", "alg": "HS256" }), 0),
+            (json!({ "kty": "oct", "k": "AAAA" }), 0),
+            (json!({ "kty": "RSA" }), 0),
+            (json!({}), 0),
+            (json!(null), 0),
+            (json!(1), 0),
+        ] {
+            let keys = Keys::read(json!({ "keys": [jwk, ed("Ed25519", 32)] }).to_string().as_bytes());
+            assert_eq!(keys.map(|keys| keys.count()), Ok((count + 1, 0)), "{jwk}");
+        }
     }
 }

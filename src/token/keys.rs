@@ -27,7 +27,7 @@ use crate::model::issuer::{Algorithm, KeySource};
 use crate::outbound::{Bounds, Outbound, OutboundError};
 
 /// What became of the search for a key.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Found {
     /// This is it.
     Key(Key),

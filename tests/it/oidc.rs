@@ -448,6 +448,9 @@ async fn what_does_not_hold_is_a_401_whose_reason_the_tenant_can_read() {
         }
         assert_eq!(record["status"], 401, "{record}");
     }
+    // What a head says of keys is not looked at, not even whether it makes sense.
+    let odd = json!({ "alg": "RS256", "kid": "one", "jwk": 1, "jku": [], "x5u": {}, "x5c": "x", "typ": 7 });
+    assert_eq!(status(&server, &head(odd)).await, 200);
     // Wrong schemes present nothing.
     for value in [format!("Basic {good}"), format!("JWT {good}"), good.clone(), "Bearer".into()] {
         server.native("GET", "/usage").anonymous().header("Authorization", &value).problem(401).await;
@@ -600,9 +603,11 @@ async fn a_slow_issuer_makes_nobody_wait_but_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn algorithms_are_those_that_were_named() {
-    let names = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"];
+    let names = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
     let keys: Vec<Key> = names.iter().map(|name| Key::new(Some(*name), name)).collect();
-    let issuer = Issuer::start(&keys.iter().collect::<Vec<_>>()).await;
+    // One that nobody can name.
+    let unknown = Key::new(Some("ES512"), "ES512");
+    let issuer = Issuer::start(&[&unknown].into_iter().chain(&keys).collect::<Vec<_>>()).await;
     let server = trusting(&issuer, &[]).await;
     for (name, key) in names.iter().zip(&keys) {
         let expected = if *name == "RS256" { 200 } else { 401 };
@@ -620,6 +625,10 @@ async fn algorithms_are_those_that_were_named() {
         let head = json!({ "alg": if *name == "PS256" { "RS256" } else { "PS256" }, "kid": name });
         assert_eq!(status(&server, &key.token_with(&head, &issuer.claims(&server))).await, 401, "{name}");
     }
+    let reply = usage(&server, &issuer.token(&server, &unknown)).problem(401).await;
+    let record = server.get(&format!("/refusals/{}", reply.header("request-id").unwrap())).await;
+    assert_eq!(record["rule"], "token_algorithm", "{record}");
+    assert!(record["detail"].as_str().unwrap().contains("`ES512`"), "{record}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -877,6 +886,7 @@ async fn what_is_set_is_shown_and_what_can_not_be_is_refused() {
     for (more, why) in [
         (&["--rights", "all", "--algorithms", "none"][..], "`none` is not an algorithm"),
         (&["--rights", "all", "--algorithms", "RS256,HS256"], "`HS256` is not an algorithm"),
+        (&["--rights", "all", "--algorithms", "ES512"], "`ES512` is not an algorithm"),
         (&["--rights", "all", "--algorithms", ""], "at least one algorithm"),
         (&["--rights", "root"], "`root` is not a right"),
         (&[], "no token would get a right"),
