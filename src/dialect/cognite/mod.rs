@@ -21,7 +21,6 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::clock::Timestamp;
-use crate::http::auth::Inspection;
 use crate::http::call::{self, Answering, Call};
 use crate::http::doors::Doors;
 use crate::http::server::Early;
