@@ -23,7 +23,7 @@ pub(super) async fn update(doors: Arc<Doors>, mut call: Call) -> Reply {
     let edits = asked.iter().map(|item| wire::edit(item)).collect::<Result<Vec<_>, _>>()?;
     let changes = refs.iter().cloned().zip(edits).collect();
     match catalogue::change(&doors.engine, grant.tenant(), changes).await? {
-        EntriesChanged::Done(entries) => items(entries.iter().map(|entry| wire::file(entry).into()).collect()),
+        EntriesChanged::Done(entries) => items(entries.iter().map(wire::File::from)),
         EntriesChanged::Missing(places) => Err(Fault::missing(wire::identifiers(&refs, &places))),
         EntriesChanged::Taken(ids) => Err(taken(ids)),
         EntriesChanged::Wrong(_, wrong) => Err(wire::wrong(&wrong)),

@@ -46,7 +46,7 @@ pub(super) async fn create(doors: Arc<Doors>, mut call: Call) -> Reply {
     let overwrite = Query::parse(&call.query).flag("overwrite")?;
     let of = declared(&body(&doors, &mut call).await?, overwrite)?;
     let (entry, session) = open_single(&doors, &grant, of).await?;
-    answer(StatusCode::CREATED, &with_url(&doors, &call, &entry, &session))
+    answer(StatusCode::CREATED, &with_url(&doors, &call, &entry, &session)?)
 }
 
 /// What a body declares.
@@ -65,7 +65,7 @@ pub(super) async fn upload_link(doors: Arc<Doors>, mut call: Call) -> Reply {
     let body = body(&doors, &mut call).await?;
     let of = existing(&body)?;
     let (entry, session) = open_single(&doors, &grant, of).await?;
-    items(vec![with_url(&doors, &call, &entry, &session).into()])
+    items([with_url(&doors, &call, &entry, &session)?])
 }
 
 fn existing(body: &Map<String, Value>) -> Result<Of, Fault> {
@@ -98,11 +98,11 @@ fn entry_of(opened: Opened, of: &Of) -> Result<(Entry, Session), Fault> {
     }
 }
 
-fn with_url(doors: &Doors, call: &Call, entry: &Entry, session: &Session) -> Map<String, Value> {
-    let mut shown = wire::file(entry);
+fn with_url(doors: &Doors, call: &Call, entry: &Entry, session: &Session) -> Result<Map<String, Value>, Fault> {
+    let mut shown = wire::file(entry)?;
     let url = open::whole_url(&doors.engine, session, &call.origin(doors));
     shown.insert("uploadUrl".to_owned(), url.into());
-    shown
+    Ok(shown)
 }
 
 // --------------------------------------------------------------------------------------------------------------- parts
@@ -121,7 +121,7 @@ pub(super) async fn part_links(doors: Arc<Doors>, mut call: Call) -> Reply {
     let grant = grant(&doors, &call, Right::Upload).await?;
     let parts = parts_of(&Query::parse(&call.query))?;
     let of = existing(&body(&doors, &mut call).await?)?;
-    items(vec![open_parts(&doors, &call, &grant, of, parts).await?.into()])
+    items([open_parts(&doors, &call, &grant, of, parts).await?])
 }
 
 fn parts_of(query: &Query) -> Result<Parts, Fault> {
@@ -145,7 +145,7 @@ async fn open_parts(
     let base = call.origin(doors);
     let urls: Vec<String> =
         (1..=parts.count).map(|number| open::part_url(&doors.engine, &session, &base, number)).collect();
-    let mut shown = wire::file(&entry);
+    let mut shown = wire::file(&entry)?;
     shown.insert("uploadId".to_owned(), upload_id(session.id).into());
     shown.insert("uploadUrls".to_owned(), urls.into());
     Ok(shown)
@@ -205,9 +205,9 @@ pub(super) async fn download_links(doors: Arc<Doors>, mut call: Call) -> Reply {
         let file = entry.file.public();
         let url = format!("{base}/{WIRE}{DOWNLOAD}/{tenant}/{file}?expires={expires}&token={token}");
         link.insert("downloadUrl".to_owned(), url.into());
-        link.into()
+        link
     });
-    items(links.collect())
+    items(links)
 }
 
 /// A file's content. Whether the link holds is judged when it is asked for; then it comes to its end.

@@ -163,8 +163,12 @@ fn answer(status: StatusCode, body: &impl Serialize) -> Reply {
     Ok(call::answer(status, body)?)
 }
 
-fn items(items: Vec<Value>) -> Reply {
-    answer(StatusCode::OK, &json!({ "items": items }))
+fn items<T: Serialize>(items: impl IntoIterator<Item = T>) -> Reply {
+    #[derive(Serialize)]
+    struct Items<T> {
+        items: Vec<T>,
+    }
+    answer(StatusCode::OK, &Items { items: items.into_iter().collect() })
 }
 
 fn now(doors: &Doors) -> Timestamp {

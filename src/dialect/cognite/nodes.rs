@@ -43,7 +43,7 @@ pub(super) async fn apply(doors: Arc<Doors>, mut call: Call) -> Reply {
         let entry = applied(&doors, grant.tenant(), draft, facts).await?;
         let mut node = about(&entry)?;
         node.insert("wasModified".to_owned(), true.into());
-        shown.push(node.into());
+        shown.push(node);
     }
     items(shown)
 }
@@ -209,7 +209,7 @@ pub(super) async fn by_ids(doors: Arc<Doors>, mut call: Call) -> Reply {
             }
             node.insert("properties".to_owned(), spaces.into());
         }
-        shown.push(node.into());
+        shown.push(node);
     }
     items(shown)
 }
@@ -225,7 +225,7 @@ pub(super) async fn delete(doors: Arc<Doors>, mut call: Call) -> Reply {
                 }
                 EntryRef::Number(_) | EntryRef::External(_) => None,
             });
-            items(shown.collect())
+            items(shown)
         }
         EntriesDeleted::Missing(_) | EntriesDeleted::OfNodes(_) => Err(Refusal::Internal.into()),
     }

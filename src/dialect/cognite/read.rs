@@ -5,12 +5,14 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::envelope::Fault;
 use super::json::Fields;
 use super::query::Query;
+use super::wire::File;
 use super::{Reply, answer, body, items, view, wire};
 use crate::catalogue;
 use crate::http::call::Call;
@@ -26,8 +28,13 @@ const LIMIT_MAX: u32 = 1_000;
 /// Most parts that a list may be read in at once.
 const PARTITIONS_MAX: i64 = 10;
 
-fn shown(entries: &[Entry]) -> Vec<Value> {
-    entries.iter().map(|entry| wire::file(entry).into()).collect()
+/// A page of a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed<'e> {
+    items: Vec<File<'e>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
 }
 
 pub(super) async fn by_ids(doors: Arc<Doors>, mut call: Call) -> Reply {
@@ -36,7 +43,7 @@ pub(super) async fn by_ids(doors: Arc<Doors>, mut call: Call) -> Reply {
     let fields = Fields::new(&body);
     let refs = wire::entry_refs(&fields.items(ITEMS_MAX)?)?;
     let found = all(&doors, &tenant, refs, fields.flag("ignoreUnknownIds")?).await?;
-    items(shown(&found))
+    items(found.iter().map(File::from))
 }
 
 /// The entries of these names, in their order.
@@ -63,7 +70,7 @@ pub(super) async fn by_id(doors: Arc<Doors>, call: Call) -> Reply {
     let number = call.parameter("id").parse::<i64>().map_err(|_| Fault::field("id", "must be an integer"))?;
     let found = all(&doors, &tenant, vec![EntryRef::Number(number)], false).await?;
     match found.first() {
-        Some(entry) => answer(StatusCode::OK, &wire::file(entry)),
+        Some(entry) => answer(StatusCode::OK, &File::from(entry)),
         None => Err(Fault::missing(Vec::new())),
     }
 }
@@ -126,11 +133,8 @@ async fn listed(doors: &Doors, tenant: &TenantId, page: Page<'_>) -> Reply {
     let after = page.cursor.map_or(Ok(0), |cursor| bound.after(cursor))?;
     let stretch = Stretch { after, part, limit: page.limit };
     let (found, next) = catalogue::list(&doors.engine, tenant, page.filter, stretch).await?;
-    let mut answered = Map::from_iter([("items".to_owned(), shown(&found).into())]);
-    if let Some(next) = next {
-        answered.insert("nextCursor".to_owned(), bound.cursor(next).into());
-    }
-    answer(StatusCode::OK, &answered)
+    let items = found.iter().map(File::from).collect();
+    answer(StatusCode::OK, &Listed { items, next_cursor: next.map(|next| bound.cursor(next)) })
 }
 
 /// `M/N`: which of how many parts, from 0.
@@ -192,14 +196,14 @@ pub(super) async fn search(doors: Arc<Doors>, mut call: Call) -> Reply {
             catalogue::list(&doors.engine, &tenant, filter, stretch).await?.0
         }
     };
-    items(shown(&found))
+    items(found.iter().map(File::from))
 }
 
 pub(super) async fn aggregate(doors: Arc<Doors>, mut call: Call) -> Reply {
     let tenant = view(&doors, &call, Right::Read).await?;
     let filter = wire::filter_of(&body(&doors, &mut call).await?)?;
     let count = catalogue::count(&doors.engine, &tenant, filter).await?;
-    items(vec![json!({ "count": count })])
+    items([json!({ "count": count })])
 }
 
 #[cfg(test)]

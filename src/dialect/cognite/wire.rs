@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::envelope::Fault;
@@ -13,6 +14,7 @@ use crate::model::entry::{
     Wrong,
 };
 use crate::model::place;
+use crate::model::refusal::Refusal;
 
 /// Most items in a list that is a filter.
 const FILTER_ITEMS: usize = 1_000;
@@ -23,37 +25,91 @@ const SHAPE_BYTES: usize = 5_000;
 // ------------------------------------------------------------------------------------------------------------ entries
 
 /// A file as this API shows it: what is not there is left out.
-pub(super) fn file(entry: &Entry) -> Map<String, Value> {
-    let facts = &entry.facts;
-    let mut map = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            map.insert(name.to_owned(), value);
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct File<'e> {
+    id: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_id: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance_id: Option<Node<'e>>,
+    name: &'e str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    directory: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mime_type: Option<&'e str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: &'e BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    asset_ids: &'e [i64],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_set_id: Option<i64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    labels: Vec<Label<'e>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    security_categories: &'e [i64],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    geo_location: Option<&'e Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_created_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_modified_time: Option<i64>,
+    uploaded: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uploaded_time: Option<i64>,
+    created_time: i64,
+    last_updated_time: i64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Label<'e> {
+    external_id: &'e str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Node<'e> {
+    space: &'e str,
+    external_id: &'e str,
+}
+
+impl<'e> From<&'e Entry> for File<'e> {
+    fn from(entry: &'e Entry) -> Self {
+        let facts = &entry.facts;
+        let millis = |at: Timestamp| at.0;
+        Self {
+            id: entry.number,
+            external_id: facts.external_id.as_deref(),
+            instance_id: entry.node.as_ref().map(|node| Node { space: &node.space, external_id: &node.id }),
+            name: &facts.name,
+            directory: facts.directory.as_deref(),
+            source: facts.source.as_deref(),
+            mime_type: facts.mime_type.as_deref(),
+            metadata: &facts.metadata,
+            asset_ids: &facts.assets,
+            data_set_id: facts.data_set,
+            labels: facts.labels.iter().map(|label| Label { external_id: label }).collect(),
+            security_categories: &facts.security,
+            geo_location: facts.place.as_ref(),
+            source_created_time: facts.source_created.map(millis),
+            source_modified_time: facts.source_modified.map(millis),
+            uploaded: entry.uploaded.is_some(),
+            uploaded_time: entry.uploaded.map(millis),
+            created_time: entry.created.0,
+            last_updated_time: entry.changed.0,
         }
-    };
-    let text = |text: &Option<String>| text.as_deref().map(Value::from);
-    let time = |at: Option<Timestamp>| at.map(|at| Value::from(at.0));
-    put("id", Some(entry.number.into()));
-    put("externalId", text(&facts.external_id));
-    put("instanceId", entry.node.as_ref().map(node));
-    put("name", Some(facts.name.as_str().into()));
-    put("directory", text(&facts.directory));
-    put("source", text(&facts.source));
-    put("mimeType", text(&facts.mime_type));
-    put("metadata", (!facts.metadata.is_empty()).then(|| json!(facts.metadata)));
-    put("assetIds", (!facts.assets.is_empty()).then(|| json!(facts.assets)));
-    put("dataSetId", facts.data_set.map(Value::from));
-    let labels = || facts.labels.iter().map(|label| json!({ "externalId": label })).collect::<Vec<_>>();
-    put("labels", (!facts.labels.is_empty()).then(|| labels().into()));
-    put("securityCategories", (!facts.security.is_empty()).then(|| json!(facts.security)));
-    put("geoLocation", facts.place.clone());
-    put("sourceCreatedTime", time(facts.source_created));
-    put("sourceModifiedTime", time(facts.source_modified));
-    put("uploaded", Some(entry.uploaded.is_some().into()));
-    put("uploadedTime", time(entry.uploaded));
-    put("createdTime", time(Some(entry.created)));
-    put("lastUpdatedTime", time(Some(entry.changed)));
-    map
+    }
+}
+
+/// The same, for an answer that adds to it.
+pub(super) fn file(entry: &Entry) -> Result<Map<String, Value>, Fault> {
+    match serde_json::to_value(File::from(entry)) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) | Err(_) => Err(Refusal::Internal.into()),
+    }
 }
 
 pub(super) fn node(node: &NodeId) -> Value {
