@@ -113,10 +113,19 @@ and this key, which is shown only now:
 
     {key}
 
-Push a file (Coveo Push API): ask for a container, PUT the bytes, push the item, find it.
+All of the following needs these two lines. The file is too large for the body of a push.
 
     export LANDFALL_URL={base} LANDFALL_KEY={key}
     (echo "a needle in the haystack"; head -c 6100000 /dev/urandom | base64) > big.txt
+
+Send the file with Landfall's own client, which goes on where it was cut off; list it, fetch it.
+
+    FILE=$(landfall put big.txt | cut -d " " -f 1)
+    landfall ls
+    landfall get "$FILE" --force --output copy.txt
+
+Push a file (Coveo Push API): ask for a container, PUT the bytes, push the item, find it.
+
     python3 -c "import sys,zlib; sys.stdout.buffer.write(zlib.compress(open('big.txt','rb').read()))" > big.zlib
     curl -sS -X POST "$LANDFALL_URL/push/v1/organizations/{tenant}/files" \
          -H "Authorization: Bearer $LANDFALL_KEY" -H "Content-Type: application/json" -d '{{}}' > container.json

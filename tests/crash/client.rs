@@ -87,14 +87,34 @@ impl From<String> for Failed {
 impl Client {
     /// One request on its own connection.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Reply> {
+        self.send_framed(method, path, headers, &format!("Content-Length: {}", body.len()), body)
+    }
+
+    /// A request whose body's length nobody tells.
+    pub fn send_in_chunks(&self, method: &str, path: &str, body: &[u8]) -> io::Result<Reply> {
+        let mut chunked = Vec::with_capacity(body.len() + body.len() / 1000 + 16);
+        for chunk in body.chunks(64 * 1024) {
+            chunked.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            chunked.extend_from_slice(chunk);
+            chunked.extend_from_slice(b"\r\n");
+        }
+        chunked.extend_from_slice(b"0\r\n\r\n");
+        self.send_framed(method, path, &[], "Transfer-Encoding: chunked", &chunked)
+    }
+
+    fn send_framed(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        framing: &str,
+        body: &[u8],
+    ) -> io::Result<Reply> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
         socket.set_read_timeout(Some(SOCKET_PATIENCE))?;
         socket.set_write_timeout(Some(SOCKET_PATIENCE))?;
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n",
-            self.port,
-            body.len()
-        );
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n{framing}\r\n", self.port);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -4,7 +4,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::client::{Failed, Upload};
+use serde_json::{Value, json};
+
+use crate::client::{Failed, Reply, Upload, expect};
+use crate::parts::path_of;
 use crate::server::{Server, Start, doctor};
 use crate::world::{World, interrupted, text, until_ready};
 use crate::{Outcome, all, disk, ensure, eyes, strict};
@@ -333,6 +336,80 @@ fn full_disk() -> Outcome {
     held.and(mounted.unmount())
 }
 
+/// A real disk runs full under a file's next content (check 52 of the Cognite API): whole and as a part, announced and
+/// not. Each PUT is told 507 in the API's shape, what was served before is served on, and with space again the same
+/// calls succeed.
+fn full_disk_of_a_catalogue() -> Outcome {
+    let world = World::new()?;
+    let (image, mount) = (world.path("disk"), world.path("mnt"));
+    let data = mount.join("data");
+    disk::make(&image, 24)?;
+    let mounted = disk::Mount::new(&image, &mount)?;
+    world.copy_past(&data)?;
+    let server = world.start(&data, &Start::default())?;
+    let client = &world.client;
+    let authorization = format!("Bearer {}", client.key);
+    let call = |path: &str, body: Value, wanted: u16| -> Outcome<Value> {
+        let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
+        let path = format!("/api/v1/projects/default/files{path}");
+        let reply = expect(client.send("POST", &path, &headers, body.to_string().as_bytes()), wanted);
+        let reply = reply.map_err(|failed| format!("{path}: {}", failed.said()))?;
+        serde_json::from_slice(&reply.body).map_err(|e| format!("{path}: {e}: {reply:?}"))
+    };
+    let url = |value: &Value| value.as_str().map(path_of).ok_or_else(|| format!("no URL: {value}"));
+    let put = |path: &str, body: &[u8], wanted: u16| {
+        expect(client.send("PUT", path, &[], body), wanted).map_err(|failed| format!("a PUT: {}", failed.said()))
+    };
+    let full = |reply: Reply| -> Outcome {
+        ensure!(reply.status == 507, "a PUT on a full disk: {} instead of 507", reply.status);
+        let said: Value = serde_json::from_slice(&reply.body).map_err(|e| format!("{e}: {reply:?}"))?;
+        let error = said["error"].as_object().ok_or_else(|| format!("no envelope: {said}"))?;
+        ensure!(error.len() == 2 && error["code"] == 507 && error["message"].is_string(), "another envelope: {said}");
+        ensure!(reply.header("x-request-id").is_some_and(|id| !id.is_empty()), "no id: {reply:?}");
+        ensure!(reply.header("retry-after").is_none(), "an invitation to repeat: {reply:?}");
+        Ok(())
+    };
+    let (old, new) = (text("oldneedle", 700_000), text("newneedle", 900_000));
+    let served = |wanted: &[u8]| -> Outcome {
+        let links = call("/downloadlink", json!({ "items": [{ "externalId": "x" }] }), 200)?;
+        let link = url(&links["items"][0]["downloadUrl"])?;
+        let reply = expect(client.send("GET", &link, &[], b""), 200).map_err(Failed::said)?;
+        ensure!(reply.body == wanted, "another content is served");
+        Ok(())
+    };
+
+    let file = call("", json!({ "name": "a", "externalId": "x" }), 201)?;
+    let whole = url(&file["uploadUrl"])?;
+    put(&whole, &old, 200)?;
+    let it = json!({ "items": [{ "externalId": "x" }] });
+    let parts = call("/multiuploadlink?parts=1", it, 200)?["items"][0].clone();
+    let part = url(&parts["uploadUrls"][0])?;
+    let complete = json!({ "externalId": "x", "uploadId": parts["uploadId"] });
+    // More than the disk has, in a body that nobody announced: it is full in the middle of it, and then it is not.
+    for path in [&whole, &part] {
+        let endless = vec![7; 24 << 20];
+        full(client.send_in_chunks("PUT", path, &endless).map_err(|e| format!("no answer: {e}"))?)?;
+        served(&old)?;
+    }
+    fill(&mount.join("filler"))?;
+    for path in [&whole, &part] {
+        full(client.send("PUT", path, &[], &new).map_err(|e| format!("no answer: {e}"))?)?;
+        served(&old)?;
+    }
+    fs::remove_file(mount.join("filler")).map_err(|e| e.to_string())?;
+    let incomplete = call("/completemultipartupload", complete.clone(), 400)?;
+    ensure!(incomplete["error"]["code"] == 400, "completed without a part: {incomplete}");
+    served(&old)?;
+    put(&whole, &new, 200)?;
+    served(&new)?;
+    put(&part, &old, 200)?;
+    call("/completemultipartupload", complete, 200)?;
+    served(&old)?;
+    server.terminate()?;
+    doctor(&data, 0)?;
+    mounted.unmount()
+}
+
 /// A file system that turns read-only, as ext4 does after an error: a PUT gets 503 and nothing is lost, a start is
 /// refused with a sentence, and all is well once it is writable again.
 fn read_only() -> Outcome {
@@ -387,6 +464,7 @@ fn lost_directory() -> Outcome {
 fn a_disk_in_trouble_is_told_and_loses_nothing() {
     all([
         ("a full disk".to_owned(), full_disk()),
+        ("a full disk under a catalogue's file".to_owned(), full_disk_of_a_catalogue()),
         ("a disk that turns read-only".to_owned(), read_only()),
         ("a lost directory".to_owned(), lost_directory()),
     ]);

@@ -64,7 +64,7 @@ fn read(reply: &Reply) -> Result<Value, Failed> {
     serde_json::from_slice(&reply.body).map_err(|e| Failed::Answer(format!("not JSON ({e}): {reply:?}")))
 }
 
-fn path_of(url: &str) -> String {
+pub fn path_of(url: &str) -> String {
     url.splitn(4, '/').nth(3).map(|path| format!("/{path}")).expect("a URL with a path")
 }
 

@@ -104,6 +104,19 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// Waits until no connection passes through it: what a client that was killed had sent on its way is not counted to
+    /// the next one.
+    async fn alone(&self) {
+        for _ in 0..6_000 {
+            // Its own and the acceptor's.
+            if Arc::strong_count(&self.up) <= 2 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("a connection stays");
+    }
+
     async fn reached(&self, bytes: u64) {
         for _ in 0..6_000 {
             if self.up.passed() >= bytes {
@@ -300,6 +313,7 @@ async fn a_put_that_was_killed_goes_on_elsewhere() {
     let mut killed = desk.command(&["put", "film.mp4", "--chunk", "8MiB"]).spawn().unwrap();
     proxy.reached(29 * MIB).await;
     killed.kill().await.unwrap();
+    proxy.alone().await;
     proxy.up.hold_at.store(NEVER, Ordering::SeqCst);
     let mut received = 0;
     for _ in 0..500 {
@@ -475,6 +489,7 @@ async fn a_large_file_goes_in_parts_and_only_missing_ones_go_again() {
     assert_eq!((&found["strategy"], &found["parts"]), (&json!("multipart"), &json!(11)), "{found}");
     assert!(found["received"].as_u64().unwrap() >= 24 * MIB, "{found}");
     killed.kill().await.unwrap();
+    proxy.alone().await;
     proxy.up.hold_at.store(NEVER, Ordering::SeqCst);
     let received = server.get("/uploads?state=open").await["items"][0]["received"].as_u64().unwrap();
     let before = proxy.up.passed();
@@ -499,6 +514,7 @@ async fn a_large_file_goes_in_parts_and_only_missing_ones_go_again() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     killed.kill().await.unwrap();
+    proxy.alone().await;
     let kept = std::fs::metadata(&left).unwrap().len();
     assert!(kept >= 8 * MIB, "{kept}");
     proxy.down.hold_at.store(NEVER, Ordering::SeqCst);

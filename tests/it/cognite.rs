@@ -4,6 +4,8 @@ mod bad;
 mod catalogue;
 mod life;
 mod paths;
+mod routes;
+mod tokens;
 mod uploads;
 
 use serde_json::{Value, json};

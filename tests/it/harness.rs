@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use landfall::app::App;
 use landfall::clock::Clock;
 use landfall::config::Config;
@@ -807,6 +807,16 @@ impl Binary {
             request = request.header("Content-Length", length);
         }
         Reply::read(request.send().await.expect("an answer")).await
+    }
+
+    /// PUTs of bodies of one length to plain URLs, five under way at once; each must be taken.
+    pub(crate) async fn put_five_at_a_time(&self, urls: &[String], length: u64) {
+        let sent = futures_util::stream::iter(urls).map(|url| {
+            let request = self.http.put(url).header("Content-Length", length);
+            let request = request.body(reqwest::Body::wrap_stream(bytes_of(length)));
+            async move { Reply::read(request.send().await.expect("an answer")).await.expect(200) }
+        });
+        assert_eq!(sent.buffer_unordered(5).count().await, urls.len());
     }
 
     pub(crate) async fn send(&self, method: &'static str, path: &str, body: Option<Value>) -> Reply {

@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::stream::{self, StreamExt};
 use landfall::model::ids::{FileId, TenantId};
 use landfall::model::refusal::Refusal;
 use landfall::model::session::{Declaration, Parts};
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Binary, Call, Reply, Server, bytes_of, noise, read_reply};
+use crate::harness::{Binary, Call, Reply, Server, noise, read_reply};
 use crate::uploads::sha256;
 
 fn text(json: &Value, name: &str) -> String {
@@ -518,12 +517,7 @@ async fn check_51_many_large_parts_take_little_memory() {
     let opened = server.send("POST", "/landfall/v1/uploads", Some(ask)).await.expect(201).json();
     let urls = list(&opened, "part_urls");
     assert_eq!((urls.len(), &opened["part_size"]), (COUNT, &json!(LENGTH)));
-    let sent = stream::iter(&urls).map(|url| {
-        let request = server.http.put(url).header("Content-Length", LENGTH);
-        let request = request.body(reqwest::Body::wrap_stream(bytes_of(LENGTH)));
-        async move { Reply::read(request.send().await.expect("an answer")).await.expect(200) }
-    });
-    assert_eq!(sent.buffer_unordered(5).count().await, COUNT);
+    server.put_five_at_a_time(&urls, LENGTH).await;
     let commit = format!("/landfall/v1/uploads/{}/commit", text(&opened, "id"));
     let began = std::time::Instant::now();
     let receipt = server.send("POST", &commit, None).await.expect(200).json();

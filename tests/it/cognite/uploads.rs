@@ -573,20 +573,20 @@ async fn check_50_a_crash_between_parts_and_completion() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_51_many_parts_five_at_a_time() {
-    use futures_util::StreamExt;
-    const PARTS: usize = 60;
+async fn check_51_many_large_parts_five_at_a_time() {
+    const PARTS: usize = 250;
     let mut server = crate::harness::Binary::start("").await;
     let files = format!("/api/v1/projects/{}/files", server.tenant);
     let path = format!("{files}/initmultipartupload?parts={PARTS}");
     let parts = Parts::of(server.send("POST", &path, Some(json!({ "name": "a" }))).await.expect(201).json());
-    let body = bytes::Bytes::from(noise(FIVE));
-    let puts = parts.urls.iter().map(|url| server.http.put(url).body(body.clone()).send());
-    let statuses: Vec<_> =
-        futures_util::stream::iter(puts).buffer_unordered(5).map(|r| r.unwrap().status()).collect().await;
-    assert!(statuses.iter().all(|status| *status == 200) && statuses.len() == PARTS);
+    assert_eq!(parts.urls.len(), PARTS);
+    server.put_five_at_a_time(&parts.urls, FIVE as u64).await;
     let complete = json!({ "id": parts.number(), "uploadId": parts.id });
     server.send("POST", &format!("{files}/completemultipartupload"), Some(complete)).await.expect(200);
+    let ask = json!({ "items": [{ "id": parts.number() }] });
+    let links = server.send("POST", &format!("{files}/downloadlink"), Some(ask)).await.items();
+    let head = server.http.head(links[0]["downloadUrl"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(head.headers()["content-length"], (PARTS * FIVE).to_string().as_str());
     server.stays_small();
     server.leaves_everything_whole();
 }
@@ -606,4 +606,37 @@ async fn check_52_no_room() {
     assert_eq!(server.how_many().await, made, "neither the file nor its upload is there");
     server.admin(&["tenant", "quota", &server.tenant, "--sessions", "none", "--bytes", "none"]).await;
     server.bare("PUT", url).body(vec![0; 100]).send().await.expect(200);
+}
+
+/// A disk that is really full is in the crash tests.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_52_a_disk_that_is_nearly_full() {
+    let mut server = Server::start().await;
+    let id = server.with_content(json!({ "name": "a" }), b"old").await;
+    let items = server.on_files("/uploadlink", json!({ "items": [{ "id": id }] })).send().await.items();
+    let url = items[0]["uploadUrl"].as_str().unwrap();
+    let parts = server.in_parts(json!({ "name": "b" }), 1).await;
+    let before = server.by_id(id).await;
+    let files = server.how_many().await;
+    let enough = std::mem::replace(&mut server.config.free_space_min, 1 << 60);
+    server.restart().await;
+    let full = |reply: Reply| {
+        assert!(reply.header("retry-after").is_none(), "{reply:?}");
+        assert_eq!(reply.failure(507), json!({ "code": 507, "message": reply.json()["error"]["message"] }));
+    };
+    full(server.bare("PUT", url).body(b"new".to_vec()).send().await);
+    full(server.bare("PUT", url).header("Content-Length", "0").body(Vec::new()).send().await);
+    full(server.bare("PUT", &parts.urls[0]).body(b"new".to_vec()).send().await);
+    full(server.on_files("", json!({ "name": "c" })).send().await);
+    parts.complete(&server).await.failure(400);
+    assert_eq!(server.how_many().await, files);
+    assert_eq!(server.download(id).await.body, b"old");
+    assert_eq!(server.by_id(id).await, before);
+    server.config.free_space_min = enough;
+    server.restart().await;
+    server.bare("PUT", url).body(b"new".to_vec()).send().await.expect(200);
+    assert_eq!(server.download(id).await.body, b"new");
+    parts.put(&server, 0, b"a part").await;
+    parts.complete(&server).await.expect(200);
+    server.leaves_everything_whole().await;
 }
