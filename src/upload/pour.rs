@@ -90,12 +90,6 @@ impl<'a> Pour<'a> {
         if bytes.is_empty() {
             return self.flush().await;
         }
-        let enough = match self.receiving.load(Ordering::Relaxed) {
-            0..=limits::MANY_BODIES => limits::WRITE_BYTES,
-            many if many <= 4 * limits::MANY_BODIES => limits::SMALL_WRITE_BYTES,
-            _ => limits::SMALL_WRITE_BYTES / 2,
-        };
-        let large = bytes.len() >= enough;
         while !bytes.is_empty() {
             let to_mark = limits::GRANULE_BYTES - (self.start + self.taken) % limits::GRANULE_BYTES;
             let part = bytes.split_to(bytes.len().min(usize::try_from(to_mark).unwrap_or(usize::MAX)));
@@ -107,11 +101,13 @@ impl<'a> Pour<'a> {
                 self.mark = Mark { bytes: self.taken, crcs: self.crcs.value() };
                 self.marked_parts = self.gathered.len();
             }
-            // Nothing is kept of a large chunk: a rest would hold the connection's buffer, the next read would go to memory
-            // that was never touched, and the page faults would cost as much as the read. Many small chunks are not kept
-            // either: each costs more memory than its bytes.
-            let done = large && bytes.is_empty();
-            if done || self.gathered_bytes >= enough || self.gathered.len() >= limits::WRITE_CHUNKS {
+            let enough = match self.receiving.load(Ordering::Relaxed) {
+                0..=limits::MANY_BODIES => limits::WRITE_BYTES,
+                many if many <= 4 * limits::MANY_BODIES => limits::SMALL_WRITE_BYTES,
+                _ => limits::SMALL_WRITE_BYTES / 2,
+            };
+            // Also many small chunks: each costs more memory than its bytes.
+            if self.gathered_bytes >= enough || self.gathered.len() >= limits::WRITE_CHUNKS {
                 self.flush().await?;
             }
         }

@@ -313,8 +313,9 @@ async fn a_put_that_was_killed_goes_on_elsewhere() {
     let mut killed = desk.command(&["put", "film.mp4", "--chunk", "8MiB"]).spawn().unwrap();
     proxy.reached(29 * MIB).await;
     killed.kill().await.unwrap();
-    proxy.alone().await;
+    // First: what is held here keeps the end of the connection back.
     proxy.up.hold_at.store(NEVER, Ordering::SeqCst);
+    proxy.alone().await;
     let mut received = 0;
     for _ in 0..500 {
         let found = server.get("/uploads?state=open").await;
@@ -489,8 +490,9 @@ async fn a_large_file_goes_in_parts_and_only_missing_ones_go_again() {
     assert_eq!((&found["strategy"], &found["parts"]), (&json!("multipart"), &json!(11)), "{found}");
     assert!(found["received"].as_u64().unwrap() >= 24 * MIB, "{found}");
     killed.kill().await.unwrap();
-    proxy.alone().await;
+    // First: what is held here keeps the end of the connection back.
     proxy.up.hold_at.store(NEVER, Ordering::SeqCst);
+    proxy.alone().await;
     let received = server.get("/uploads?state=open").await["items"][0]["received"].as_u64().unwrap();
     let before = proxy.up.passed();
     let elsewhere = Desk::new(proxy.url(), &server.key);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::http::server::Early;
 use crate::model::refusal::Refusal;
+use crate::telemetry;
 
 /// Longest message: it may quote what a client sent.
 const MESSAGE_CHARS: usize = 1_000;
@@ -63,7 +64,7 @@ impl Fault {
     }
 
     pub(super) fn no_such_path(path: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("There is no call at {path}"))
+        Self::new(StatusCode::NOT_FOUND, format!("There is no call at {}", telemetry::redact_path(path)))
     }
 
     pub(super) fn wrong_method(method: &Method) -> Self {

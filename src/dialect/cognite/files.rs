@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::envelope::Fault;
 use super::json::Fields;
-use super::read::ITEMS_MAX;
+use super::read::{ITEMS_MAX, distinct};
 use super::{Reply, answer, body, grant, items, wire};
 use crate::catalogue;
 use crate::http::call::Call;
@@ -21,6 +21,7 @@ pub(super) async fn update(doors: Arc<Doors>, mut call: Call) -> Reply {
     let asked = Fields::new(&body).items(ITEMS_MAX)?;
     let refs = wire::entry_refs(&asked)?;
     let edits = asked.iter().map(|item| wire::edit(item)).collect::<Result<Vec<_>, _>>()?;
+    distinct(&doors, grant.tenant(), &refs).await?;
     let changes = refs.iter().cloned().zip(edits).collect();
     match catalogue::change(&doors.engine, grant.tenant(), changes).await? {
         EntriesChanged::Done(entries) => items(entries.iter().map(wire::File::from)),
@@ -42,6 +43,7 @@ pub(super) async fn delete(doors: Arc<Doors>, mut call: Call) -> Reply {
     let fields = Fields::new(&body);
     let refs = wire::entry_refs(&fields.items(ITEMS_MAX)?)?;
     let ignore_unknown = fields.flag("ignoreUnknownIds")?;
+    distinct(&doors, grant.tenant(), &refs).await?;
     match catalogue::delete(&doors.engine, grant.tenant(), refs.clone(), ignore_unknown, false).await? {
         EntriesDeleted::Done(_) => answer(StatusCode::OK, &Map::new()),
         EntriesDeleted::Missing(places) => Err(Fault::missing(wire::identifiers(&refs, &places))),

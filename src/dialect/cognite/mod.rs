@@ -69,11 +69,19 @@ pub fn shared_routes() -> Router<Arc<Doors>> {
         .route(&files("/aggregate"), post(on(read::aggregate)))
         .route(&files("/update"), post(on(files::update)))
         .route(&files("/delete"), post(on(files::delete)))
-        .route(&files("/{id}"), get(on(read::by_id)))
+        .route(&files("/{id}"), get(on(read::by_id)).merge(post(on(no_call))))
         .route(&project("/models/instances"), post(on(nodes::apply)))
         .route(&project("/models/instances/byids"), post(on(nodes::by_ids)))
         .route(&project("/models/instances/delete"), post(on(nodes::delete)))
         .method_not_allowed_fallback(wrong_method)
+}
+
+/// A file's path takes no POST; any other name there is that of a call which does not exist.
+async fn no_call(_: Arc<Doors>, call: Call) -> Reply {
+    Err(match call.parameter("id").parse::<i64>() {
+        Ok(_) => Fault::wrong_method(&call.method),
+        Err(_) => Fault::no_such_path(&call.path),
+    })
 }
 
 /// Is a path one of this API?

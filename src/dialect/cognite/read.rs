@@ -1,12 +1,13 @@
 //! Reading the catalogue: by identifiers, page by page, by name, counted.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::envelope::Fault;
@@ -42,8 +43,29 @@ pub(super) async fn by_ids(doors: Arc<Doors>, mut call: Call) -> Reply {
     let body = body(&doors, &mut call).await?;
     let fields = Fields::new(&body);
     let refs = wire::entry_refs(&fields.items(ITEMS_MAX)?)?;
+    distinct(&doors, &tenant, &refs).await?;
     let found = all(&doors, &tenant, refs, fields.flag("ignoreUnknownIds")?).await?;
     items(found.iter().map(File::from))
+}
+
+/// That no file is named twice. Equal names are looked for where they are read; this is for one file's several names.
+///
+/// # Errors
+/// 400 with the second name.
+pub(super) async fn distinct(doors: &Doors, tenant: &TenantId, refs: &[EntryRef]) -> Result<(), Fault> {
+    let kinds: HashSet<_> = refs.iter().map(std::mem::discriminant).collect();
+    if kinds.len() < 2 {
+        return Ok(());
+    }
+    let mut seen = HashSet::new();
+    let found = catalogue::find(&doors.engine, tenant, refs.to_vec()).await?;
+    let twice = |(_, entry): &(&EntryRef, &Option<Entry>)| entry.as_ref().is_some_and(|e| !seen.insert(e.number));
+    match refs.iter().zip(&found).find(twice) {
+        Some((again, _)) => {
+            Err(Fault::bad(format!("The items name one file twice: {}", Value::from(wire::identifier(again)))))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The entries of these names, in their order.

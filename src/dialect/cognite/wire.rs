@@ -458,6 +458,7 @@ type Labels = (Option<Vec<String>>, Vec<String>);
 
 fn labels(fields: &Fields<'_>) -> Result<Labels, Fault> {
     let Some(map) = fields.object("labels")? else { return Ok((None, Vec::new())) };
+    only(fields, "labels", map, &["containsAny", "containsAll"])?;
     let labels = Fields::under(map, "filter.labels.");
     let (any, all) = (labels.labels("containsAny")?, labels.labels("containsAll")?);
     if any.is_some() == all.is_some() {
@@ -469,8 +470,17 @@ fn labels(fields: &Fields<'_>) -> Result<Labels, Fault> {
     Ok((any, all.unwrap_or_default()))
 }
 
+/// A misspelt key must not be a filter that everything passes.
+fn only(fields: &Fields<'_>, name: &str, map: &Map<String, Value>, known: &[&str]) -> Result<(), Fault> {
+    match map.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(fields.wrong(name, &format!("has the unknown key `{key}`: it takes {}", known.join(" and ")))),
+        None => Ok(()),
+    }
+}
+
 fn span(fields: &Fields<'_>, name: &str) -> Result<Option<Span>, Fault> {
     let Some(map) = fields.object(name)? else { return Ok(None) };
+    only(fields, name, map, &["min", "max"])?;
     let ends = Fields::new(map);
     let end = |end: &str| ends.integer(end).map_err(|_| fields.wrong(name, "must have integers as its min and max"));
     Ok(Some(Span { min: end("min")?, max: end("max")? }))
@@ -478,6 +488,7 @@ fn span(fields: &Fields<'_>, name: &str) -> Result<Option<Span>, Fault> {
 
 fn place_filter(fields: &Fields<'_>) -> Result<Option<PlaceFilter>, Fault> {
     let Some(map) = fields.object("geoLocation")? else { return Ok(None) };
+    only(fields, "geoLocation", map, &["relation", "shape"])?;
     let relation = match map.get("relation").and_then(Value::as_str) {
         Some(word) if word.eq_ignore_ascii_case("intersects") => Relation::Intersects,
         Some(word) if word.eq_ignore_ascii_case("disjoint") => Relation::Disjoint,

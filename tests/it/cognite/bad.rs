@@ -90,6 +90,7 @@ async fn check_41_bad_identifiers() {
         Value::Array(many),
         json!([]),
         json!([{ "id": id }, { "id": id }]),
+        json!([{ "id": id }, { "externalId": "x" }]),
         json!([{ "id": id, "externalId": "x" }]),
         json!([{}]),
         json!([{ "id": 1.5 }]),
@@ -99,6 +100,13 @@ async fn check_41_bad_identifiers() {
     ] {
         server.on_files("/byids", json!({ "items": items })).send().await.failure(400);
     }
+    // One file by two of its names: nothing changes.
+    let edit = json!({ "source": { "set": "s" } });
+    let twice = json!([{ "id": id, "update": edit }, { "externalId": "x", "update": edit }]);
+    server.on_files("/update", json!({ "items": twice })).send().await.failure(400);
+    server.on_files("/delete", json!({ "items": [{ "externalId": "x" }, { "id": id }] })).send().await.failure(400);
+    let file = server.on_files("/byids", json!({ "items": [{ "id": id }] })).send().await.items().remove(0);
+    assert!(file["source"].is_null(), "{file}");
     let two = json!([{ "id": id }, { "externalId": "y" }]);
     let error = server.on_files("/byids", json!({ "items": two })).send().await.failure(400);
     assert_eq!(error["missing"], json!([{ "externalId": "y" }]));
@@ -140,6 +148,9 @@ async fn check_42_bad_lists() {
     server.on_files("/list", json!({ "cursor": 5 })).send().await.names("cursor");
     for (field, value) in [
         ("assetSubtreeIds", json!([{ "id": 1 }])),
+        ("createdTime", json!({ "minimum": 9_000_000_000_000_000_u64 })),
+        ("labels", json!({ "containsAny": [{ "externalId": "x" }], "containsSome": [] })),
+        ("geoLocation", json!({ "relation": "WITHIN", "shape": { "type": "Point", "coordinates": [1, 1] }, "x": 1 })),
         ("rootAssetIds", json!([1])),
         ("assetExternalIds", json!(["x"])),
         ("dataSetIds", json!([{ "externalId": "x" }])),

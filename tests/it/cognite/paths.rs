@@ -98,9 +98,12 @@ async fn check_47_calls_that_do_not_exist() {
     ] {
         server.call("GET", path).send().await.failure(404);
     }
+    // A link whose `?` was encoded: its secret is not said again.
+    let lost = "/cognite/download/default/file_1/expires=1&token=SECRET";
+    let error = server.call("GET", lost.to_owned()).send().await.failure(404);
+    assert!(!error["message"].as_str().unwrap().contains("SECRET"), "{error}");
     for path in ["/set-pending-instance-ids", "/unlink-instance-ids", "/initupload"] {
-        let status = server.on_files(path, "{}").send().await.status;
-        assert!([404, 405].contains(&status), "{path}: {status}");
+        server.on_files(path, "{}").send().await.failure(404);
     }
     for (method, path) in [("DELETE", "/files"), ("PUT", "/files/"), ("GET", "/files/list/x"), ("POST", "/files/1")] {
         let reply = server.call(method, server.project(path)).send().await;
