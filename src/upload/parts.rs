@@ -95,14 +95,7 @@ async fn take(
     let segment = receive::new_segment(&session);
     let writer = engine.blobs.create(segment, length).await?;
     let (writer, receipt) = receive::pour(engine, Some(writer), body, &expected).await?;
-    let extent = match receive::finish(writer).await {
-        Ok(extent) => extent,
-        Err(refusal) => {
-            // Its sync failed and is never repeated: nothing will ever name it.
-            commit::discard(engine, segment, "").await;
-            return Err(refusal);
-        }
-    };
+    let extent = receive::finish(engine, segment, writer).await?;
     faults::point("part.written");
     let backend = extent.backend.clone();
     let piece =

@@ -300,16 +300,29 @@ async fn take(
         }
         return Err(refusal);
     }
-    let extent = finish(writer).await?;
+    let extent = finish(engine, segment, writer).await?;
     let piece =
         Piece { segment, length: extent.length, digests: receipt.digests.crcs().into(), backend: extent.backend };
     commit::single(engine, &session, piece, receipt, only_new).await
 }
 
-pub(super) async fn finish(writer: Option<Box<dyn SegmentWriter>>) -> Result<Extent, Refusal> {
-    match writer {
-        Some(writer) => Ok(writer.finish().await?),
-        None => Err(Refusal::Internal),
+/// Makes a segment's bytes and name durable.
+///
+/// # Errors
+/// The keepers' own; nothing is left of the segment then.
+pub(super) async fn finish(
+    engine: &Engine,
+    segment: SegmentId,
+    writer: Option<Box<dyn SegmentWriter>>,
+) -> Result<Extent, Refusal> {
+    let Some(writer) = writer else { return Err(Refusal::Internal) };
+    match writer.finish().await {
+        Ok(extent) => Ok(extent),
+        Err(error) => {
+            // A sync that failed is never repeated: nothing will ever name it.
+            commit::discard(engine, segment, "").await;
+            Err(error.into())
+        }
     }
 }
 
@@ -388,7 +401,7 @@ async fn store_in(engine: &Engine, session: &Session, body: Body<'_>) -> Result<
     let writer = engine.blobs.create(segment, None).await?;
     let expected = Expected::new(session.max_bytes, None, Declared::default());
     let (writer, received) = pour(engine, Some(writer), body, &expected).await?;
-    let extent = finish(writer).await?;
+    let extent = finish(engine, segment, writer).await?;
     let piece = Piece { segment, length: extent.length, digests: received.digests, backend: extent.backend };
     commit::internal(engine, session, piece, received.digests).await
 }

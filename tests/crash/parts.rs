@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
 use crate::client::{Client, Failed, Reply, expect};
 use crate::server::{Server, Start, doctor};
-use crate::world::{LATER, PATIENCE, World, text};
+use crate::world::{self, Cut, LATER, PATIENCE, World, text};
 use crate::{Outcome, all, disk, ensure, eyes, strict, wait_until};
 
 /// When a point is reached.
@@ -217,54 +216,25 @@ pub fn killed(point: &str, when: InParts) -> Outcome {
     holds_after(&world, &data, &mut mine)
 }
 
-fn stopped(world: &World, data: &Path, point: &str, when: InParts, cut: impl FnOnce() -> Outcome) -> Outcome<Mine> {
-    let shared = Arc::new(Mutex::new(mine()));
-    let mut server = begin(world, data, point, when, "stop", &mut shared.lock().expect("no panic"))?;
-    let client = std::thread::spawn({
-        let (client, shared) = (world.client.clone(), Arc::clone(&shared));
-        move || {
-            let mut mine = shared.lock().expect("no panic").clone();
-            let ended = client.go_on_parts(&mut mine, COUNT + 1);
-            *shared.lock().expect("no panic") = mine;
-            before_crash(ended)
-        }
-    });
-    let reached = server.stopped_at_its_point();
-    let cut = reached.and_then(|()| cut());
-    server.kill();
-    let used = client.join().map_err(|_| String::from("the client panicked"))?;
-    cut?;
-    used?;
-    let mine = shared.lock().expect("no panic").clone();
-    Ok(mine)
+fn stopped(world: &World, data: &Path, point: &str, when: InParts, cut: Cut<'_>) -> Outcome<Mine> {
+    let mut mine = mine();
+    let server = begin(world, data, point, when, "stop", &mut mine)?;
+    let client = world.client.clone();
+    world::stopped(server, mine, move |mine| before_crash(client.go_on_parts(mine, COUNT + 1)), cut)
 }
 
 pub fn cut_off(point: &str, when: InParts) -> Outcome {
-    let world = World::new()?;
-    let (image, copied, mount) = (world.path("disk"), world.path("after"), world.path("mnt"));
-    disk::make(&image, 192)?;
-    let data = mount.join("data");
-    let mounted = disk::Mount::new(&image, &mount)?;
-    world.copy_past(&data)?;
-    disk::run("sync", &["-f", disk::shown(&mount)])?;
-    let mut mine = stopped(&world, &data, point, when, || disk::copy(&image, &copied))?;
-    mounted.unmount()?;
-    let mounted = disk::Mount::new(&copied, &mount)?;
-    let held = holds_after(&world, &data, &mut mine);
-    held.and(mounted.unmount())
+    world::cut_off(
+        |world, data, cut| stopped(world, data, point, when, cut),
+        |world, data, mut mine| holds_after(world, data, &mut mine),
+    )
 }
 
 pub fn cut_off_strictly(point: &str, when: InParts) -> Outcome {
-    let world = World::new()?;
-    let (data, kept) = (world.path("data"), world.path("kept"));
-    world.copy_past(&data)?;
-    let disk = strict::Disk::mount(&data.join("blobs"))?;
-    let mut mine = stopped(&world, &data, point, when, || disk.copy_durable(&kept))?;
-    disk.unmount()?;
-    let blobs = data.join("blobs");
-    disk::run("rm", &["-r", disk::shown(&blobs)])?;
-    disk::run("mv", &[disk::shown(&kept), disk::shown(&blobs)])?;
-    holds_after(&world, &data, &mut mine)
+    world::cut_off_strictly(
+        |world, data, cut| stopped(world, data, point, when, cut),
+        |world, data, mut mine| holds_after(world, data, &mut mine),
+    )
 }
 
 /// The power is cut after so many parts' answers, or after the completion's, with one sync switched off: was anything

@@ -10,8 +10,8 @@ use crate::parts::{self, InParts};
 use crate::resumable::{self, Session};
 use crate::server::{Server, Start, doctor};
 use crate::stores::{self, Store};
-use crate::world::{LATER, PATIENCE, World, interrupted, text};
-use crate::{Outcome, all, disk, ensure, eyes, strict, wait_until};
+use crate::world::{self, Cut, LATER, PATIENCE, World, interrupted, text};
+use crate::{Outcome, all, disk, ensure, eyes, wait_until};
 
 /// What a server is doing when it reaches a point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -237,13 +237,7 @@ fn killed(point: &str, during: During) -> Outcome {
 }
 
 /// Runs to the point, where the server stops, does `cut` with the stopped server, and ends it.
-fn stopped(
-    world: &World,
-    data: &Path,
-    point: &str,
-    during: During,
-    cut: impl FnOnce() -> Outcome,
-) -> Outcome<(Upload, u64)> {
+fn stopped(world: &World, data: &Path, point: &str, during: During, cut: Cut<'_>) -> Outcome<(Upload, u64)> {
     let upload = Arc::new(Mutex::new(interrupted()));
     let (mut server, clock) = begin(world, data, point, during, "stop", &mut upload.lock().expect("no panic"))?;
     let client = std::thread::spawn({
@@ -262,33 +256,17 @@ fn stopped(
 }
 
 fn cut_off(point: &str, during: During) -> Outcome {
-    let world = World::new()?;
-    let (image, copied, mount) = (world.path("disk"), world.path("after"), world.path("mnt"));
-    disk::make(&image, 192)?;
-    let data = mount.join("data");
-    let mounted = disk::Mount::new(&image, &mount)?;
-    world.copy_past(&data)?;
-    disk::run("sync", &["-f", disk::shown(&mount)])?;
-    let (mut upload, clock) = stopped(&world, &data, point, during, || disk::copy(&image, &copied))?;
-    mounted.unmount()?;
-    let mounted = disk::Mount::new(&copied, &mount)?;
-    let held = world.holds_after(&data, &mut upload, clock);
-    held.and(mounted.unmount())
+    world::cut_off(
+        |world, data, cut| stopped(world, data, point, during, cut),
+        |world, data, (mut upload, clock)| world.holds_after(data, &mut upload, clock),
+    )
 }
 
-/// The same with the bytes on a file system that keeps names and bytes only when they were synced, and with a database
-/// that kept everything: no file system keeps less, no database knows more.
 fn cut_off_strictly(point: &str, during: During) -> Outcome {
-    let world = World::new()?;
-    let (data, kept) = (world.path("data"), world.path("kept"));
-    world.copy_past(&data)?;
-    let disk = strict::Disk::mount(&data.join("blobs"))?;
-    let (mut upload, clock) = stopped(&world, &data, point, during, || disk.copy_durable(&kept))?;
-    disk.unmount()?;
-    let blobs = data.join("blobs");
-    disk::run("rm", &["-r", disk::shown(&blobs)])?;
-    disk::run("mv", &[disk::shown(&kept), disk::shown(&blobs)])?;
-    world.holds_after(&data, &mut upload, clock)
+    world::cut_off_strictly(
+        |world, data, cut| stopped(world, data, point, during, cut),
+        |world, data, (mut upload, clock)| world.holds_after(data, &mut upload, clock),
+    )
 }
 
 /// A first start that was killed is a first start again.

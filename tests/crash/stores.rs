@@ -2,14 +2,13 @@
 //! what left is found no more.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
 use crate::client::{Client, Failed, expect};
 use crate::server::{Server, Start, doctor};
-use crate::world::{LATER, PATIENCE, World, text};
-use crate::{Outcome, disk, ensure, eyes, wait_until};
+use crate::world::{self, Cut, LATER, PATIENCE, World, text};
+use crate::{Outcome, ensure, eyes, wait_until};
 
 /// What is going on when a point is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -187,32 +186,11 @@ pub fn killed(point: &str, store: Store) -> Outcome {
 }
 
 pub fn cut_off(point: &str, store: Store) -> Outcome {
-    let world = World::new()?;
-    let (image, copied, mount) = (world.path("disk"), world.path("after"), world.path("mnt"));
-    disk::make(&image, 192)?;
-    let data = mount.join("data");
-    let mounted = disk::Mount::new(&image, &mount)?;
-    world.copy_past(&data)?;
-    disk::run("sync", &["-f", disk::shown(&mount)])?;
-    let shared = Arc::new(Mutex::new(mine()));
-    let mut server = begin(&world, &data, point, store, "stop", &mut shared.lock().expect("no panic"))?;
-    let client = std::thread::spawn({
-        let (client, shared) = (world.client.clone(), Arc::clone(&shared));
-        move || {
-            let mut mine = shared.lock().expect("no panic").clone();
-            let used = use_server(&client, store, &mut mine);
-            *shared.lock().expect("no panic") = mine;
-            used
-        }
-    });
-    let cut = server.stopped_at_its_point().and_then(|()| disk::copy(&image, &copied));
-    server.kill();
-    let used = client.join().map_err(|_| String::from("the client panicked"))?;
-    cut?;
-    used?;
-    mounted.unmount()?;
-    let mounted = disk::Mount::new(&copied, &mount)?;
-    let mut mine = shared.lock().expect("no panic").clone();
-    let held = holds_after(&world, &data, store, &mut mine);
-    held.and(mounted.unmount())
+    let stopped = |world: &World, data: &Path, cut: Cut<'_>| {
+        let mut mine = mine();
+        let server = begin(world, data, point, store, "stop", &mut mine)?;
+        let client = world.client.clone();
+        world::stopped(server, mine, move |mine| use_server(&client, store, mine), cut)
+    };
+    world::cut_off(stopped, |world, data, mut mine| holds_after(world, data, store, &mut mine))
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::client::{Client, Container, Failed, Upload};
 use crate::server::{Server, Start, doctor, free_port};
-use crate::{Outcome, ensure, eyes, wait_until};
+use crate::{Outcome, disk, ensure, eyes, strict, wait_until};
 
 /// Past every expiry: of URLs (an hour), of bytes without a row (a day), of replaced bytes (an hour).
 pub const LATER: u64 = 3 * 24 * 3600;
@@ -243,4 +243,64 @@ pub fn until_ready(data: &Path, document: &str, body: &[u8], word: &str) -> Outc
         eyes::found(data, word)
     );
     Ok(())
+}
+
+/// What cuts the power: it keeps what the disk has now.
+pub type Cut<'a> = &'a dyn Fn() -> Outcome;
+
+/// Cuts the power over an ext4 while `used` runs, and hands what the disk had then to `holds`.
+pub fn cut_off<M>(
+    used: impl FnOnce(&World, &Path, Cut<'_>) -> Outcome<M>,
+    holds: impl FnOnce(&World, &Path, M) -> Outcome,
+) -> Outcome {
+    let world = World::new()?;
+    let (image, copied, mount) = (world.path("disk"), world.path("after"), world.path("mnt"));
+    disk::make(&image, 192)?;
+    let data = mount.join("data");
+    let mounted = disk::Mount::new(&image, &mount)?;
+    world.copy_past(&data)?;
+    disk::run("sync", &["-f", disk::shown(&mount)])?;
+    let mine = used(&world, &data, &|| disk::copy(&image, &copied))?;
+    mounted.unmount()?;
+    let mounted = disk::Mount::new(&copied, &mount)?;
+    let held = holds(&world, &data, mine);
+    held.and(mounted.unmount())
+}
+
+/// The same with the bytes on a file system that keeps names and bytes only when they were synced, and with a database
+/// that kept everything: no file system keeps less, no database knows more.
+pub fn cut_off_strictly<M>(
+    used: impl FnOnce(&World, &Path, Cut<'_>) -> Outcome<M>,
+    holds: impl FnOnce(&World, &Path, M) -> Outcome,
+) -> Outcome {
+    let world = World::new()?;
+    let (data, kept) = (world.path("data"), world.path("kept"));
+    world.copy_past(&data)?;
+    let disk = strict::Disk::mount(&data.join("blobs"))?;
+    let mine = used(&world, &data, &|| disk.copy_durable(&kept))?;
+    disk.unmount()?;
+    let blobs = data.join("blobs");
+    disk::run("rm", &["-r", disk::shown(&blobs)])?;
+    disk::run("mv", &[disk::shown(&kept), disk::shown(&blobs)])?;
+    holds(&world, &data, mine)
+}
+
+/// Lets a client work until the server stops at its point, cuts the power then, and says what the client knows. It waits
+/// for an answer of a stopped server, and gets none.
+pub fn stopped<M: Send + 'static>(
+    mut server: Server,
+    mut mine: M,
+    work: impl FnOnce(&mut M) -> Outcome + Send + 'static,
+    cut: Cut<'_>,
+) -> Outcome<M> {
+    let client = std::thread::spawn(move || {
+        let worked = work(&mut mine);
+        (mine, worked)
+    });
+    let cut = server.stopped_at_its_point().and_then(|()| cut());
+    server.kill();
+    let (mine, worked) = client.join().map_err(|_| String::from("the client panicked"))?;
+    cut?;
+    worked?;
+    Ok(mine)
 }

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::envelope::Fault;
@@ -43,27 +43,28 @@ pub(super) async fn by_ids(doors: Arc<Doors>, mut call: Call) -> Reply {
     let body = body(&doors, &mut call).await?;
     let fields = Fields::new(&body);
     let refs = wire::entry_refs(&fields.items(ITEMS_MAX)?)?;
-    distinct(&doors, &tenant, &refs).await?;
     let found = all(&doors, &tenant, refs, fields.flag("ignoreUnknownIds")?).await?;
+    once(&found)?;
     items(found.iter().map(File::from))
 }
 
-/// That no file is named twice. Equal names are looked for where they are read; this is for one file's several names.
+/// That no file is named twice by its several names, for calls that change what they name. Equal names are looked for
+/// where they are read.
 ///
 /// # Errors
-/// 400 with the second name.
+/// 400 with the file.
 pub(super) async fn distinct(doors: &Doors, tenant: &TenantId, refs: &[EntryRef]) -> Result<(), Fault> {
     let kinds: HashSet<_> = refs.iter().map(std::mem::discriminant).collect();
     if kinds.len() < 2 {
         return Ok(());
     }
+    once(catalogue::find(&doors.engine, tenant, refs.to_vec()).await?.iter().flatten())
+}
+
+fn once<'e>(entries: impl IntoIterator<Item = &'e Entry>) -> Result<(), Fault> {
     let mut seen = HashSet::new();
-    let found = catalogue::find(&doors.engine, tenant, refs.to_vec()).await?;
-    let twice = |(_, entry): &(&EntryRef, &Option<Entry>)| entry.as_ref().is_some_and(|e| !seen.insert(e.number));
-    match refs.iter().zip(&found).find(twice) {
-        Some((again, _)) => {
-            Err(Fault::bad(format!("The items name one file twice: {}", Value::from(wire::identifier(again)))))
-        }
+    match entries.into_iter().find(|entry| !seen.insert(entry.number)) {
+        Some(again) => Err(Fault::bad(format!("The items name one file twice: the one with the id {}", again.number))),
         None => Ok(()),
     }
 }

@@ -505,7 +505,7 @@ impl MetaStore for SqliteMeta {
 
     async fn lease_push(&self, now: Timestamp, lease: Duration) -> Result<Option<Lease>> {
         // Mostly there is nothing to lease, and the writer has better things to do than to find that out.
-        if self.look(|c| pushes::next(c, now))?.is_none() {
+        if self.read(move |c| pushes::next(c, now)).await?.is_none() {
             return Ok(None);
         }
         self.write(move |c| pushes::lease(c, now, lease)).await
@@ -584,7 +584,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn lease_jobs(&self, now: Timestamp, lease: Duration, limit: u32) -> Result<Vec<LeasedJob>> {
-        if self.look(|c| jobs::waiting(c, now, limit))?.is_empty() {
+        if self.read(move |c| jobs::waiting(c, now, limit)).await?.is_empty() {
             return Ok(Vec::new());
         }
         self.write(move |c| jobs::lease(c, now, lease, limit)).await

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row, params};
 
 use super::rows::{all, crcs, one, run, size, sql, word};
-use super::{quota, resume, uploads};
+use super::{quota, resume, rows, uploads};
 use crate::clock::Timestamp;
 use crate::meta::{CommitParts, Committed, NewPart, NewVersion, PartRecorded, PartsCommitted};
 use crate::model::file::{Declared, Piece, Receipt};
@@ -164,11 +164,6 @@ pub(super) fn forget(c: &Connection, id: SessionId) -> R<()> {
 
 /// Rows before bytes: the session's parts become tombstones.
 pub(super) fn bury(c: &Connection, id: SessionId, due: Timestamp) -> R<()> {
-    run(
-        c,
-        "INSERT INTO tombstones (segment, backend, due) SELECT segment, backend, ?2 FROM session_parts WHERE session = ?1
-         ON CONFLICT DO NOTHING",
-        params![id.0.as_bytes(), due.0],
-    )?;
+    rows::entomb(c, "session_parts", "session", id.0.as_bytes(), due)?;
     forget(c, id)
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::rows::{all, crcs, one, pieces, run, size, sql, uuid};
 use super::uploads::{self, SESSION, read_session};
-use super::{parts, quota};
+use super::{parts, quota, rows};
 use crate::clock::Timestamp;
 use crate::meta::{Advance, Advanced, Upload, UploadFilter};
 use crate::model::file::Crcs;
@@ -190,12 +190,7 @@ pub(super) fn forget_progress(c: &Connection, id: SessionId) -> R<()> {
 
 /// Rows before bytes: the session's extents become tombstones.
 pub(super) fn bury(c: &Connection, id: SessionId, due: Timestamp) -> R<()> {
-    run(
-        c,
-        "INSERT INTO tombstones (segment, backend, due) SELECT segment, backend, ?2 FROM session_pieces WHERE session = ?1
-         ON CONFLICT DO NOTHING",
-        params![id.0.as_bytes(), due.0],
-    )?;
+    rows::entomb(c, "session_pieces", "session", id.0.as_bytes(), due)?;
     forget_progress(c, id)?;
     parts::bury(c, id, due)
 }

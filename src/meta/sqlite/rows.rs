@@ -1,7 +1,7 @@
 //! Between rows and the words of the model.
 
 use rusqlite::types::{FromSqlError, Type};
-use rusqlite::{Connection, OptionalExtension, Params, Row};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -111,4 +111,17 @@ pub(super) fn all<T>(
 
 pub(super) fn run(c: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
     c.prepare_cached(sql)?.execute(params)
+}
+
+/// Rows before bytes: the segments that a table names for its owner become tombstones.
+pub(super) fn entomb(c: &Connection, table: &str, owner: &str, id: &[u8; 16], due: Timestamp) -> rusqlite::Result<()> {
+    run(
+        c,
+        &format!(
+            "INSERT INTO tombstones (segment, backend, due) SELECT segment, backend, ?2 FROM {table} WHERE {owner} = ?1
+             ON CONFLICT DO NOTHING"
+        ),
+        params![id, due.0],
+    )
+    .map(drop)
 }

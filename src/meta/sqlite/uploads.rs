@@ -7,7 +7,7 @@ use super::rows::{
     all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, pieces, run, size, sql, time,
     unreadable, uuid, word,
 };
-use super::{calls, entries, files, parts, quota, resume, stores};
+use super::{calls, entries, files, parts, quota, resume, rows, stores};
 use crate::clock::Timestamp;
 use crate::meta::{Committed, FileInfo, LinkFile, Marked, NewVersion, Once, Opening, OverQuota};
 use crate::model::change::Ordering;
@@ -400,12 +400,7 @@ pub(super) fn drop_version_unless_held(c: &Connection, version: VersionId, due: 
     })?;
     let Some((false, tenant, bytes)) = found else { return Ok(()) };
     quota::version_dropped(c, &tenant, bytes)?;
-    run(
-        c,
-        "INSERT INTO tombstones (segment, backend, due) SELECT segment, backend, ?2 FROM pieces WHERE version = ?1
-         ON CONFLICT DO NOTHING",
-        params![version.0.as_bytes(), due.0],
-    )?;
+    rows::entomb(c, "pieces", "version", version.0.as_bytes(), due)?;
     run(
         c,
         "UPDATE files SET version = NULL WHERE version = ?1 AND id = (SELECT file FROM versions WHERE id = ?1)",
