@@ -331,9 +331,7 @@ impl SegmentWriter for Writer {
         let synced = move || {
             sync_data(&file)?;
             faults::point("segment.synced");
-            group.sync(&directory).inspect_err(|_| {
-                shared.failed_syncs.fetch_add(1, SeqCst);
-            })
+            group.sync(&directory, &shared.failed_syncs)
         };
         blocking(synced).await?;
         let shared = &self.store.shared;
@@ -396,8 +394,9 @@ struct GroupDone {
 }
 
 impl GroupSync {
-    /// Waits on its thread: for the pool.
-    fn sync(&self, directory: &Path) -> io::Result<()> {
+    /// Waits on its thread: for the pool. Counts a failure before anybody else of the group can go on: a sync that
+    /// succeeds after it says nothing about names that were made before.
+    fn sync(&self, directory: &Path, failures: &AtomicU64) -> io::Result<()> {
         let mine = self.requested.fetch_add(1, SeqCst) + 1;
         let mut done = lock(&self.done);
         if done.up_to >= mine {
@@ -407,6 +406,9 @@ impl GroupSync {
         }
         let up_to = self.requested.load(SeqCst);
         let result = sync_directory(directory);
+        if result.is_err() {
+            failures.fetch_add(1, SeqCst);
+        }
         *done = GroupDone { up_to, failed: result.is_err() };
         result
     }

@@ -36,6 +36,8 @@ async fn stop_writers(engine: &Engine, now: Timestamp) -> Result<(), Refusal> {
         if !upload.is_some_and(|upload| upload.session.state == SessionState::Open && upload.session.expires > now) {
             over.push(id);
         }
+        // There may be thousands: others have their turn between.
+        tokio::task::yield_now().await;
     }
     // One that does not react is waited for as long as a newer request would, and no other waits with it.
     futures_util::future::join_all(over.into_iter().map(|id| engine.seats.close(id))).await;
