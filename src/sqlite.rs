@@ -1,15 +1,16 @@
 //! A SQLite file with one writer thread that commits whatever waits in one transaction, readers beside it, and
 //! checkpoints off the writer's path. The keepers of facts and of full text are made of it.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::faults;
 
@@ -82,7 +83,17 @@ struct Shared {
     path: PathBuf,
     verbs: mpsc::SyncSender<Verb>,
     readers: Mutex<Vec<Connection>>,
-    reading: Semaphore,
+    queries: Mutex<Queries>,
+}
+
+type Query = Box<dyn FnOnce(&Shared) + Send>;
+
+/// Queries that wait, and how many threads take from them. Whoever asked holds no place meanwhile: a task that is not polled
+/// for a while, as one of several that a worker has under way, would keep it from everybody.
+#[derive(Default)]
+struct Queries {
+    waiting: VecDeque<Query>,
+    threads: usize,
 }
 
 impl fmt::Debug for Database {
@@ -111,12 +122,8 @@ impl Database {
         let large = Arc::new(AtomicBool::new(false));
         let log_is_large = Arc::clone(&large);
         spawn("sqlite-writer", move || writer(connection, &queue, &log_is_large))?;
-        let shared = Arc::new(Shared {
-            path: path.to_owned(),
-            verbs,
-            readers: Mutex::default(),
-            reading: Semaphore::new(READERS),
-        });
+        let shared =
+            Arc::new(Shared { path: path.to_owned(), verbs, readers: Mutex::default(), queries: Mutex::default() });
         let alive = Arc::downgrade(&shared);
         spawn("sqlite-checkpoint", move || {
             while alive.strong_count() > 0 {
@@ -155,8 +162,8 @@ impl Database {
         // Nobody takes verbs from this queue.
         let (verbs, _) = mpsc::sync_channel(1);
         let readers = Mutex::new(vec![connection]);
-        let reading = Semaphore::new(READERS);
-        Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), verbs, readers, reading }) })
+        let queries = Mutex::default();
+        Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), verbs, readers, queries }) })
     }
 
     /// Runs a verb on the writer, in its own savepoint; answers when its group is durable.
@@ -203,11 +210,24 @@ impl Database {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let shared = Arc::clone(&self.shared);
-        let _place = self.shared.reading.acquire().await.map_err(|_| SqliteError::Closed)?;
-        tokio::task::spawn_blocking(move || shared.read(work))
-            .await
-            .map_err(|error| SqliteError::Failed(error.to_string()))?
+        let (answer, wait) = oneshot::channel();
+        let query: Query = Box::new(move |shared| {
+            if !answer.is_closed() {
+                let _ = answer.send(shared.read(work));
+            }
+        });
+        let another_thread = {
+            let mut queries = self.shared.queries();
+            queries.waiting.push_back(query);
+            let another = queries.threads < READERS;
+            queries.threads += usize::from(another);
+            another
+        };
+        if another_thread {
+            let shared = Arc::clone(&self.shared);
+            drop(tokio::task::spawn_blocking(move || shared.run_queries()));
+        }
+        wait.await.map_err(|_| SqliteError::Failed("the query was not run".into()))?
     }
 
     /// Looks up a few rows by their keys, on the thread of the task that asks: another thread's wake-up would cost several
@@ -221,6 +241,25 @@ impl Database {
 }
 
 impl Shared {
+    fn queries(&self) -> MutexGuard<'_, Queries> {
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run_queries(&self) {
+        loop {
+            let next = {
+                let mut queries = self.queries();
+                let next = queries.waiting.pop_front();
+                // With the same lock: whoever adds a query sees either this thread or that it needs another one.
+                queries.threads -= usize::from(next.is_none());
+                next
+            };
+            let Some(query) = next else { return };
+            // Whoever asked learns it from the answer that never comes.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| query(self)));
+        }
+    }
+
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
@@ -365,5 +404,38 @@ fn failed(error: rusqlite::Error) -> SqliteError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => SqliteError::OutOfSpace,
         _ => SqliteError::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_asks_and_is_not_polled_keeps_no_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::open(&directory.path().join("test.db"), &["CREATE TABLE t (n INTEGER)"]).unwrap();
+        let count = |c: &Connection| c.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+        // Asked and then left alone, as futures are whose owner waits for something else.
+        let mut left: Vec<_> = (0..4 * READERS).map(|_| Box::pin(database.read(count))).collect();
+        for query in &mut left {
+            let _ = query.as_mut().now_or_never();
+        }
+        let mine = tokio::time::timeout(Duration::from_secs(30), database.read(count)).await;
+        assert_eq!(mine.expect("in time").unwrap(), 0);
+        drop(left);
+    }
+
+    #[tokio::test]
+    async fn a_query_that_panics_takes_nothing_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::open(&directory.path().join("test.db"), &["CREATE TABLE t (n INTEGER)"]).unwrap();
+        for _ in 0..2 * READERS {
+            let failed = database.read(|_| -> rusqlite::Result<()> { panic!("as a test") }).await;
+            assert!(matches!(failed, Err(SqliteError::Failed(_))), "{failed:?}");
+        }
+        assert_eq!(database.read(|c| c.query_row("SELECT 1", [], |row| row.get::<_, i64>(0))).await.unwrap(), 1);
     }
 }
