@@ -4,7 +4,7 @@
 use crate::clock::ordered_uuid;
 use crate::engine::Engine;
 use crate::limits;
-use crate::meta::{DeleteEntries, EntriesChanged, EntriesDeleted, EntryMade, NewEntry};
+use crate::meta::{DeleteEntries, EntriesChanged, EntriesDeleted, NodeEntry};
 use crate::model::entry::{Entry, EntryFilter, EntryRef, Facts, FactsEdit, NodeId, Stretch};
 use crate::model::ids::{FileId, TenantId};
 use crate::model::refusal::Refusal;
@@ -60,23 +60,20 @@ pub async fn count(engine: &Engine, tenant: &TenantId, filter: EntryFilter) -> R
     Ok(engine.meta.count_entries(tenant, filter).await?)
 }
 
-/// Makes an entry that stands for a node, without an upload. It waits for its content without an end.
+/// Makes entries that stand for nodes, or changes those that are there, all or none. For each: its node, what is said about
+/// it if it is new, what changes if it is not.
 ///
 /// # Errors
-/// The keepers' own; that there is one already is no refusal.
-pub async fn declare(engine: &Engine, tenant: &TenantId, node: NodeId, facts: Facts) -> Result<EntryMade, Refusal> {
+/// The keepers' own.
+pub async fn put_nodes(
+    engine: &Engine,
+    tenant: &TenantId,
+    nodes: impl IntoIterator<Item = (NodeId, Facts, FactsEdit)>,
+) -> Result<EntriesChanged, Refusal> {
     let now = engine.clock.now();
-    let new = NewEntry {
-        tenant: tenant.clone(),
-        file: FileId(ordered_uuid(now)),
-        node: Some(node),
-        facts,
-        session: None,
-        overwrite: None,
-        expires: None,
-        now,
-    };
-    Ok(engine.meta.make_entry(new).await?)
+    let file = || FileId(ordered_uuid(now));
+    let nodes = nodes.into_iter().map(|(node, facts, edit)| NodeEntry { node, file: file(), facts, edit }).collect();
+    Ok(engine.meta.put_nodes(tenant, nodes, now).await?)
 }
 
 /// Changes what is said about entries, of all or of none. Their content stays.

@@ -823,6 +823,19 @@ pub struct NewEntry {
     pub now: Timestamp,
 }
 
+/// An entry that stands for a node, as it is to be.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NodeEntry {
+    /// The node.
+    pub node: NodeId,
+    /// The file that its content will be, new; for one that is not there.
+    pub file: FileId,
+    /// What is said about one that is not there.
+    pub facts: Facts,
+    /// What changes of one that is there.
+    pub edit: FactsEdit,
+}
+
 /// What became of it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum EntryMade {
@@ -1102,6 +1115,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
 
     /// Makes an entry, or changes the one that has its external id, and opens the upload of its content, in one step.
     async fn make_entry(&self, entry: NewEntry) -> Result<EntryMade>;
+    /// Makes entries that stand for nodes, without an end of their waiting, or changes those that are there: all or none.
+    async fn put_nodes(&self, tenant: &TenantId, nodes: Vec<NodeEntry>, now: Timestamp) -> Result<EntriesChanged>;
     /// Opens an upload of the content of an entry, which waits for it as long as the upload lives; `None` when there is
     /// no such entry. The session gets the entry's file, and what is said about it.
     async fn open_for_entry(&self, entry: EntryRef, session: Session) -> Result<Option<EntryMade>>;

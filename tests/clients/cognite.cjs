@@ -7,13 +7,24 @@ const { CogniteClient } = require('@cognite/sdk');
 const { assert, check } = require('./checks.cjs');
 
 const key = process.env.LANDFALL_KEY;
+const tokenUrl = process.env.LANDFALL_TOKEN_URL;
 const project = process.env.LANDFALL_TENANT;
 const baseUrl = process.env.LANDFALL_URL + (process.argv[2] ?? '');
-const run = `js${(process.argv[2] ?? '').replace('/', '-')}`;
-const named = (name) => `cognite js${process.argv[2] ?? ''}: ${name}`;
+const run = `js${(process.argv[2] ?? '').replace('/', '-')}${tokenUrl ? '-oidc' : ''}`;
+const named = (name) => `cognite js${process.argv[2] ?? ''}${tokenUrl ? ' with a token' : ''}: ${name}`;
 
-function client(token = key) {
-  return new CogniteClient({ appId: 'tests', project, baseUrl, oidcTokenProvider: async () => token });
+/** A token by client credentials, from the provider. */
+async function fetchToken() {
+  const { LANDFALL_CLIENT_ID: id, LANDFALL_CLIENT_SECRET: secret, LANDFALL_AUDIENCE: resource } = process.env;
+  const response = await fetch(tokenUrl, {
+    method: 'POST',
+    body: new URLSearchParams({ grant_type: 'client_credentials', client_id: id, client_secret: secret, resource }),
+  });
+  return (await response.json()).access_token;
+}
+
+function client(oidcTokenProvider = tokenUrl ? fetchToken : async () => key) {
+  return new CogniteClient({ appId: 'tests', project, baseUrl, oidcTokenProvider });
 }
 
 /** What a download link of a file leads to. */
@@ -74,7 +85,7 @@ async function main() {
   });
 
   await check(named('a token that does not hold'), async () => {
-    await assert.rejects(client('nonsense').files.list().autoPagingToArray({ limit: 1 }), (error) => error.status === 401 || /token|401/i.test(error.message));
+    await assert.rejects(client(async () => 'nonsense').files.list().autoPagingToArray({ limit: 1 }), (error) => error.status === 401 || /token|401/i.test(error.message));
   });
 }
 

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from cognite.client import ClientConfig, CogniteClient, global_config
-from cognite.client.credentials import Token
+from cognite.client.credentials import OAuthClientCredentials, Token
 from cognite.client.data_classes import (
     FileMetadata,
     FileMetadataFilter,
@@ -37,13 +37,14 @@ from cognite.client.exceptions import (
 )
 
 URL = os.environ["LANDFALL_URL"] + (sys.argv[1] if len(sys.argv) > 1 else "")
-KEY = os.environ["LANDFALL_KEY"]
+KEY = os.environ.get("LANDFALL_KEY")
+TOKEN_URL = os.environ.get("LANDFALL_TOKEN_URL")
 PROJECT = os.environ["LANDFALL_TENANT"]
 # It would ask the public index for its newest version.
 global_config.disable_pypi_version_check = True
 failed = 0
 # Each run has names of its own: several share a server.
-RUN = "run" + (sys.argv[1].strip("/") if len(sys.argv) > 1 else "")
+RUN = "run" + (sys.argv[1].strip("/") if len(sys.argv) > 1 else "") + ("oidc" if TOKEN_URL else "")
 
 
 def check(name, function, *arguments):
@@ -58,8 +59,27 @@ def check(name, function, *arguments):
         print(f"not ok {name}")
 
 
-def client(key=KEY):
-    config = ClientConfig(client_name="tests", project=PROJECT, credentials=Token(key), base_url=URL, timeout=60)
+def credentials():
+    """A key, or what a token is fetched with."""
+    if not TOKEN_URL:
+        return Token(KEY)
+    return OAuthClientCredentials(
+        token_url=TOKEN_URL,
+        client_id=os.environ["LANDFALL_CLIENT_ID"],
+        client_secret=os.environ["LANDFALL_CLIENT_SECRET"],
+        scopes=None,
+        resource=os.environ["LANDFALL_AUDIENCE"],
+    )
+
+
+def client(with_credentials=None):
+    config = ClientConfig(
+        client_name="tests",
+        project=PROJECT,
+        credentials=with_credentials or credentials(),
+        base_url=URL,
+        timeout=60,
+    )
     return CogniteClient(config)
 
 
@@ -314,10 +334,11 @@ def nodes(cognite):
 def token(cognite):
     inspected = cognite.iam.token.inspect()
     assert inspected.projects[0].url_name == PROJECT
-    raises(CogniteProjectAccessError, client("nonsense").files.list)
+    raises(CogniteProjectAccessError, client(Token("nonsense")).files.list)
 
 
 cognite = client()
+WITH = " with a token" if TOKEN_URL else ""
 for name, function in [
     ("create", create),
     ("upload_bytes", upload_bytes),
@@ -331,7 +352,7 @@ for name, function in [
     ("update", update),
     ("delete", delete),
 ]:
-    check(f"cognite: {name}", function, cognite.files)
-check("cognite: nodes", nodes, cognite)
-check("cognite: token", token, cognite)
+    check(f"cognite{WITH}: {name}", function, cognite.files)
+check(f"cognite{WITH}: nodes", nodes, cognite)
+check(f"cognite{WITH}: token", token, cognite)
 sys.exit(1 if failed else 0)

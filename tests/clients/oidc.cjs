@@ -1,88 +1,11 @@
-// A published OpenID Connect provider, unmodified, as the issuer that a tenant trusts: its tokens let its clients in.
+// The tokens of a published OpenID Connect provider let its clients in, on every API; see issuer.cjs.
 'use strict';
 
-const { execFileSync } = require('node:child_process');
-const { generateKeyPairSync } = require('node:crypto');
-const { createServer } = require('node:http');
-const { pathToFileURL } = require('node:url');
+const { Issuer, audience, newKey, trust } = require('./issuer.cjs');
 const { assert, check } = require('./checks.cjs');
 
 const base = process.env.LANDFALL_URL;
 const tenant = process.env.LANDFALL_TENANT;
-const client = { client_id: 'uploader', client_secret: 'a-secret-of-the-test-alone' };
-const audience = 'urn:landfall';
-
-/** A private key as the provider takes it. */
-function newKey(kid, alg) {
-  const pair = alg === 'ES256'
-    ? generateKeyPairSync('ec', { namedCurve: 'P-256' })
-    : alg === 'EdDSA' ? generateKeyPairSync('ed25519') : generateKeyPairSync('rsa', { modulusLength: 2048 });
-  return { ...pair.privateKey.export({ format: 'jwk' }), kid, alg, use: 'sig' };
-}
-
-/** The provider on a port that stays; `become` makes it another with other keys. */
-class Issuer {
-  static async start(Provider) {
-    const issuer = new Issuer();
-    issuer.Provider = Provider;
-    issuer.keyCalls = 0;
-    issuer.handler = (request, response) => response.writeHead(503).end();
-    const server = createServer((request, response) => {
-      if (request.url.startsWith('/jwks')) issuer.keyCalls += 1;
-      issuer.handler(request, response);
-    });
-    issuer.server = server;
-    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-    issuer.url = `http://127.0.0.1:${server.address().port}`;
-    return issuer;
-  }
-
-  become(keys, { alg = 'RS256', life = 600 } = {}) {
-    const provider = new this.Provider(this.url, {
-      clients: [{
-        ...client, grant_types: ['client_credentials'], redirect_uris: [], response_types: [],
-      }],
-      jwks: { keys },
-      features: {
-        clientCredentials: { enabled: true },
-        devInteractions: { enabled: false },
-        resourceIndicators: {
-          enabled: true,
-          getResourceServerInfo: (ctx, resource) => ({
-            scope: 'files:write files:read',
-            audience: resource,
-            accessTokenFormat: 'jwt',
-            accessTokenTTL: life,
-            jwt: { sign: { alg } },
-          }),
-        },
-      },
-    });
-    this.handler = provider.callback();
-  }
-
-  down() {
-    this.handler = (request, response) => response.writeHead(503).end();
-  }
-
-  async token(resource = audience, scope = '') {
-    const response = await fetch(`${this.url}/token`, {
-      method: 'POST',
-      headers: { Authorization: `Basic ${Buffer.from(`${client.client_id}:${client.client_secret}`).toString('base64')}` },
-      body: new URLSearchParams({ grant_type: 'client_credentials', resource, ...(scope && { scope }) }),
-    });
-    const body = await response.json();
-    assert.equal(response.status, 200, JSON.stringify(body));
-    assert.equal(body.access_token.split('.').length, 3);
-    return body.access_token;
-  }
-}
-
-function trust(issuer, ...more) {
-  const set = ['admin', 'tenant', 'oidc', 'set', tenant, '--issuer', issuer.url, '--audience', audience];
-  const place = ['--data', process.env.LANDFALL_DATA];
-  return JSON.parse(execFileSync(process.env.LANDFALL_PROGRAM, [...set, ...more, ...place], { encoding: 'utf8' }));
-}
 
 async function ask(token, method, path, body) {
   const headers = { Authorization: `Bearer ${token}` };
@@ -95,12 +18,10 @@ async function ask(token, method, path, body) {
 const status = async (token) => (await ask(token, 'GET', '/landfall/v1/usage')).status;
 
 (async () => {
-  // The package is a module, which NODE_PATH does not lead to.
-  const { default: Provider } = await import(pathToFileURL(require.resolve('oidc-provider')));
   // It warns about what is for development alone; its words are no checks.
   console.warn = () => {};
   console.info = () => {};
-  const issuer = await Issuer.start(Provider);
+  const issuer = await Issuer.start();
   const one = newKey('one', 'RS256');
   issuer.become([one]);
   trust(issuer, '--rights', 'all');
@@ -175,19 +96,18 @@ const status = async (token) => (await ask(token, 'GET', '/landfall/v1/usage')).
 
   for (const alg of ['ES256', 'PS256', 'EdDSA']) {
     await check(`oidc ${alg} where it is asked for, and nowhere else`, async () => {
-      const other = await Issuer.start(Provider);
+      const other = await Issuer.start();
       other.become([one, newKey('other', alg)], { alg });
       trust(other, '--rights', 'all');
       assert.equal(await status(await other.token()), 401);
       trust(other, '--rights', 'all', '--algorithms', alg);
       assert.equal(await status(await other.token()), 200);
-      other.server.close();
-      other.server.closeAllConnections();
+      other.stop();
     });
   }
 
   await check('oidc a provider that was never reached is a 503', async () => {
-    const gone = await Issuer.start(Provider);
+    const gone = await Issuer.start();
     gone.become([one]);
     const token = await gone.token();
     trust(gone, '--rights', 'all');
@@ -195,10 +115,8 @@ const status = async (token) => (await ask(token, 'GET', '/landfall/v1/usage')).
     const response = await ask(token, 'GET', '/landfall/v1/usage');
     assert.equal(response.status, 503);
     assert.ok(Number(response.headers.get('retry-after')) > 0);
-    gone.server.close();
-    gone.server.closeAllConnections();
+    gone.stop();
   });
 
-  issuer.server.close();
-  issuer.server.closeAllConnections();
+  issuer.stop();
 })();

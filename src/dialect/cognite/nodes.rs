@@ -13,10 +13,9 @@ use crate::clock::Timestamp;
 use crate::http::call::Call;
 use crate::http::doors::Doors;
 use crate::limits;
-use crate::meta::{EntriesChanged, EntriesDeleted, EntryMade};
+use crate::meta::{EntriesChanged, EntriesDeleted};
 use crate::model::access::Right;
 use crate::model::entry::{Edit, Entry, EntryRef, Facts, FactsEdit, NodeId};
-use crate::model::ids::TenantId;
 use crate::model::refusal::Refusal;
 
 /// The views of files: the vendor's own, and the one of its extractors, which has the same properties and more.
@@ -36,12 +35,15 @@ pub(super) async fn apply(doors: Arc<Doors>, mut call: Call) -> Reply {
     let grant = grant(&doors, &call, Right::Upload).await?;
     let body = body(&doors, &mut call).await?;
     let drafts = Fields::new(&body).items(ITEMS_MAX)?.into_iter().map(draft).collect::<Result<Vec<_>, _>>()?;
-    // All of them are judged before the first is made.
-    let checked = drafts.iter().map(facts).collect::<Result<Vec<_>, _>>()?;
-    let mut shown = Vec::with_capacity(drafts.len());
-    for (draft, facts) in drafts.into_iter().zip(checked) {
-        let entry = applied(&doors, grant.tenant(), draft, facts).await?;
-        let mut node = about(&entry)?;
+    let nodes = drafts.into_iter().map(node).collect::<Result<Vec<_>, _>>()?;
+    let entries = match catalogue::put_nodes(&doors.engine, grant.tenant(), nodes).await? {
+        EntriesChanged::Done(entries) => entries,
+        EntriesChanged::Wrong(_, wrong) => return Err(wire::wrong(&wrong)),
+        EntriesChanged::Missing(_) | EntriesChanged::Taken(_) => return Err(Refusal::Internal.into()),
+    };
+    let mut shown = Vec::with_capacity(entries.len());
+    for entry in &entries {
+        let mut node = about(entry)?;
         node.insert("wasModified".to_owned(), true.into());
         shown.push(node);
     }
@@ -112,32 +114,26 @@ fn facts(draft: &Draft) -> Result<Facts, Fault> {
     Ok(facts)
 }
 
-async fn applied(doors: &Doors, tenant: &TenantId, draft: Draft, facts: Facts) -> Result<Entry, Fault> {
-    let mut made = facts.clone();
-    made.properties.retain(|_, value| !value.is_null());
-    if let EntryMade::Done(entry) = catalogue::declare(&doors.engine, tenant, draft.node.clone(), made).await? {
-        return Ok(*entry);
-    }
+/// What is said about a node's file if it is new, and what changes if it is not.
+fn node(draft: Draft) -> Result<(NodeId, Facts, FactsEdit), Fault> {
+    let facts = facts(&draft)?;
     let given = |name: &str| draft.properties.contains_key(name);
-    let edit = |name: &str, value: Option<String>| match value {
-        Some(value) => Edit::To(value),
+    let edit = |name: &str, value: &Option<String>| match value {
+        Some(value) => Edit::To(value.clone()),
         None if given(name) => Edit::Clear,
         None => Edit::Keep,
     };
-    let change = FactsEdit {
+    let edit = FactsEdit {
         by_node: true,
-        name: given("name").then_some(facts.name),
-        directory: edit("directory", facts.directory),
-        mime_type: edit("mimeType", facts.mime_type),
-        properties: facts.properties,
+        name: given("name").then(|| facts.name.clone()),
+        directory: edit("directory", &facts.directory),
+        mime_type: edit("mimeType", &facts.mime_type),
+        properties: facts.properties.clone(),
         ..FactsEdit::default()
     };
-    match catalogue::change(&doors.engine, tenant, vec![(EntryRef::Node(draft.node), change)]).await? {
-        EntriesChanged::Done(entries) => entries.into_iter().next().ok_or_else(|| Refusal::Internal.into()),
-        EntriesChanged::Wrong(_, wrong) => Err(wire::wrong(&wrong)),
-        // It was deleted between the two.
-        EntriesChanged::Missing(_) | EntriesChanged::Taken(_) => Err(Refusal::Unavailable.into()),
-    }
+    let mut made = facts;
+    made.properties.retain(|_, value| !value.is_null());
+    Ok((draft.node, made, edit))
 }
 
 /// A node without its properties.

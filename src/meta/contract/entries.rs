@@ -281,3 +281,32 @@ async fn many_entries_are_found_by_every_way_to_them() {
     assert_eq!(found[0].facts.name, "Name 2099");
     assert_eq!(found.len(), 5);
 }
+
+#[tokio::test]
+async fn nodes_are_put_all_or_none() {
+    let case = Case::new().await;
+    let node = |id: &str, name: &str| NodeEntry {
+        node: NodeId { space: "s".into(), id: id.into() },
+        file: FileId(random_uuid()),
+        facts: named(name, None),
+        edit: FactsEdit { by_node: true, name: Some(name.into()), ..FactsEdit::default() },
+    };
+    let put = async |nodes| case.store.put_nodes(&tenant(), nodes, case.now).await.unwrap();
+    let EntriesChanged::Done(first) = put(vec![node("a", "one"), node("b", "two")]).await else { panic!("not put") };
+    assert_eq!(first.iter().map(|entry| entry.facts.name.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+    // The last of them can't be so: the first is not changed, and the second not made.
+    let refused = put(vec![node("a", "three"), node("c", "four"), node("b", "")]).await;
+    assert!(matches!(refused, EntriesChanged::Wrong(2, _)), "{refused:?}");
+    let which = |id: &str| EntryRef::Node(NodeId { space: "s".into(), id: id.into() });
+    assert_eq!(case.there(which("a")).await.as_ref(), first.first());
+    assert_eq!(case.there(which("c")).await, None);
+    // Named twice, new and there, each is one entry, as the last of them says.
+    let twice = vec![node("a", "five"), node("d", "six"), node("a", "seven"), node("d", "eight")];
+    let EntriesChanged::Done(twice) = put(twice).await else { panic!("not put") };
+    let names: Vec<_> = twice.iter().map(|entry| (entry.number, entry.facts.name.as_str())).collect();
+    let (a, d) = (first[0].number, case.there(which("d")).await.unwrap().number);
+    assert_eq!(names, [(a, "seven"), (d, "eight"), (a, "seven"), (d, "eight")]);
+    assert_eq!(case.found(EntryFilter { name: Some("eight".into()), ..EntryFilter::default() }).await, [d]);
+    assert!(case.found(EntryFilter { name: Some("six".into()), ..EntryFilter::default() }).await.is_empty());
+    case.sound().await;
+}

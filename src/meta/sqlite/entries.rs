@@ -16,7 +16,7 @@ use super::rows::{all, one, optional_time, optional_uuid, run, size, time, unrea
 use super::{files, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::meta::{DeleteEntries, EntriesChanged, EntriesDeleted, EntryMade, NewEntry};
+use crate::meta::{DeleteEntries, EntriesChanged, EntriesDeleted, EntryMade, NewEntry, NodeEntry};
 use crate::model::entry::{Entry, EntryFilter, EntryRef, Facts, FactsEdit, NodeId, Span, Stretch, Wrong};
 use crate::model::ids::{FileId, TenantId, VersionId};
 use crate::model::place;
@@ -206,9 +206,52 @@ pub(super) fn make(c: &Connection, new: &NewEntry) -> R<EntryMade> {
     {
         return Ok(EntryMade::OverQuota(over));
     }
-    made.number = insert(c, &made, new.expires)?;
-    add_terms(c, made.number, &terms(&made.tenant, &made.facts, false))?;
+    add(c, &mut made, new.expires)?;
     Ok(EntryMade::Done(Box::new(made)))
+}
+
+fn add(c: &Connection, made: &mut Entry, expires: Option<Timestamp>) -> R<()> {
+    made.number = insert(c, made, expires)?;
+    add_terms(c, made.number, &terms(&made.tenant, &made.facts, false))
+}
+
+pub(super) fn put_nodes(c: &Connection, tenant: &TenantId, nodes: &[NodeEntry], now: Timestamp) -> R<EntriesChanged> {
+    // Everything is judged before anything is written. One node may be named twice.
+    let mut found: BTreeMap<&NodeId, (Option<Entry>, Entry)> = BTreeMap::new();
+    for (place, wanted) in nodes.iter().enumerate() {
+        let (stored, current) = match found.remove(&wanted.node) {
+            Some((stored, current)) => (stored, Some(current)),
+            None => {
+                let stored = entry(c, tenant, &EntryRef::Node(wanted.node.clone()))?;
+                (stored.clone(), stored)
+            }
+        };
+        let next = match current {
+            Some(current) => match wanted.edit.applied(&current) {
+                Ok(facts) => Entry { facts, changed: now, ..current },
+                Err(wrong) => return Ok(EntriesChanged::Wrong(place, wrong)),
+            },
+            None => Entry {
+                number: 0,
+                tenant: tenant.clone(),
+                file: wanted.file,
+                node: Some(wanted.node.clone()),
+                facts: wanted.facts.clone(),
+                uploaded: None,
+                created: now,
+                changed: now,
+            },
+        };
+        found.insert(&wanted.node, (stored, next));
+    }
+    for (stored, next) in found.values_mut() {
+        match stored {
+            Some(before) => put(c, before, next)?,
+            None => add(c, next, None)?,
+        }
+    }
+    let done = nodes.iter().filter_map(|wanted| found.get(&wanted.node).map(|(_, entry)| entry.clone()));
+    Ok(EntriesChanged::Done(done.collect()))
 }
 
 fn open_session(c: &Connection, entry: &Entry, facts: &Facts, session: &Session) -> R<Option<crate::meta::OverQuota>> {

@@ -27,9 +27,9 @@ use super::{
     Accepted, Advance, Advanced, Applied, Began, CommitParts, Committed, DeleteEntries, EntriesChanged, EntriesDeleted,
     EntryMade, Extraction, FileDeleted, FileFilter, FileInfo, Holder, ItemFilter, ItemRoom, KeyCreated, KeyInfo, Lease,
     LeasedJob, LinkFile, Linked, Marked, MetaError, MetaStore, NewEntry, NewItemLimits, NewPart, NewPush, NewSource,
-    NewStore, NewVersion, Once, Opening, OverQuota, PartRecorded, PartsCommitted, Processed, Quota, RegisterFile,
-    Registered, Resolved, Result, StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter,
-    Usage,
+    NewStore, NewVersion, NodeEntry, Once, Opening, OverQuota, PartRecorded, PartsCommitted, Processed, Quota,
+    RegisterFile, Registered, Resolved, Result, StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload,
+    UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -404,6 +404,11 @@ impl MetaStore for SqliteMeta {
 
     async fn make_entry(&self, entry: NewEntry) -> Result<EntryMade> {
         self.write(move |c| entries::make(c, &entry)).await
+    }
+
+    async fn put_nodes(&self, tenant: &TenantId, nodes: Vec<NodeEntry>, now: Timestamp) -> Result<EntriesChanged> {
+        let tenant = tenant.clone();
+        self.write(move |c| entries::put_nodes(c, &tenant, &nodes, now)).await
     }
 
     async fn open_for_entry(&self, entry: EntryRef, session: Session) -> Result<Option<EntryMade>> {
