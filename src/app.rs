@@ -34,7 +34,7 @@ use crate::http::server::{self, Early, Listener, ServerOptions, TlsFiles};
 use crate::ingress::part::{self, PartDoor, Says};
 use crate::ingress::put::{self, Envelope, PutDoor};
 use crate::ingress::resumable;
-use crate::meta::sqlite::SqliteMeta;
+use crate::meta::sql::SqliteMeta;
 use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, NewStore, StoreFilter, TenantInfo};
 use crate::model::access::Rights;
 use crate::model::ids::{KeyId, SourceId, StoreId, TenantId};

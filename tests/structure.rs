@@ -169,7 +169,7 @@ const BANS: &[Ban] = &[
     Ban {
         rule: "only two keepers know SQLite",
         needles: &["rusqlite"],
-        home: &["sqlite.rs", "meta/sqlite.rs", "meta/sqlite/", "search.rs", "search/"],
+        home: &["sqlite.rs", "meta/sql.rs", "meta/sql/", "search.rs", "search/"],
         except: &[],
         remedy: "add a verb to the keeper's trait",
     },
@@ -197,7 +197,7 @@ const BANS: &[Ban] = &[
 
 /// Where SQL may be written, and how it is recognised in a string.
 const SQL_HOMES: &[&str] =
-    &["sqlite.rs", "meta/sqlite.rs", "meta/sqlite/", "meta/postgres.rs", "meta/postgres/", "search.rs", "search/"];
+    &["sqlite.rs", "meta/sql.rs", "meta/sql/", "search.rs", "search/"];
 const SQL: &[&str] = &[
     "SELECT ",
     "INSERT INTO",
@@ -871,7 +871,7 @@ fn arrows_up_and_sideways_are_found() {
         "`source`",
     );
     assert_one(&of("upload/open.rs", "use crate::{\n  model,\n  http::auth,\n};"), "upload/open.rs:1", "`http`");
-    assert_one(&of("meta/sqlite.rs", "use super::super::blob::x;"), "meta/sqlite.rs:1", "`blob`");
+    assert_one(&of("meta/sql.rs", "use super::super::blob::x;"), "meta/sql.rs:1", "`blob`");
     assert_one(&of("meta/mod.rs", "use super::blob;"), "meta/mod.rs:1", "`blob`");
     assert_one(&of("meta/mod.rs", "mod a { use super::super::blob; }"), "meta/mod.rs:1", "`blob`");
     assert_one(&of("ticket.rs", "use super::super::x;"), "ticket.rs:1", "leaves the crate");
@@ -950,7 +950,7 @@ fn sql_elsewhere_is_found() {
     for word in SQL {
         let text = format!("const A: &str = \"x\";\nconst Q: &str = \"{word}t SET x\";");
         assert_one(&of("upload/open.rs", &text), "upload/open.rs:2", "SQL");
-        assert_none(&of("meta/sqlite.rs", &text));
+        assert_none(&of("meta/sql.rs", &text));
         assert_none(&of("search/mod.rs", &text));
     }
     assert_none(&of("upload/open.rs", "// SELECT x\nconst M: &str = \"DELETE\"; const U: &str = \"UPDATE or not\";"));

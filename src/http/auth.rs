@@ -380,7 +380,7 @@ mod tests {
     use crate::credential::new_key;
     use crate::engine::Policy;
     use crate::meta::KeyInfo;
-    use crate::meta::sqlite::SqliteMeta;
+    use crate::meta::sql::SqliteMeta;
     use crate::meta::{MetaStore, TenantInfo};
     use crate::search::SqliteSearch;
     use crate::ticket::Tickets;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::sqlite::SqliteMeta;
+use super::sql::SqliteMeta;
 use super::*;
 use crate::clock::{Clock, ordered_uuid, random_bytes, random_uuid};
 use crate::model::access::Right;

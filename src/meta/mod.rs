@@ -1,7 +1,7 @@
 //! Facts. Every method of [`MetaStore`] is one transaction named by a verb of the domain; the gaps between two of
 //! them are the crash points. An answer is given only when its transaction is durable, refusals included.
 
-pub mod sqlite;
+pub mod sql;
 
 #[cfg(test)]
 mod contract;

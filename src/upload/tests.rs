@@ -17,7 +17,7 @@ use super::{check, open, read, receive, register, sweep};
 use crate::blob::{Faulty, Form, Memory, Operation};
 use crate::clock::Clock;
 use crate::engine::{Engine, Policy};
-use crate::meta::sqlite::SqliteMeta;
+use crate::meta::sql::SqliteMeta;
 use crate::meta::{MetaStore, Quota, TenantInfo};
 use crate::model::file::Declared;
 use crate::model::ids::TenantId;
