@@ -4,7 +4,7 @@
 pub mod sql;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 
 use std::fmt;
 use std::time::Duration;
@@ -1218,7 +1218,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn finish_job(&self, job: &LeasedJob, extraction: Option<Extraction>, now: Timestamp) -> Result<()>;
     /// Gives a job back, to be tried again at `due`.
     async fn return_job(&self, job: &LeasedJob, due: Timestamp) -> Result<()>;
-    /// Takes back every lease. For a store that only one process uses, at its start: whoever held one is gone.
+    /// Takes back every lease of this process, at its start: what held one before is gone. Others that use the same
+    /// database keep theirs.
     async fn release_leases(&self) -> Result<()>;
     /// Makes the extraction of up to `limit` items above row `after` due again; says the last row, or `None` at the end.
     async fn requeue_items(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>>;
@@ -1257,6 +1258,10 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn progressing_above(&self, after: Option<SessionId>, limit: u32) -> Result<Vec<Upload>>;
     /// Versions above an id, in the order of their ids, with their pieces.
     async fn versions_above(&self, after: Option<VersionId>, limit: u32) -> Result<Vec<Version>>;
+    /// Of all processes that use this database, does this one do what one of them should: expire, sweep, delete?
+    async fn leads(&self) -> Result<bool>;
+    /// May other processes use this database at the same time?
+    fn is_shared(&self) -> bool;
     /// Can it write? For readiness.
     async fn ping(&self) -> Result<()>;
 }
