@@ -75,7 +75,7 @@ impl SearchIndex for PostgresSearch {
             c.execute(
                 "INSERT INTO texts (item, scope, title, body, metadata, kind, truncated) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (item) DO NOTHING",
-                params![item, document.scope, plain(title), plain(text), plain(metadata), kind, document.truncated],
+                params![item, document.scope, title, text, metadata, kind, document.truncated],
             )?;
             for piece in &pieces {
                 c.execute(
@@ -141,7 +141,7 @@ impl SearchIndex for PostgresSearch {
                 c.execute(
                     "INSERT INTO chunks (file, position, body, first, last, words)
                      VALUES (?1, ?2, ?3, ?4, ?5, CAST(?6 AS tsvector)) ON CONFLICT DO NOTHING",
-                    params![file, position, plain(&chunk.text), at(chunk.start), at(chunk.end), vector],
+                    params![file, position, chunk.text, at(chunk.start), at(chunk.end), vector],
                 )?;
             }
             Ok(())
@@ -179,11 +179,6 @@ impl SearchIndex for PostgresSearch {
         });
         Ok(found.await?)
     }
-}
-
-/// The text without the one character that the server can't store.
-fn plain(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.contains('\0') { text.replace('\0', " ").into() } else { text.into() }
 }
 
 /// In no text, because no word has a slash.

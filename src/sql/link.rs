@@ -1,5 +1,6 @@
 //! One connection to a PostgreSQL server, used like a file: whoever asks waits for the answer, on a thread that may.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error;
@@ -347,11 +348,11 @@ type Converted<T> = std::result::Result<T, Box<dyn Error + Sync + Send>>;
 
 impl ToSql for Value<'_> {
     fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Converted<IsNull> {
-        match (*self, kind) {
+        match (self, kind) {
             (Self::Null, _) => return Ok(IsNull::Yes),
             (Self::Integer(number), &Type::INT8) => out.extend_from_slice(&number.to_be_bytes()),
             (Self::Real(number), &Type::FLOAT8) => out.extend_from_slice(&number.to_be_bytes()),
-            (Self::Text(text), &Type::TEXT) => out.extend_from_slice(text.as_bytes()),
+            (Self::Text(text), &Type::TEXT) => out.extend_from_slice(stored(text).as_bytes()),
             (Self::Blob(bytes), &Type::BYTEA) => out.extend_from_slice(bytes),
             (_, kind) => return Err(Box::new(Misfit(kind.clone()))),
         }
@@ -373,7 +374,7 @@ impl<'r> FromSql<'r> for Value<'r> {
             &Type::BOOL => Self::Integer(i64::from(raw != [0])),
             &Type::FLOAT8 => Self::Real(f64::from_be_bytes(raw.try_into()?)),
             &Type::FLOAT4 => Self::Real(f64::from(f32::from_be_bytes(raw.try_into()?))),
-            &Type::TEXT | &Type::NAME | &Type::VARCHAR | &Type::UNKNOWN => Self::Text(std::str::from_utf8(raw)?),
+            &Type::TEXT | &Type::NAME | &Type::VARCHAR | &Type::UNKNOWN => Self::Text(told(std::str::from_utf8(raw)?)),
             &Type::BYTEA => Self::Blob(raw),
             other => return Err(Box::new(Misfit(other.clone()))),
         })
@@ -386,6 +387,40 @@ impl<'r> FromSql<'r> for Value<'r> {
     fn accepts(_: &Type) -> bool {
         true
     }
+}
+
+/// PostgreSQL stores every character but NUL, which JSON has: it stands as this one, which is none of a script, and a zero.
+/// The character itself is followed by a one.
+const ESCAPE: char = '\u{10fffe}';
+
+fn stored(text: &str) -> Cow<'_, str> {
+    if !text.contains(['\0', ESCAPE]) {
+        return Cow::Borrowed(text);
+    }
+    let mut stored = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        match character {
+            '\0' => stored.extend([ESCAPE, '0']),
+            ESCAPE => stored.extend([ESCAPE, '1']),
+            other => stored.push(other),
+        }
+    }
+    Cow::Owned(stored)
+}
+
+fn told(stored: &str) -> Cow<'_, str> {
+    if !stored.contains(ESCAPE) {
+        return Cow::Borrowed(stored);
+    }
+    let mut told = String::with_capacity(stored.len());
+    let mut characters = stored.chars();
+    while let Some(character) = characters.next() {
+        told.push(match character {
+            ESCAPE if characters.next() == Some('0') => '\0',
+            other => other,
+        });
+    }
+    Cow::Owned(told)
 }
 
 // ----------------------------------------------------------------------------------------------------------------- TLS
@@ -458,6 +493,15 @@ mod tests {
     fn places_are_numbered_outside_of_quotes() {
         assert_eq!(places("a = ?2 AND b = ?1"), "a = $2 AND b = $1");
         assert_eq!(places("a = ? AND b = '?' AND c = ?"), "a = $1 AND b = '?' AND c = $2");
+    }
+
+    #[test]
+    fn every_text_comes_back_as_it_was() {
+        for text in ["", "a", "a\0b", "\0\0", "\u{10fffe}", "\u{10fffe}0\u{10fffe}1\0", "\u{10ffff}"] {
+            assert!(!stored(text).contains('\0'));
+            assert_eq!(told(&stored(text)), text);
+        }
+        assert!(matches!((stored("plain"), told("plain")), (Cow::Borrowed(_), Cow::Borrowed(_))));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod link;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -151,7 +152,7 @@ impl Flavour {
 // -------------------------------------------------------------------------------------------------------------- values
 
 /// A value as it goes in or comes out, borrowed from where it is.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Value<'v> {
     /// Nothing.
     Null,
@@ -159,8 +160,8 @@ pub enum Value<'v> {
     Integer(i64),
     /// A number.
     Real(f64),
-    /// A text.
-    Text(&'v str),
+    /// A text; a copy only where it is stored in another form.
+    Text(Cow<'v, str>),
     /// Bytes.
     Blob(&'v [u8]),
 }
@@ -216,8 +217,8 @@ param! {
     u32, Integer, self => i64::from(*self);
     bool, Integer, self => i64::from(*self);
     f64, Real, self => *self;
-    str, Text, self => self;
-    String, Text, self => self;
+    str, Text, self => Cow::Borrowed(self);
+    String, Text, self => Cow::Borrowed(self);
     [u8], Blob, self => self;
     Vec<u8>, Blob, self => self;
 }
@@ -287,7 +288,7 @@ impl Param for Owned {
     fn value(&self) -> Value<'_> {
         match self {
             Self::Integer(number) => Value::Integer(*number),
-            Self::Text(text) => Value::Text(text),
+            Self::Text(text) => Value::Text(Cow::Borrowed(text)),
             Self::Blob(bytes) => Value::Blob(bytes),
         }
     }
@@ -379,7 +380,7 @@ impl Column for f64 {
 
 impl Column for String {
     fn read(value: Value<'_>) -> Option<Self> {
-        if let Value::Text(text) = value { Some(text.to_owned()) } else { None }
+        if let Value::Text(text) = value { Some(text.into_owned()) } else { None }
     }
 }
 
@@ -431,9 +432,9 @@ impl Row<'_> {
                 ValueRef::Null => Ok(Value::Null),
                 ValueRef::Integer(number) => Ok(Value::Integer(number)),
                 ValueRef::Real(number) => Ok(Value::Real(number)),
-                ValueRef::Text(text) => {
-                    std::str::from_utf8(text).map(Value::Text).map_err(|error| unreadable(error.to_string()))
-                }
+                ValueRef::Text(text) => std::str::from_utf8(text)
+                    .map(|text| Value::Text(Cow::Borrowed(text)))
+                    .map_err(|error| unreadable(error.to_string())),
                 ValueRef::Blob(bytes) => Ok(Value::Blob(bytes)),
             },
             Answered::Postgres(row) => row.try_get(column).map_err(|error| unreadable(link::said(&error))),
@@ -607,10 +608,10 @@ fn bind(statement: &mut rusqlite::Statement<'_>, params: &impl Params) -> Result
 impl rusqlite::ToSql for Value<'_> {
     fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
         use rusqlite::types::{ToSqlOutput, ValueRef};
-        Ok(ToSqlOutput::Borrowed(match *self {
+        Ok(ToSqlOutput::Borrowed(match self {
             Self::Null => ValueRef::Null,
-            Self::Integer(number) => ValueRef::Integer(number),
-            Self::Real(number) => ValueRef::Real(number),
+            Self::Integer(number) => ValueRef::Integer(*number),
+            Self::Real(number) => ValueRef::Real(*number),
             Self::Text(text) => ValueRef::Text(text.as_bytes()),
             Self::Blob(bytes) => ValueRef::Blob(bytes),
         }))

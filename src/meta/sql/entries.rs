@@ -69,7 +69,7 @@ fn read(row: &Row<'_>) -> R<Entry> {
 fn unpacked<T: Default + DeserializeOwned>(row: &Row<'_>, index: usize) -> R<T> {
     match row.value(index)? {
         Value::Null => Ok(T::default()),
-        Value::Text(text) => serde_json::from_str(text).map_err(|error| unreadable(index, error.to_string())),
+        Value::Text(text) => serde_json::from_str(&text).map_err(|error| unreadable(index, error.to_string())),
         Value::Integer(_) | Value::Real(_) | Value::Blob(_) => Err(unreadable(index, "not a text".into())),
     }
 }

@@ -93,7 +93,7 @@ pub(super) fn items(c: &Connection, source: i64, filter: &ItemFilter) -> R<Vec<I
             }
             Flavour::Postgres => {
                 bound.extend(std::iter::repeat_n(Sql::Text(value.clone()), 2));
-                "EXISTS (SELECT 1 FROM json_each(CAST(i.metadata AS json)) f
+                "EXISTS (SELECT 1 FROM json_each(CAST(replace(i.metadata, '\\u0000', '\\ufffe') AS json)) f
                     WHERE translate(f.key, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')
                         = translate(?, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')
                     AND CASE json_typeof(f.value)

@@ -59,7 +59,11 @@ pub(super) fn uploads(c: &Connection, tenant: &TenantId, filter: &UploadFilter) 
     let sha256 = filter.sha256.and_then(|digest| serde_json::to_string(&digest).ok());
     let (declared, wanted) = match c.flavour() {
         Flavour::Sqlite => ("json_extract(declaration, '$.digests.sha256')", "json(?6)"),
-        Flavour::Postgres => ("CAST(declaration AS jsonb) #> '{digests,sha256}'", "CAST(?6 AS jsonb)"),
+        Flavour::Postgres => (
+            // An escape that its JSON can't have in a text; both are written by the same hand otherwise.
+            "CAST(CAST(replace(declaration, '\\u0000', '\\ufffe') AS json) #> '{digests,sha256}' AS TEXT)",
+            "?6",
+        ),
     };
     let sessions = all(
         c,

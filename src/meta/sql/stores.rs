@@ -120,7 +120,7 @@ pub(super) fn list(c: &Connection, tenant: &TenantId, filter: &StoreFilter) -> R
              AND (p.atom = ?5 OR (p.type = 'array' AND EXISTS (SELECT 1 FROM json_each(p.value) e WHERE e.atom = ?5))))"
         }
         Flavour::Postgres => {
-            "EXISTS (SELECT 1 FROM json_each(CAST(properties AS json)) p WHERE p.key = ?4
+            "EXISTS (SELECT 1 FROM json_each(CAST(replace(properties, '\\u0000', '\\ufffe') AS json)) p WHERE p.key = ?4
              AND CASE json_typeof(p.value)
                  WHEN 'string' THEN p.value #>> '{}' = ?5
                  WHEN 'array' THEN EXISTS (SELECT 1 FROM json_array_elements(p.value) e
