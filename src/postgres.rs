@@ -139,7 +139,8 @@ struct Shared {
     lanes: Vec<mpsc::SyncSender<Box<dyn Verb>>>,
     idle: Mutex<Vec<Connection>>,
     reading: Semaphore,
-    leader: Mutex<Option<Link>>,
+    /// The connection that leads, or asks who does.
+    leader: Mutex<Option<(Link, bool)>>,
     /// When nonces were swept last, in milliseconds of the monotonic clock.
     swept: AtomicI64,
 }
@@ -341,23 +342,27 @@ impl Shared {
 
     fn leads(&self) -> Result<bool> {
         let mut leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = leader.take() {
-            // It leads as long as it is there.
+        if let Some((link, true)) = &*leader {
+            // It leads as long as its connection is there.
             if link.batch("SELECT 1").is_ok() {
-                self.sweep(&link);
-                *leader = Some(link);
+                self.sweep(link);
                 return Ok(true);
             }
         }
-        let connection = Link::open(&self.target, VERB_STATEMENT, READER)?;
-        if connection.batch(&format!(
-            "DO $$ BEGIN IF NOT pg_try_advisory_lock({LEADING}) THEN RAISE lock_not_available; END IF; END $$"
-        )) == Ok(())
-        {
-            *leader = Some(connection);
-            return Ok(true);
-        }
-        Ok(false)
+        let link = match leader.take() {
+            Some((link, false)) => link,
+            Some((_, true)) | None => Link::open(&self.target, VERB_STATEMENT, READER)?,
+        };
+        // An error where the lock is taken says so as well as an answer would.
+        let ask =
+            format!("DO $$ BEGIN IF NOT pg_try_advisory_lock({LEADING}) THEN RAISE lock_not_available; END IF; END $$");
+        let leads = match link.batch(&ask) {
+            Ok(()) => true,
+            Err(SqlError::Busy(_)) => false,
+            Err(error) => return Err(error.into()),
+        };
+        *leader = Some((link, leads));
+        Ok(leads)
     }
 
     fn sweep(&self, link: &Link) {

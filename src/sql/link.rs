@@ -8,13 +8,13 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::Path;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use futures_util::{TryStreamExt, pin_mut};
+use futures_util::TryStreamExt;
 use percent_encoding::percent_decode_str;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -238,8 +238,7 @@ impl Link {
         let statement = self.prepared(sql, params)?;
         let values = values(params);
         self.wait(async {
-            let rows = self.client.query_raw(&statement, values.iter()).await?;
-            pin_mut!(rows);
+            let mut rows = pin!(self.client.query_raw(&statement, values.iter()).await?);
             // To its end, for a statement that also changes something.
             while let Some(row) = rows.try_next().await? {
                 first.get_or_insert(row);
@@ -257,8 +256,7 @@ impl Link {
     ) -> Result<()> {
         let statement = self.prepared(sql, params)?;
         let values = values(params);
-        let rows = self.wait(self.client.query_raw(&statement, values.iter()))?;
-        pin_mut!(rows);
+        let mut rows = pin!(self.wait(self.client.query_raw(&statement, values.iter()))?);
         while let Some(row) = self.wait(rows.try_next())? {
             if !wanted(&row)? {
                 break;

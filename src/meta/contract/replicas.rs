@@ -285,7 +285,8 @@ async fn while_the_server_is_away_verbs_and_queries_fail_after_a_while_and_go_on
     let store = connected(&server.url("facts"), 1).await;
     let now = with_tenant(&store).await;
     of_server(Server::kill).await;
-    let (verb, query, look) = tokio::join!(store.ping(), store.tenants(), store.tenant(&tenant()));
+    let acme = tenant();
+    let (verb, query, look) = tokio::join!(store.ping(), store.tenants(), store.tenant(&acme));
     assert!(matches!(verb, Err(MetaError::Failed(_))), "{verb:?}");
     assert!(matches!(query, Err(MetaError::Failed(_))), "{query:?}");
     assert!(matches!(look, Err(MetaError::Failed(_))), "{look:?}");

@@ -562,12 +562,11 @@ fn put_identity(
     well_knowns: &[Value],
     now: Timestamp,
 ) -> R<()> {
-    let key = params![lease.tenant.0, lease.target, identity.kind.name(), identity.name, relation.name()];
     let present = one(
         c,
         "SELECT ordering, deleted IS NULL FROM identities
          WHERE tenant = ?1 AND provider = ?2 AND kind = ?3 AND name = ?4 AND relation = ?5",
-        key,
+        params![lease.tenant.0, lease.target, identity.kind.name(), identity.name, relation.name()],
         |row| Ok((ordering(row, 0)?, row.get::<bool>(1)?)),
     )?;
     let column = match present {

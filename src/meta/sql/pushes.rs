@@ -157,10 +157,9 @@ pub(super) fn room(
         room.puts = Some(limit.saturating_sub(taken));
     }
     if let Some(limit) = tenant.items.per_day {
-        let day = params![tenant.id.0, now.day()];
-        let items =
-            one(c, "SELECT items FROM item_days WHERE tenant = ?1 AND day = ?2", day, |row| size(row, 0))?.unwrap_or(0);
-        room.changed = Some(limit.saturating_sub(items));
+        let items = "SELECT items FROM item_days WHERE tenant = ?1 AND day = ?2";
+        let items = one(c, items, params![tenant.id.0, now.day()], |row| size(row, 0))?;
+        room.changed = Some(limit.saturating_sub(items.unwrap_or(0)));
     }
     Ok(room)
 }
