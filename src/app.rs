@@ -402,8 +402,12 @@ pub async fn open_to_read(config: &Config, clock: Clock) -> Result<Engine, Start
     Ok(assemble(config, clock, Arc::new(meta), Arc::new(blobs), Arc::new(NoSearch), &[]))
 }
 
-/// What a first start makes, until somebody has seen its key.
+/// What a first start makes, until somebody has seen its key. Of several processes that start at once at one database one
+/// does it: another's key, which nobody has seen yet, would be revoked.
 async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> {
+    if !engine.meta.leads().await? {
+        return Ok(None);
+    }
     let tenant = TenantId::from(TENANT);
     let unseen = match engine.meta.setting(FIRST_KEY).await? {
         // The key was made, or was about to be, and is not known to have been shown: only its hash is left of it.

@@ -10,12 +10,13 @@
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::clock::{Clock, random_bytes};
 use crate::faults;
@@ -138,11 +139,22 @@ struct Shared {
     clock: Clock,
     lanes: Vec<mpsc::SyncSender<Box<dyn Verb>>>,
     idle: Mutex<Vec<Connection>>,
-    reading: Semaphore,
+    readers: usize,
+    queries: Mutex<Queries>,
     /// The connection that leads, or asks who does.
     leader: Mutex<Option<(Link, bool)>>,
     /// When nonces were swept last, in milliseconds of the monotonic clock.
     swept: AtomicI64,
+}
+
+type Query = Box<dyn FnOnce(&Shared) + Send>;
+
+/// Queries that wait, and how many threads take from them. Whoever asked holds no place meanwhile: a task that is not polled
+/// for a while, as one of several that a worker has under way, would keep it from everybody.
+#[derive(Default)]
+struct Queries {
+    waiting: VecDeque<Query>,
+    threads: usize,
 }
 
 impl fmt::Debug for Database {
@@ -203,7 +215,8 @@ impl Database {
                 clock,
                 lanes,
                 idle: Mutex::default(),
-                reading: Semaphore::new(plan.readers),
+                readers: plan.readers,
+                queries: Mutex::default(),
                 leader: Mutex::default(),
                 swept: AtomicI64::new(i64::MIN),
             }),
@@ -268,15 +281,25 @@ impl Database {
         snapshot: bool,
         work: impl Fn(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let place = tokio::time::timeout(PATIENCE, self.shared.reading.acquire()).await;
-        let _place = match place {
-            Ok(place) => place.map_err(|_| DatabaseError::Closed)?,
-            Err(_) => return Err(DatabaseError::Failed("every connection for reading is busy".into())),
+        let (answer, wait) = oneshot::channel();
+        let until = self.shared.clock.monotonic() + PATIENCE;
+        let query: Query = Box::new(move |shared| {
+            if !answer.is_closed() {
+                let _ = answer.send(shared.read(snapshot, until, work));
+            }
+        });
+        let another_thread = {
+            let mut queries = self.shared.queries();
+            queries.waiting.push_back(query);
+            let another = queries.threads < self.shared.readers;
+            queries.threads += usize::from(another);
+            another
         };
-        let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || shared.read(snapshot, work))
-            .await
-            .map_err(|error| DatabaseError::Failed(error.to_string()))?
+        if another_thread {
+            let shared = Arc::clone(&self.shared);
+            drop(tokio::task::spawn_blocking(move || shared.run_queries()));
+        }
+        wait.await.map_err(|_| DatabaseError::Failed("the query was not run".into()))?
     }
 
     /// Is this the process that does what one of many should do? It is as long as its connection lives.
@@ -292,8 +315,26 @@ impl Database {
 }
 
 impl Shared {
-    fn read<T>(&self, snapshot: bool, work: impl Fn(&Connection) -> sql::Result<T>) -> Result<T> {
-        let until = self.clock.monotonic() + PATIENCE;
+    fn queries(&self) -> MutexGuard<'_, Queries> {
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run_queries(&self) {
+        loop {
+            let next = {
+                let mut queries = self.queries();
+                let next = queries.waiting.pop_front();
+                // With the same lock: whoever adds a query sees either this thread or that it needs another one.
+                queries.threads -= usize::from(next.is_none());
+                next
+            };
+            let Some(query) = next else { return };
+            // Whoever asked learns it from the answer that never comes.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| query(self)));
+        }
+    }
+
+    fn read<T>(&self, snapshot: bool, until: Duration, work: impl Fn(&Connection) -> sql::Result<T>) -> Result<T> {
         let mut tries = 0;
         loop {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

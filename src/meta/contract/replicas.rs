@@ -239,9 +239,11 @@ async fn a_server_that_crashes_under_load_loses_nothing_that_was_acknowledged() 
             })
         })
         .collect();
-    let more = async |than: usize| {
+    let count = || acknowledged.lock().unwrap().len();
+    let fifty_more = async || {
+        let before = count();
         for _ in 0..1500 {
-            if acknowledged.lock().unwrap().len() > than {
+            if count() >= before + 50 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -249,7 +251,7 @@ async fn a_server_that_crashes_under_load_loses_nothing_that_was_acknowledged() 
         panic!("no verb is acknowledged any more");
     };
     for _ in 0..3 {
-        more(acknowledged.lock().unwrap().len() + 50).await;
+        fifty_more().await;
         blocking({
             let server = Arc::clone(&server);
             move || {
@@ -259,7 +261,7 @@ async fn a_server_that_crashes_under_load_loses_nothing_that_was_acknowledged() 
         })
         .await;
     }
-    more(acknowledged.lock().unwrap().len() + 50).await;
+    fifty_more().await;
     stop.store(1, Atomic::SeqCst);
     for client in clients {
         client.await.unwrap();
@@ -308,7 +310,7 @@ async fn a_server_that_would_lose_what_was_acknowledged_is_refused() {
         let server = Arc::clone(&server);
         blocking(move || server.sql("postgres", sql))
     };
-    for name in ["fsync", "full_page_writes", "synchronous_commit"] {
+    for name in ["synchronous_commit", "fsync", "full_page_writes"] {
         let options = if name == "synchronous_commit" {
             sql("CREATE DATABASE lossy").await;
             sql("ALTER DATABASE lossy SET synchronous_commit = off").await;

@@ -144,7 +144,6 @@ fn prefix_range(prefix: &str) -> (String, Option<String>) {
 
 /// What is stored of an item that a change is about.
 struct Present {
-    row: i64,
     ordering: Ordering,
     push: i64,
     deleted: bool,
@@ -154,15 +153,14 @@ struct Present {
 fn present(c: &Connection, source: i64, document_id: &str) -> R<Option<Present>> {
     one(
         c,
-        "SELECT row, ordering, push, deleted IS NOT NULL, content_version FROM items WHERE source = ?1 AND document_id = ?2",
+        "SELECT ordering, push, deleted IS NOT NULL, content_version FROM items WHERE source = ?1 AND document_id = ?2",
         params![source, document_id],
         |row| {
             Ok(Present {
-                row: row.get(0)?,
-                ordering: ordering(row, 1)?,
-                push: row.get(2)?,
-                deleted: row.get(3)?,
-                version: optional_uuid(row, 4)?.map(VersionId),
+                ordering: ordering(row, 0)?,
+                push: row.get(1)?,
+                deleted: row.get(2)?,
+                version: optional_uuid(row, 3)?.map(VersionId),
             })
         },
     )
