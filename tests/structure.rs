@@ -200,7 +200,7 @@ const BANS: &[Ban] = &[
 ];
 
 /// Where SQL may be written, and how it is recognised in a string.
-const SQL_HOMES: &[&str] = &["sql/", "sqlite.rs", "postgres.rs", "meta/sql/", "search/"];
+const SQL_HOMES: &[&str] = &["sql/", "sqlite.rs", "postgres.rs", "meta/sql.rs", "meta/sql/", "search/"];
 const SQL: &[&str] = &[
     "SELECT ",
     "INSERT INTO",

@@ -1,6 +1,7 @@
 //! A PostgreSQL server for tests, of the machine's own package: with data of its own, reached through a socket in a temporary
 //! folder, and gone when the process of the tests is, however that ends. Also compiled into the tests under `tests/`.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, reason = "a test that can't have a server fails")]
+#![allow(clippy::zombie_processes, reason = "the watchdog outlives this process")]
 
 use std::io::{PipeWriter, pipe};
 use std::os::unix::fs::PermissionsExt;

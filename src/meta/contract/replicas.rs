@@ -327,6 +327,12 @@ async fn a_server_that_would_lose_what_was_acknowledged_is_refused() {
         let says = refused(options).await;
         assert!(says.contains(&format!("set {name} = on")), "{says}");
     }
+    let again = Arc::clone(&server);
+    blocking(move || {
+        again.kill();
+        again.run();
+    })
+    .await;
     sql("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0").await;
     let says = refused(server.url("latin")).await;
     assert!(says.contains("UTF8"), "{says}");

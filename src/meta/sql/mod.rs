@@ -263,7 +263,8 @@ impl MetaStore for SqlMeta {
     }
 
     async fn recall(&self, tenant: &TenantId, once: Once) -> Result<Marked> {
-        look!(self, (tenant, once), |c| calls::recall(c, tenant, &once))
+        let once = &once;
+        look!(self, (tenant, once), |c| calls::recall(c, tenant, once))
     }
 
     async fn remember(&self, tenant: &TenantId, once: Once, answer: Vec<u8>, now: Timestamp) -> Result<Marked> {
