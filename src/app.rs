@@ -4,7 +4,7 @@ mod root;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::blob::{Local, sync_directory};
-use crate::clock::{Clock, random_uuid};
+use crate::clock::{Clock, random_bytes, random_uuid};
 use crate::config::{Config, ConfigError};
 use crate::credential;
 use crate::dialect::{aitronos, cognite, coveo, native};
@@ -34,17 +34,18 @@ use crate::http::server::{self, Early, Listener, ServerOptions, TlsFiles};
 use crate::ingress::part::{self, PartDoor, Says};
 use crate::ingress::put::{self, Envelope, PutDoor};
 use crate::ingress::resumable;
-use crate::meta::sqlite::SqliteMeta;
+use crate::meta::sql::SqlMeta;
 use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, NewStore, StoreFilter, TenantInfo};
 use crate::model::access::Rights;
 use crate::model::ids::{KeyId, SourceId, StoreId, TenantId};
 use crate::process::extract::{ExtractLimits, Pool};
 use crate::process::worker;
-use crate::search::{NoSearch, SearchError, SearchIndex, SqliteSearch};
+use crate::search::{NoSearch, PostgresSearch, SearchError, SearchIndex, SqliteSearch};
+use crate::sql::Target;
 use crate::telemetry::{Metrics, TelemetryError};
 use crate::ticket::{self, Tickets};
 
-/// The lock of a data directory. It holds no data.
+/// The lock of a data directory.
 const LOCK: &str = "lock";
 const BLOBS: &str = "blobs";
 const TICKET_SECRET: &str = "ticket_secret";
@@ -76,6 +77,12 @@ pub enum StartError {
     Locked {
         /// Which directory.
         directory: String,
+    },
+    /// What is said about the database can't be used.
+    #[error("the configuration field `database` can't be used: {reason}")]
+    Database {
+        /// Why, without the password.
+        reason: String,
     },
     /// The database can't be used.
     #[error(transparent)]
@@ -141,8 +148,9 @@ impl App {
     pub async fn start(mut config: Config, clock: Clock) -> Result<Self, StartError> {
         config.validate()?;
         let config = Arc::new(config);
-        let lock = lock(&config.data)?;
-        let keepers = open(&config.data)?;
+        let mut lock = lock(&config.data)?;
+        let holder = holder(&mut lock)?;
+        let keepers = open(&config, holder).await?;
         keepers.meta.release_leases().await?;
         let search = Arc::clone(&keepers.search);
         let engine = Arc::new(engine(&config, clock, keepers.meta, keepers.blobs, keepers.search).await?);
@@ -255,20 +263,46 @@ pub struct Keepers {
     /// The bytes.
     pub blobs: Arc<Local>,
     /// The full text.
-    pub search: Arc<SqliteSearch>,
+    pub search: Arc<dyn SearchIndex>,
 }
 
-/// Opens the keepers in a data directory, making what is absent.
+/// Opens the keepers of a data directory and, where there is one, of a database, making what is absent. `holder` is this
+/// process and, after a restart, the same; who takes no work may give any.
 ///
 /// # Errors
 /// [`StartError`].
-pub fn open(directory: &Path) -> Result<Keepers, StartError> {
+pub async fn open(config: &Config, holder: [u8; 16]) -> Result<Keepers, StartError> {
+    let directory = &config.data;
     let unusable = |error| StartError::Data { directory: directory.display().to_string(), error };
     make(directory).map_err(unusable)?;
-    let meta = SqliteMeta::open(directory)?;
+    let (meta, search) = facts(config, holder).await?;
     let blobs = Local::open(&directory.join(BLOBS)).map_err(unusable)?;
-    let search = SqliteSearch::open(directory)?;
-    Ok(Keepers { meta: Arc::new(meta), blobs: Arc::new(blobs), search: Arc::new(search) })
+    Ok(Keepers { meta, blobs: Arc::new(blobs), search })
+}
+
+type Facts = (Arc<dyn MetaStore>, Arc<dyn SearchIndex>);
+
+async fn facts(config: &Config, holder: [u8; 16]) -> Result<Facts, StartError> {
+    let Some(target) = target(config)? else {
+        return Ok((Arc::new(SqlMeta::open(&config.data)?), Arc::new(SqliteSearch::open(&config.data)?)));
+    };
+    off_the_runtime(move || {
+        let facts: Facts = (Arc::new(SqlMeta::connect(&target, holder)?), Arc::new(PostgresSearch::connect(&target)?));
+        Ok(facts)
+    })
+    .await
+}
+
+fn target(config: &Config) -> Result<Option<Target>, StartError> {
+    let parsed = config.database.as_ref().map(|url| Target::parse(url.secret())).transpose();
+    parsed.map_err(|reason| StartError::Database { reason })
+}
+
+/// Runs what blocks where it may.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| StartError::Io(io::Error::other(error)))?
 }
 
 fn make(directory: &Path) -> io::Result<()> {
@@ -284,12 +318,32 @@ fn make(directory: &Path) -> io::Result<()> {
     }
 }
 
+/// Who this process is among those that use one database: a random name in the lock's file, so that the next process of this
+/// data directory knows which leases are nobody's any more. It may be lost: leases also end by themselves.
+fn holder(lock: &mut File) -> Result<[u8; 16], io::Error> {
+    let mut name = Vec::new();
+    lock.read_to_end(&mut name)?;
+    if let Ok(name) = name.try_into() {
+        return Ok(name);
+    }
+    let name = random_bytes();
+    lock.rewind()?;
+    lock.write_all(&name)?;
+    Ok(name)
+}
+
 fn lock(directory: &Path) -> Result<File, StartError> {
     let shown = || directory.display().to_string();
     let unusable = |error| StartError::Data { directory: shown(), error };
     make(directory).map_err(unusable)?;
-    #[allow(clippy::disallowed_methods, reason = "the lock file holds no data")]
-    let file = File::options().create(true).truncate(false).write(true).open(directory.join(LOCK)).map_err(unusable)?;
+    #[allow(clippy::disallowed_methods, reason = "the lock file holds nothing that may not be lost")]
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(directory.join(LOCK))
+        .map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Locked { directory: shown() }),
@@ -306,7 +360,7 @@ pub async fn engine(
     clock: Clock,
     meta: Arc<dyn MetaStore>,
     blobs: Arc<Local>,
-    search: Arc<SqliteSearch>,
+    search: Arc<dyn SearchIndex>,
 ) -> Result<Engine, MetaError> {
     let secret = match meta.setting(TICKET_SECRET).await? {
         Some(secret) => secret,
@@ -336,17 +390,24 @@ fn assemble(
 ///
 /// # Errors
 /// [`StartError`] when something is missing or has another format than this version's.
-pub fn open_to_read(config: &Config, clock: Clock) -> Result<Engine, StartError> {
+pub async fn open_to_read(config: &Config, clock: Clock) -> Result<Engine, StartError> {
     let directory = &config.data;
     let unusable = |error| StartError::Data { directory: directory.display().to_string(), error };
-    let meta = SqliteMeta::open_to_read(directory)?;
+    let meta = match target(config)? {
+        None => SqlMeta::open_to_read(directory)?,
+        Some(target) => off_the_runtime(move || Ok(SqlMeta::connect_to_read(&target)?)).await?,
+    };
     let blobs = Local::open_to_read(&directory.join(BLOBS)).map_err(unusable)?;
     // It issues no ticket, so that it needs no secret, and full text is derived.
     Ok(assemble(config, clock, Arc::new(meta), Arc::new(blobs), Arc::new(NoSearch), &[]))
 }
 
-/// What a first start makes, until somebody has seen its key.
+/// What a first start makes, until somebody has seen its key. Of several processes that start at once at one database one
+/// does it: another's key, which nobody has seen yet, would be revoked.
 async fn first_start(engine: &Engine) -> Result<Option<FirstStart>, StartError> {
+    if !engine.meta.leads().await? {
+        return Ok(None);
+    }
     let tenant = TenantId::from(TENANT);
     let unseen = match engine.meta.setting(FIRST_KEY).await? {
         // The key was made, or was about to be, and is not known to have been shown: only its hash is left of it.

@@ -1,7 +1,7 @@
 //! Configuration: defaults, then one TOML file, then the environment, then the command line; checked whole before a
 //! port is bound. Every field has one name: `container_max` in the file is `LANDFALL_CONTAINER_MAX` in the environment.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -58,11 +58,37 @@ pub enum LogFormat {
     Text,
 }
 
+/// Where a database is, with the password that lets in: it is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The whole, for who connects.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for DatabaseUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DatabaseUrl")
+    }
+}
+
 /// Everything that can be set.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// The data directory.
     pub data: PathBuf,
+    /// The PostgreSQL database that holds the facts and the full text; without it they are in the data directory.
+    pub database: Option<DatabaseUrl>,
     /// Where the server listens.
     pub listen: SocketAddr,
     /// The server's address as clients see it, without a slash at its end.
@@ -121,6 +147,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data: PathBuf::from("./landfall-data"),
+            database: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
             container_max: limits::CONTAINER_DEFAULT_BYTES,
@@ -154,6 +181,7 @@ impl Default for Config {
 /// Every field that a file or the environment may set.
 const FIELDS: &[&str] = &[
     "data",
+    "database",
     "listen",
     "public_url",
     "container_max",
@@ -232,6 +260,7 @@ impl Config {
     fn set(&mut self, field: &'static str, value: &Value) -> Result<(), ConfigError> {
         match field {
             "data" => self.data = PathBuf::from(text(field, value)?),
+            "database" => self.database = Some(database(field, value)?),
             "listen" => self.listen = address(field, value)?,
             "public_url" => self.public_url = Some(text(field, value)?),
             "container_max" => self.container_max = bytes(field, value)?,
@@ -420,6 +449,16 @@ fn text(field: &'static str, value: &Value) -> Result<String, ConfigError> {
     }
 }
 
+fn database(field: &'static str, value: &Value) -> Result<DatabaseUrl, ConfigError> {
+    // What is refused is not shown either.
+    match value.as_str() {
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            Ok(DatabaseUrl(url.to_owned()))
+        }
+        _ => Err(invalid(field, "…", "it must be a URL such as postgres://user:password@host:5432/database")),
+    }
+}
+
 fn address(field: &'static str, value: &Value) -> Result<SocketAddr, ConfigError> {
     let text = text(field, value)?;
     text.parse().map_err(|_| invalid(field, &text, "write address:port, such as 127.0.0.1:8080 or [::]:8080"))
@@ -542,7 +581,7 @@ mod tests {
     #[test]
     fn errors_name_field_value_and_remedy() {
         for (file, parts) in [
-            ("datta = 'x'", ["`datta`", "fields are", "data, listen"]),
+            ("datta = 'x'", ["`datta`", "fields are", "data, database, listen"]),
             ("listen = 'localhost'", ["`listen`", "`localhost`", "127.0.0.1:8080"]),
             ("container_max = '5 gigs'", ["`container_max`", "`5 gigs`", "GiB"]),
             ("container_max = 0", ["`container_max`", "`0`", "between 1 and"]),
@@ -564,13 +603,22 @@ mod tests {
             ("rate_limit = 0", ["`rate_limit`", "`0`", "between 1"]),
             ("rate_burst = 5", ["`rate_burst`", "`5`", "`rate_limit`"]),
             ("admin_listen = '127.0.0.1:8080'", ["`admin_listen`", "`127.0.0.1:8080`", "another port"]),
+            ("database = 'me:secret@db'", ["`database`", "`…`", "postgres://"]),
             ("data = [", ["not TOML", "landfall.toml", ""]),
         ] {
             let message = error(file);
+            assert!(!message.contains("secret"), "{message}");
             assert!(parts.iter().all(|part| message.contains(part)), "{file}: {message}");
         }
         let missing = Config::read(Some(Path::new("/none.toml")), []).expect_err("no file").to_string();
         assert!(missing.contains("/none.toml"), "{missing}");
+    }
+
+    #[test]
+    fn a_database_s_password_is_not_shown() {
+        let config = from("database = 'postgres://me:secret@db/facts'", &[]).expect("a configuration");
+        assert!(config.database.as_ref().is_some_and(|url| url.secret().contains("secret")));
+        assert!(!format!("{config:?}").contains("secret"));
     }
 
     #[test]

@@ -13,12 +13,14 @@ pub mod config;
 pub mod faults;
 pub mod limits;
 pub mod sigv4;
+pub mod sql;
 pub mod telemetry;
 pub mod unpack;
 
 pub mod credential;
 pub mod model;
 pub mod outbound;
+pub mod postgres;
 pub mod sqlite;
 
 pub mod blob;

@@ -1,53 +1,20 @@
 //! A SQLite file with one writer thread that commits whatever waits in one transaction, readers beside it, and
 //! checkpoints off the writer's path. The keepers of facts and of full text are made of it.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{OpenFlags, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use crate::faults;
+use crate::sql::{self, Connection, DatabaseError, Queries, SqlError};
 
-/// Why the database could not do it. Nothing may be assumed about what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum SqliteError {
-    /// No space left for its files.
-    #[error("no space left for the database")]
-    OutOfSpace,
-    /// It is shutting down.
-    #[error("the database is closed")]
-    Closed,
-    /// Written by a newer version of this program.
-    #[error("the data has format {found}, this version of landfall knows up to {known}: use the newer version")]
-    Newer {
-        /// The format found.
-        found: i64,
-        /// The newest format known.
-        known: i64,
-    },
-    /// Written by an older version of this program, and opened only to be read.
-    #[error("the data has format {found}, this version of landfall has format {known}: run the server once")]
-    Older {
-        /// The format found.
-        found: i64,
-        /// The format that a start of the server would make of it.
-        known: i64,
-    },
-    /// Opened only to be read, and not there.
-    #[error("there is no {}: run the server once, or give another directory with --data", .0.display())]
-    Absent(PathBuf),
-    /// Anything else.
-    #[error("the database failed: {0}")]
-    Failed(String),
-}
-
-type Result<T> = std::result::Result<T, SqliteError>;
+type Result<T> = std::result::Result<T, DatabaseError>;
 
 /// Verbs committed together at most.
 const GROUP: usize = 512;
@@ -83,17 +50,7 @@ struct Shared {
     path: PathBuf,
     verbs: mpsc::SyncSender<Verb>,
     readers: Mutex<Vec<Connection>>,
-    queries: Mutex<Queries>,
-}
-
-type Query = Box<dyn FnOnce(&Shared) + Send>;
-
-/// Queries that wait, and how many threads take from them. Whoever asked holds no place meanwhile: a task that is not polled
-/// for a while, as one of several that a worker has under way, would keep it from everybody.
-#[derive(Default)]
-struct Queries {
-    waiting: VecDeque<Query>,
-    threads: usize,
+    queries: Queries,
 }
 
 impl fmt::Debug for Database {
@@ -106,7 +63,7 @@ impl Database {
     /// Opens the file, making it when it is absent, and runs the migrations that it has not seen.
     ///
     /// # Errors
-    /// [`SqliteError::Newer`] for a format of the future, else what SQLite says.
+    /// [`DatabaseError::Newer`] for a format of the future, else what SQLite says.
     pub fn open(path: &Path, migrations: &[&str]) -> Result<Self> {
         let mut connection = connect(path, false)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
@@ -115,15 +72,20 @@ impl Database {
         if let Some(parent) = path.parent()
             && !faults::skipped("sync.database")
         {
-            std::fs::File::open(parent).and_then(|d| d.sync_all()).map_err(|e| SqliteError::Failed(e.to_string()))?;
+            std::fs::File::open(parent).and_then(|d| d.sync_all()).map_err(|e| DatabaseError::Failed(e.to_string()))?;
         }
         let checkpoints = connect(path, false)?;
         let (verbs, queue) = mpsc::sync_channel(QUEUE);
         let large = Arc::new(AtomicBool::new(false));
         let log_is_large = Arc::clone(&large);
-        spawn("sqlite-writer", move || writer(connection, &queue, &log_is_large))?;
-        let shared =
-            Arc::new(Shared { path: path.to_owned(), verbs, readers: Mutex::default(), queries: Mutex::default() });
+        let connection = Connection::from(connection);
+        spawn("sqlite-writer", move || writer(&connection, &queue, &log_is_large))?;
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            verbs,
+            readers: Mutex::default(),
+            queries: Queries::new(READERS),
+        });
         let alive = Arc::downgrade(&shared);
         spawn("sqlite-checkpoint", move || {
             while alive.strong_count() > 0 {
@@ -145,34 +107,34 @@ impl Database {
     /// version's format. Verbs are refused as by a database that is closed.
     ///
     /// # Errors
-    /// [`SqliteError::Absent`], [`SqliteError::Older`], [`SqliteError::Newer`], else what SQLite says.
+    /// [`DatabaseError::Absent`], [`DatabaseError::Older`], [`DatabaseError::Newer`], else what SQLite says.
     pub fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Self> {
         if !path.is_file() {
-            return Err(SqliteError::Absent(path.to_owned()));
+            return Err(DatabaseError::Absent(path.to_owned()));
         }
         let connection = connect(path, true)?;
         let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
         if found > known {
-            return Err(SqliteError::Newer { found, known });
+            return Err(DatabaseError::Newer { found, known });
         }
         if found < known {
-            return Err(SqliteError::Older { found, known });
+            return Err(DatabaseError::Older { found, known });
         }
         // Nobody takes verbs from this queue.
         let (verbs, _) = mpsc::sync_channel(1);
-        let readers = Mutex::new(vec![connection]);
-        let queries = Mutex::default();
+        let readers = Mutex::new(vec![Connection::from(connection)]);
+        let queries = Queries::new(READERS);
         Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), verbs, readers, queries }) })
     }
 
     /// Runs a verb on the writer, in its own savepoint; answers when its group is durable.
     ///
     /// # Errors
-    /// [`SqliteError`]; whether the verb's group was committed is then unknown to the caller.
+    /// [`DatabaseError`]; whether the verb's group was committed is then unknown to the caller.
     pub async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, wait) = oneshot::channel();
         let mut verb: Verb = Box::new(move |connection| {
@@ -180,11 +142,11 @@ impl Database {
             Box::new(move |committed| {
                 let _ = answer.send(match committed {
                     Ok(()) => match result {
-                        Some(result) => result.map_err(failed),
-                        None => Err(SqliteError::Failed("the verb was not run".into())),
+                        Some(result) => result.map_err(Into::into),
+                        None => Err(DatabaseError::Failed("the verb was not run".into())),
                     },
-                    Err(Refused::Full) => Err(SqliteError::OutOfSpace),
-                    Err(Refused::RolledBack) => Err(SqliteError::Failed("the transaction was rolled back".into())),
+                    Err(Refused::Full) => Err(DatabaseError::OutOfSpace),
+                    Err(Refused::RolledBack) => Err(DatabaseError::Failed("the transaction was rolled back".into())),
                 });
             })
         });
@@ -196,81 +158,45 @@ impl Database {
                     verb = back;
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                Err(mpsc::TrySendError::Disconnected(_)) => return Err(SqliteError::Closed),
+                Err(mpsc::TrySendError::Disconnected(_)) => return Err(DatabaseError::Closed),
             }
         }
-        wait.await.map_err(|_| SqliteError::Closed)?
+        wait.await.map_err(|_| DatabaseError::Closed)?
     }
 
     /// Runs a query on a reader, in the pool for work that waits. For what may read many pages.
     ///
     /// # Errors
-    /// [`SqliteError`].
+    /// [`DatabaseError`].
     pub async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (answer, wait) = oneshot::channel();
-        let query: Query = Box::new(move |shared| {
-            if !answer.is_closed() {
-                let _ = answer.send(shared.read(work));
-            }
-        });
-        let another_thread = {
-            let mut queries = self.shared.queries();
-            queries.waiting.push_back(query);
-            let another = queries.threads < READERS;
-            queries.threads += usize::from(another);
-            another
-        };
-        if another_thread {
-            let shared = Arc::clone(&self.shared);
-            drop(tokio::task::spawn_blocking(move || shared.run_queries()));
-        }
-        wait.await.map_err(|_| SqliteError::Failed("the query was not run".into()))?
+        let shared = Arc::clone(&self.shared);
+        self.shared.queries.ask(move || shared.read(work)).await
     }
 
     /// Looks up a few rows by their keys, on the thread of the task that asks: another thread's wake-up would cost several
     /// times what the query does.
     ///
     /// # Errors
-    /// [`SqliteError`].
-    pub fn look<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    /// [`DatabaseError`].
+    pub fn look<T>(&self, work: impl FnOnce(&Connection) -> sql::Result<T>) -> Result<T> {
         self.shared.read(work)
     }
 }
 
 impl Shared {
-    fn queries(&self) -> MutexGuard<'_, Queries> {
-        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn run_queries(&self) {
-        loop {
-            let next = {
-                let mut queries = self.queries();
-                let next = queries.waiting.pop_front();
-                // With the same lock: whoever adds a query sees either this thread or that it needs another one.
-                queries.threads -= usize::from(next.is_none());
-                next
-            };
-            let Some(query) = next else { return };
-            // Whoever asked learns it from the answer that never comes.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| query(self)));
-        }
-    }
-
-    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> sql::Result<T>) -> Result<T> {
         let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => connect(&self.path, true)?,
+            None => connect(&self.path, true)?.into(),
         };
         // One snapshot: what several statements read belongs together.
-        let run = |statement: &str| connection.prepare_cached(statement).and_then(|mut s| s.execute([]));
-        let result = run("BEGIN").and_then(|_| work(&connection)).map_err(failed);
-        if !connection.is_autocommit() {
-            let _ = run("ROLLBACK");
+        let result = connection.control("BEGIN").and_then(|()| work(&connection)).map_err(Into::into);
+        if connection.in_transaction() {
+            let _ = connection.control("ROLLBACK");
         }
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         result
@@ -279,16 +205,17 @@ impl Shared {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(work);
-    thread.map(drop).map_err(|error| SqliteError::Failed(error.to_string()))
+    thread.map(drop).map_err(|error| DatabaseError::Failed(error.to_string()))
 }
 
-fn connect(path: &Path, read_only: bool) -> Result<Connection> {
+fn connect(path: &Path, read_only: bool) -> Result<rusqlite::Connection> {
     let access = if read_only {
         OpenFlags::SQLITE_OPEN_READ_ONLY
     } else {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
     };
-    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
+    let connection =
+        rusqlite::Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
     connection.busy_timeout(BUSY).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(128);
     let synchronous = if faults::skipped("sync.database") { "OFF" } else { "FULL" };
@@ -303,12 +230,12 @@ fn connect(path: &Path, read_only: bool) -> Result<Connection> {
     Ok(connection)
 }
 
-fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
+fn migrate(connection: &mut rusqlite::Connection, migrations: &[&str]) -> Result<()> {
     let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     if found > known {
-        return Err(SqliteError::Newer { found, known });
+        return Err(DatabaseError::Newer { found, known });
     }
     for migration in migrations.iter().skip(usize::try_from(found).unwrap_or(0)) {
         transaction.execute_batch(migration).map_err(failed)?;
@@ -317,35 +244,32 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
     transaction.commit().map_err(failed)
 }
 
-fn in_savepoint<T>(
-    connection: &Connection,
-    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
-    connection.prepare_cached("SAVEPOINT verb")?.execute([])?;
+fn in_savepoint<T>(connection: &Connection, work: impl FnOnce(&Connection) -> sql::Result<T>) -> sql::Result<T> {
+    connection.control("SAVEPOINT verb")?;
     let result = work(connection);
     // An error as grave as a full disk ends the whole transaction, and the savepoint with it.
-    if !connection.is_autocommit() {
+    if connection.in_transaction() {
         if result.is_err() {
-            connection.prepare_cached("ROLLBACK TO verb")?.execute([])?;
+            connection.control("ROLLBACK TO verb")?;
         }
-        connection.prepare_cached("RELEASE verb")?.execute([])?;
+        connection.control("RELEASE verb")?;
     }
     result
 }
 
 /// Commits whatever waits, together. No timer: while one group is being synced, the next one gathers.
-fn writer(connection: Connection, queue: &mpsc::Receiver<Verb>, log_is_large: &AtomicBool) {
+fn writer(connection: &Connection, queue: &mpsc::Receiver<Verb>, log_is_large: &AtomicBool) {
     while let Ok(first) = queue.recv() {
         let mut answers = Vec::new();
-        let outcome = group(&connection, first, queue, &mut answers);
-        if outcome.is_err() && !connection.is_autocommit() {
-            let _ = connection.execute_batch("ROLLBACK");
+        let outcome = group(connection, first, queue, &mut answers);
+        if outcome.is_err() && connection.in_transaction() {
+            let _ = connection.control("ROLLBACK");
         }
         for answer in answers {
             answer(outcome);
         }
         if log_is_large.swap(false, Ordering::Relaxed) {
-            let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            let _ = connection.first("PRAGMA wal_checkpoint(PASSIVE)", sql::NONE, |_| Ok(()));
         }
     }
 }
@@ -356,13 +280,13 @@ fn group(
     queue: &mpsc::Receiver<Verb>,
     answers: &mut Vec<Answer>,
 ) -> std::result::Result<(), Refused> {
-    let begun = connection.execute_batch("BEGIN IMMEDIATE");
+    let begun = connection.control("BEGIN IMMEDIATE");
     if let Err(error) = &begun {
         tracing::error!(%error, "the database did not begin a transaction");
     }
     let mut next = Some(first);
     while let Some(verb) = next.take() {
-        if begun.is_err() || connection.is_autocommit() {
+        if begun.is_err() || !connection.in_transaction() {
             // Nothing runs outside a transaction.
             answers.push(verb(None));
         } else {
@@ -372,19 +296,19 @@ fn group(
             next = queue.try_recv().ok();
         }
     }
-    begun.map_err(refused)?;
-    if connection.is_autocommit() {
+    begun.map_err(|error| refused(&error))?;
+    if !connection.in_transaction() {
         return Err(Refused::Full);
     }
     faults::point("database.uncommitted");
-    match connection.execute_batch("COMMIT") {
+    match connection.control("COMMIT") {
         Ok(()) => {
             faults::point("database.committed");
             // What callers are told when they can't know: the transaction was made, and its answer says no.
             faults::io_point("database.doubt").map_err(|_| Refused::RolledBack)
         }
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Err(Refused::Full),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Err(Refused::RolledBack),
+        Err(SqlError::Full) => Err(Refused::Full),
+        Err(SqlError::Busy(_)) => Err(Refused::RolledBack),
         Err(error) => {
             // What is on the disk now is unknown, and asking again could be told that all is well.
             tracing::error!(%error, "the database could not be synced; stopping");
@@ -393,49 +317,13 @@ fn group(
     }
 }
 
-fn refused(error: rusqlite::Error) -> Refused {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => Refused::Full,
+fn refused(error: &SqlError) -> Refused {
+    match error {
+        SqlError::Full => Refused::Full,
         _ => Refused::RolledBack,
     }
 }
 
-fn failed(error: rusqlite::Error) -> SqliteError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => SqliteError::OutOfSpace,
-        _ => SqliteError::Failed(error.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn whoever_asks_and_is_not_polled_keeps_no_place() {
-        let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(&directory.path().join("test.db"), &["CREATE TABLE t (n INTEGER)"]).unwrap();
-        let count = |c: &Connection| c.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
-        // Asked and then left alone, as futures are whose owner waits for something else.
-        let mut left: Vec<_> = (0..4 * READERS).map(|_| Box::pin(database.read(count))).collect();
-        for query in &mut left {
-            let _ = query.as_mut().now_or_never();
-        }
-        let mine = tokio::time::timeout(Duration::from_secs(30), database.read(count)).await;
-        assert_eq!(mine.expect("in time").unwrap(), 0);
-        drop(left);
-    }
-
-    #[tokio::test]
-    async fn a_query_that_panics_takes_nothing_with_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(&directory.path().join("test.db"), &["CREATE TABLE t (n INTEGER)"]).unwrap();
-        for _ in 0..2 * READERS {
-            let failed = database.read(|_| -> rusqlite::Result<()> { panic!("as a test") }).await;
-            assert!(matches!(failed, Err(SqliteError::Failed(_))), "{failed:?}");
-        }
-        assert_eq!(database.read(|c| c.query_row("SELECT 1", [], |row| row.get::<_, i64>(0))).await.unwrap(), 1);
-    }
+fn failed(error: rusqlite::Error) -> DatabaseError {
+    SqlError::from(error).into()
 }

@@ -263,7 +263,9 @@ CREATE TABLE pushes (
     ordering        BLOB NOT NULL,
     state           TEXT NOT NULL,
     due             INTEGER NOT NULL,
+    -- Until when somebody applies it, and the process that does.
     lease           INTEGER,
+    holder          BLOB,
     cursor          INTEGER NOT NULL,
     -- Records that may make a new item and are not applied yet. Before the records themselves, which may be long.
     puts            INTEGER NOT NULL DEFAULT 0,
@@ -340,6 +342,7 @@ CREATE TABLE jobs (
     push     INTEGER NOT NULL,
     due      INTEGER NOT NULL,
     lease    INTEGER,
+    holder   BLOB,
     attempts INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (kind, subject)
 ) STRICT, WITHOUT ROWID;

@@ -406,7 +406,7 @@ impl Admin {
         let config = self.place().config().map_err(StartError::from)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let keepers = app::open(&config.data)?;
+            let keepers = app::open(&config, random_bytes()).await?;
             let (meta, now) = (keepers.meta.as_ref(), Clock::system().now());
             match self {
                 Self::Tenant(command) => tenant(meta, command, now).await,

@@ -50,7 +50,7 @@ impl Doctor {
         runtime.block_on(async {
             let clock = Clock::system();
             faults::move_clock(&clock);
-            let engine = app::open_to_read(&config, clock)?;
+            let engine = app::open_to_read(&config, clock).await?;
             Ok(check::everything(&engine, self.deep).await?)
         })
     }

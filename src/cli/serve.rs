@@ -19,6 +19,10 @@ use crate::{faults, telemetry};
 pub(super) struct Serve {
     #[command(flatten)]
     place: Place,
+    /// The PostgreSQL database for facts and full text, such as postgres://user@host/database; better in the file or in
+    /// LANDFALL_DATABASE when it has a password [default: in the data directory]
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
     /// The address to listen on [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
@@ -33,6 +37,9 @@ pub(super) struct Serve {
 impl Serve {
     fn config(&self) -> Result<Config, ConfigError> {
         let mut config = self.place.config()?;
+        if let Some(database) = &self.database {
+            config.set_text("database", database)?;
+        }
         if let Some(listen) = self.listen {
             config.listen = listen;
         }

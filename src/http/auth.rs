@@ -380,13 +380,13 @@ mod tests {
     use crate::credential::new_key;
     use crate::engine::Policy;
     use crate::meta::KeyInfo;
-    use crate::meta::sqlite::SqliteMeta;
+    use crate::meta::sql::SqlMeta;
     use crate::meta::{MetaStore, TenantInfo};
     use crate::search::SqliteSearch;
     use crate::ticket::Tickets;
 
     async fn engine(directory: &std::path::Path, key: &str, expires: Duration) -> Engine {
-        let meta = SqliteMeta::open(directory).expect("a database");
+        let meta = SqlMeta::open(directory).expect("a database");
         let clock = Clock::system();
         let created = clock.now();
         let tenant = TenantInfo::new("t".into(), "auto", created);

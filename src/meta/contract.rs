@@ -1,15 +1,40 @@
 //! What every metadata store must do, run against every one. Each case starts with an empty store.
 
+/// Runs each case on every store.
+macro_rules! on_every_store {
+    ($($name:ident;)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::$name(super::Case::on_sqlite().await).await;
+                }
+            )*
+        }
+
+        mod on_postgres {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::$name(super::Case::on_postgres().await).await;
+                }
+            )*
+        }
+    };
+}
+
 mod entries;
 mod parts;
+mod replicas;
 mod stores;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::sqlite::SqliteMeta;
+use super::sql::SqlMeta;
 use super::*;
 use crate::clock::{Clock, ordered_uuid, random_bytes, random_uuid};
 use crate::model::access::Right;
@@ -17,6 +42,9 @@ use crate::model::change::{ContentDraft, Identity, IdentityKind, IdentityRelatio
 use crate::model::issuer::Algorithm;
 use crate::model::session::{Declaration, SessionState, Strategy};
 use crate::model::source::Content;
+use crate::postgres::testing::Fresh;
+use crate::search::PostgresSearch;
+use crate::sql::Target;
 
 const LEASE: Duration = Duration::from_secs(60);
 const ZERO: Duration = Duration::ZERO;
@@ -25,7 +53,26 @@ struct Case {
     store: Box<dyn MetaStore>,
     now: Timestamp,
     source: Source,
-    _directory: tempfile::TempDir,
+    /// What holds the data, gone after the store.
+    _kept: Box<dyn Any + Send + Sync>,
+}
+
+/// An empty PostgreSQL database, as this version's server would have made it.
+fn database() -> Fresh {
+    Fresh::filled_by(filled)
+}
+
+/// Makes every table that a server makes.
+pub(crate) fn filled(url: &str) {
+    let target = Target::parse(url).unwrap();
+    SqlMeta::connect(&target, [0; 16]).unwrap();
+    PostgresSearch::connect(&target).unwrap();
+}
+
+/// One process's store in a database that it may share.
+async fn connected(url: &str, holder: u8) -> SqlMeta {
+    let target = Target::parse(url).unwrap();
+    tokio::task::spawn_blocking(move || SqlMeta::connect(&target, [holder; 16]).unwrap()).await.unwrap()
 }
 
 fn tenant() -> TenantId {
@@ -33,9 +80,19 @@ fn tenant() -> TenantId {
 }
 
 impl Case {
-    async fn new() -> Self {
+    async fn on_sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store: Box<dyn MetaStore> = Box::new(SqliteMeta::open(directory.path()).unwrap());
+        let store = SqlMeta::open(directory.path()).unwrap();
+        Self::new(Box::new(store), Box::new(directory)).await
+    }
+
+    async fn on_postgres() -> Self {
+        let database = tokio::task::spawn_blocking(database).await.unwrap();
+        let store = connected(&database.url(), 1).await;
+        Self::new(Box::new(store), Box::new(database)).await
+    }
+
+    async fn new(store: Box<dyn MetaStore>, kept: Box<dyn Any + Send + Sync>) -> Self {
         let now = Clock::system().now();
         let info = TenantInfo::new(tenant(), "auto", now);
         assert!(store.create_tenant(info.clone()).await.unwrap());
@@ -52,7 +109,7 @@ impl Case {
             .await
             .unwrap()
             .unwrap();
-        Self { store, now, source, _directory: directory }
+        Self { store, now, source, _kept: kept }
     }
 
     fn later(&self, seconds: u64) -> Timestamp {
@@ -217,9 +274,7 @@ fn delete(id: &str, children: bool) -> Change {
     Change::Delete { document_id: id.into(), children }
 }
 
-#[tokio::test]
-async fn an_issuer_is_trusted_until_it_is_removed() {
-    let case = Case::new().await;
+async fn an_issuer_is_trusted_until_it_is_removed(case: Case) {
     let issuer = |id: &str, url: &str| Issuer {
         tenant: id.into(),
         url: url.into(),
@@ -266,9 +321,7 @@ async fn an_issuer_is_trusted_until_it_is_removed() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_key_holds_until_it_expires_or_is_revoked() {
-    let case = Case::new().await;
+async fn a_key_holds_until_it_expires_or_is_revoked(case: Case) {
     let key = |expires| KeyInfo {
         id: KeyId(ordered_uuid(case.now)),
         tenant: tenant(),
@@ -296,18 +349,14 @@ async fn a_key_holds_until_it_expires_or_is_revoked() {
     assert_eq!(case.store.keys(Some(&tenant())).await.unwrap().len(), 2);
 }
 
-#[tokio::test]
-async fn a_setting_that_is_there_is_not_made_again() {
-    let case = Case::new().await;
+async fn a_setting_that_is_there_is_not_made_again(case: Case) {
     assert_eq!(case.store.set_setting("x", b"1".to_vec(), true).await.unwrap(), b"1");
     assert_eq!(case.store.set_setting("x", b"2".to_vec(), true).await.unwrap(), b"1");
     assert_eq!(case.store.set_setting("x", b"2".to_vec(), false).await.unwrap(), b"2");
     assert_eq!(case.store.setting("x").await.unwrap(), Some(b"2".to_vec()));
 }
 
-#[tokio::test]
-async fn the_last_put_to_commit_wins_and_equal_bytes_repeat_the_answer() {
-    let case = Case::new().await;
+async fn the_last_put_to_commit_wins_and_equal_bytes_repeat_the_answer(case: Case) {
     let session = case.session().await;
     let (first, second) = (case.version(&session, 1), case.version(&session, 2));
     assert!(matches!(case.store.commit(first.clone()).await.unwrap(), Committed::New(v) if v.id == first.version));
@@ -322,9 +371,7 @@ async fn the_last_put_to_commit_wins_and_equal_bytes_repeat_the_answer() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_commit_is_fenced_by_epoch_expiry_and_use() {
-    let case = Case::new().await;
+async fn a_commit_is_fenced_by_epoch_expiry_and_use(case: Case) {
     let session = case.session().await;
     let stale = NewVersion { epoch: 0, ..case.version(&session, 1) };
     assert_eq!(case.store.commit(stale).await.unwrap(), Committed::Closed);
@@ -356,9 +403,7 @@ async fn a_commit_is_fenced_by_epoch_expiry_and_use() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn an_unused_file_goes_with_its_session_and_a_used_one_stays() {
-    let case = Case::new().await;
+async fn an_unused_file_goes_with_its_session_and_a_used_one_stays(case: Case) {
     let (unused, _) = case.container().await;
     let (file, version) = case.container().await;
     let draft = ItemDraft {
@@ -383,9 +428,7 @@ async fn an_unused_file_goes_with_its_session_and_a_used_one_stays() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_lower_ordering_id_changes_nothing() {
-    let case = Case::new().await;
+async fn a_lower_ordering_id_changes_nothing(case: Case) {
     case.apply(PushKind::Items, 5, &[put("x://1", "five")]).await;
     let push = case.apply(PushKind::Items, 4, &[put("x://1", "four"), delete("x://1", false)]).await;
     assert_eq!((push.counts.older, push.counts.updated, push.counts.deleted), (2, 0, 0));
@@ -402,9 +445,7 @@ async fn a_lower_ordering_id_changes_nothing() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn deletions_take_children_by_prefix_and_a_load_what_it_did_not_name() {
-    let case = Case::new().await;
+async fn deletions_take_children_by_prefix_and_a_load_what_it_did_not_name(case: Case) {
     let many: Vec<_> = (0..2500).map(|n| put(&format!("x://a/{n:04}"), "t")).collect();
     case.apply(PushKind::Items, 1, &many).await;
     case.apply(PushKind::Items, 1, &[put("x://a", "t"), put("x://b", "t"), put("x://A", "t")]).await;
@@ -424,9 +465,7 @@ async fn deletions_take_children_by_prefix_and_a_load_what_it_did_not_name() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn merges_and_patches_change_what_they_name() {
-    let case = Case::new().await;
+async fn merges_and_patches_change_what_they_name(case: Case) {
     let draft = |metadata: Value| ItemDraft {
         document_id: "x://1".into(),
         metadata: metadata.as_object().unwrap().clone(),
@@ -472,9 +511,7 @@ async fn merges_and_patches_change_what_they_name() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn pushes_of_one_source_are_applied_in_their_order_one_at_a_time() {
-    let case = Case::new().await;
+async fn pushes_of_one_source_are_applied_in_their_order_one_at_a_time(case: Case) {
     let (first, second) = (case.push(PushKind::Items, 1, &[]), case.push(PushKind::Items, 1, &[]));
     case.store.accept(first.clone()).await.unwrap();
     case.store.accept(second.clone()).await.unwrap();
@@ -497,9 +534,7 @@ async fn pushes_of_one_source_are_applied_in_their_order_one_at_a_time() {
     assert_eq!((failed.state, failed.problem.as_deref()), (PushState::Failed, Some("broken")));
 }
 
-#[tokio::test]
-async fn a_push_is_done_when_its_last_text_is() {
-    let case = Case::new().await;
+async fn a_push_is_done_when_its_last_text_is(case: Case) {
     let push = case.apply(PushKind::Items, 1, &[put("x://1", "a"), put("x://2", "b")]).await;
     assert_eq!((push.state, push.counts.pending), (PushState::Working, 2));
     let jobs = case.store.lease_jobs(case.now, LEASE, 10).await.unwrap();
@@ -527,9 +562,7 @@ async fn a_push_is_done_when_its_last_text_is() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn items_are_listed_newest_first_by_every_filter() {
-    let case = Case::new().await;
+async fn items_are_listed_newest_first_by_every_filter(case: Case) {
     let item = |id: &str, metadata: Value| {
         Change::Put(Box::new(ItemDraft {
             document_id: id.into(),
@@ -566,9 +599,7 @@ async fn items_are_listed_newest_first_by_every_filter() {
     assert_eq!(listed(ItemFilter { rows: Some(vec![all[0].row]), ..none() }).await, ["x://b%_/1"]);
 }
 
-#[tokio::test]
-async fn identities_are_ordered_like_items() {
-    let case = Case::new().await;
+async fn identities_are_ordered_like_items(case: Case) {
     let identity = Identity { name: "a".into(), kind: IdentityKind::Group, additional: Map::new() };
     let change = IdentityChange::Put {
         relation: IdentityRelation::Members,
@@ -596,9 +627,7 @@ async fn identities_are_ordered_like_items() {
     assert_eq!(run(PushKind::Identities, 9, vec![IdentityChange::Delete { identity }]).await.deleted, 1);
 }
 
-#[tokio::test]
-async fn a_stream_is_closed_by_one_push() {
-    let case = Case::new().await;
+async fn a_stream_is_closed_by_one_push(case: Case) {
     let stream = StreamId(random_uuid());
     let (first, second) = (FileId(random_uuid()), FileId(random_uuid()));
     let row = case.source.row;
@@ -616,9 +645,7 @@ async fn a_stream_is_closed_by_one_push() {
     assert_eq!(case.store.accept(unknown).await.unwrap(), Accepted::StreamGone);
 }
 
-#[tokio::test]
-async fn fields_and_providers() {
-    let case = Case::new().await;
+async fn fields_and_providers(case: Case) {
     let fields = |kind: &str| vec![("b".to_owned(), "LONG".to_owned()), ("a".to_owned(), kind.to_owned())];
     assert_eq!(case.store.create_fields(&tenant(), fields("STRING")).await.unwrap(), None);
     assert_eq!(case.store.create_fields(&tenant(), fields("STRING")).await.unwrap(), None);
@@ -634,9 +661,7 @@ async fn fields_and_providers() {
     assert_eq!(case.store.provider(&tenant(), &id).await.unwrap(), Some(json!({"x": 1})));
 }
 
-#[tokio::test]
-async fn tombstones_go_in_two_steps() {
-    let case = Case::new().await;
+async fn tombstones_go_in_two_steps(case: Case) {
     let (_, version) = case.container().await;
     let segment = case.store.version(&tenant(), version).await.unwrap().unwrap().pieces[0].segment;
     assert_eq!(case.store.known_segments(vec![segment]).await.unwrap(), [true]);
@@ -653,9 +678,7 @@ async fn tombstones_go_in_two_steps() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_thousand_verbs_at_once_each_get_their_own_answer() {
-    let case = Case::new().await;
+async fn a_thousand_verbs_at_once_each_get_their_own_answer(case: Case) {
     let store = std::sync::Arc::new(case);
     let mut tasks = Vec::new();
     for n in 0..1000u32 {
@@ -672,9 +695,7 @@ async fn a_thousand_verbs_at_once_each_get_their_own_answer() {
     }
 }
 
-#[tokio::test]
-async fn a_push_that_is_tried_again_holds_its_lane_and_one_that_was_asked_to_wait_does_not() {
-    let case = Case::new().await;
+async fn a_push_that_is_tried_again_holds_its_lane_and_one_that_was_asked_to_wait_does_not(case: Case) {
     let waiting = NewPush { due: case.later(100), ..case.push(PushKind::OlderThan, 1, &[]) };
     let (first, second) = (case.push(PushKind::Items, 1, &[]), case.push(PushKind::Items, 1, &[]));
     for push in [&waiting, &first, &second] {
@@ -690,9 +711,7 @@ async fn a_push_that_is_tried_again_holds_its_lane_and_one_that_was_asked_to_wai
     assert_eq!(case.store.lease_push(case.now, LEASE).await.unwrap().unwrap().request, second.request);
 }
 
-#[tokio::test]
-async fn a_load_keeps_what_it_named_also_where_the_change_failed() {
-    let case = Case::new().await;
+async fn a_load_keeps_what_it_named_also_where_the_change_failed(case: Case) {
     case.apply(PushKind::Items, 1, &[put("x://kept", "t"), put("x://gone", "t")]).await;
     let failing = Change::Patch(Patch {
         document_id: "x://kept".into(),
@@ -705,9 +724,7 @@ async fn a_load_keeps_what_it_named_also_where_the_change_failed() {
     assert_eq!(case.ids().await, ["x://kept", "x://new"]);
 }
 
-#[tokio::test]
-async fn the_chunks_of_an_open_stream_outlive_their_own_life() {
-    let case = Case::new().await;
+async fn the_chunks_of_an_open_stream_outlive_their_own_life(case: Case) {
     let (file, version) = case.container().await;
     let stream = StreamId(random_uuid());
     case.store.open_stream(stream, &tenant(), case.source.row, file, case.now).await.unwrap();
@@ -719,9 +736,7 @@ async fn the_chunks_of_an_open_stream_outlive_their_own_life() {
     assert_eq!(case.store.accept(close).await.unwrap(), Accepted::StreamGone, "what is left must not replace a source");
 }
 
-#[tokio::test]
-async fn an_ordering_id_of_ours_never_goes_back_and_a_row_is_never_used_again() {
-    let case = Case::new().await;
+async fn an_ordering_id_of_ours_never_goes_back_and_a_row_is_never_used_again(case: Case) {
     let push = |now| NewPush { ordering: None, now, ..case.push(PushKind::Items, 0, &[]) };
     let Accepted::New(first) = case.store.accept(push(case.later(3600))).await.unwrap() else { panic!("accepted") };
     let Accepted::New(second) = case.store.accept(push(case.now)).await.unwrap() else { panic!("accepted") };
@@ -743,9 +758,7 @@ async fn an_ordering_id_of_ours_never_goes_back_and_a_row_is_never_used_again() 
     assert_eq!(case.store.accept(late).await.unwrap(), Accepted::SourceGone);
 }
 
-#[tokio::test]
-async fn what_can_t_be_deleted_is_tried_again_and_keeps_nothing_else_waiting() {
-    let case = Case::new().await;
+async fn what_can_t_be_deleted_is_tried_again_and_keeps_nothing_else_waiting(case: Case) {
     let (_, version) = case.container().await;
     let segment = case.store.version(&tenant(), version).await.unwrap().unwrap().pieces[0].segment;
     case.store.expire_files(case.later(3600), 10).await.unwrap();
@@ -754,9 +767,7 @@ async fn what_can_t_be_deleted_is_tried_again_and_keeps_nothing_else_waiting() {
     assert_eq!(case.store.due_tombstones(case.later(7200), 10).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn a_paused_tenant_is_told_to_its_callers_and_takes_no_push() {
-    let case = Case::new().await;
+async fn a_paused_tenant_is_told_to_its_callers_and_takes_no_push(case: Case) {
     let info = KeyInfo {
         id: KeyId(ordered_uuid(case.now)),
         tenant: tenant(),
@@ -799,9 +810,7 @@ impl Case {
     }
 }
 
-#[tokio::test]
-async fn a_source_holds_no_more_items_than_its_limit_waiting_ones_included() {
-    let case = Case::new().await;
+async fn a_source_holds_no_more_items_than_its_limit_waiting_ones_included(case: Case) {
     let full = Accepted::TooManyItems(3);
     case.limited(Some(3), None).await;
     case.apply(PushKind::Items, 1, &[put("x://1", "a"), put("x://2", "b")]).await;
@@ -855,9 +864,7 @@ impl Case {
     }
 }
 
-#[tokio::test]
-async fn a_sources_count_of_items_follows_every_way_to_add_and_delete() {
-    let case = Case::new().await;
+async fn a_sources_count_of_items_follows_every_way_to_add_and_delete(case: Case) {
     let sound = async || {
         case.extract_all().await;
         case.sound().await;
@@ -875,9 +882,7 @@ async fn a_sources_count_of_items_follows_every_way_to_add_and_delete() {
     assert_eq!(case.ids().await, [""; 0]);
 }
 
-#[tokio::test]
-async fn a_day_takes_no_more_changed_items_than_its_limit() {
-    let case = Case::new().await;
+async fn a_day_takes_no_more_changed_items_than_its_limit(case: Case) {
     let full = Accepted::TooManyItemsToday(3);
     // What came before the limit counts.
     case.apply(PushKind::Items, 1, &[put("x://1", "a"), delete("x://2", false)]).await;
@@ -909,9 +914,8 @@ async fn a_day_takes_no_more_changed_items_than_its_limit() {
     assert_eq!(case.accepted(next(case.now)).await, full);
 }
 
-#[tokio::test]
-async fn limits_are_exact_when_many_push_at_once() {
-    let case = std::sync::Arc::new(Case::new().await);
+async fn limits_are_exact_when_many_push_at_once(case: Case) {
+    let case = std::sync::Arc::new(case);
     case.limited(Some(10), Some(15)).await;
     let tasks: Vec<_> = (0..40)
         .map(|n| {
@@ -931,9 +935,7 @@ async fn limits_are_exact_when_many_push_at_once() {
     assert_eq!(taken, 10);
 }
 
-#[tokio::test]
-async fn a_repeated_push_gets_its_answer_also_when_there_is_no_room_left() {
-    let case = Case::new().await;
+async fn a_repeated_push_gets_its_answer_also_when_there_is_no_room_left(case: Case) {
     case.limited(Some(1), Some(1)).await;
     let (file, version) = case.container().await;
     let uses = vec![FileUse { file, version, call: b"c".to_vec(), as_content: false }];
@@ -943,9 +945,7 @@ async fn a_repeated_push_gets_its_answer_also_when_there_is_no_room_left() {
     assert_eq!(case.accepted(again).await, Accepted::Before(push.request, Ordering(1)));
 }
 
-#[tokio::test]
-async fn a_push_whose_container_got_another_content_is_told_so() {
-    let case = Case::new().await;
+async fn a_push_whose_container_got_another_content_is_told_so(case: Case) {
     let session = case.session().await;
     let (first, second) = (case.version(&session, 1), case.version(&session, 2));
     case.store.commit(first.clone()).await.unwrap();
@@ -960,9 +960,7 @@ async fn a_push_whose_container_got_another_content_is_told_so() {
     assert_eq!(case.accepted(using(second.version)).await, Accepted::New(Ordering(1)));
 }
 
-#[tokio::test]
-async fn a_version_that_is_to_be_the_first_replaces_nothing() {
-    let case = Case::new().await;
+async fn a_version_that_is_to_be_the_first_replaces_nothing(case: Case) {
     let session = case.session().await;
     let only_new = |crc| NewVersion { only_new: true, ..case.version(&session, crc) };
     let first = only_new(1);
@@ -975,9 +973,7 @@ async fn a_version_that_is_to_be_the_first_replaces_nothing() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_marked_call_is_decided_with_what_it_makes() {
-    let case = Case::new().await;
+async fn a_marked_call_is_decided_with_what_it_makes(case: Case) {
     let quota = Quota { sessions: Some(2), ..Quota::default() };
     assert!(case.store.set_quota(&tenant(), quota).await.unwrap());
     let template = case.session().await;
@@ -1002,9 +998,7 @@ async fn a_marked_call_is_decided_with_what_it_makes() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_receipt_outlives_its_version_and_an_upload_ends_with_its_file() {
-    let case = Case::new().await;
+async fn a_receipt_outlives_its_version_and_an_upload_ends_with_its_file(case: Case) {
     let declaration = Some(Declaration { name: "a".into(), ..Declaration::default() });
     let template = case.session().await;
     let open = async |file: Option<FileId>| {
@@ -1038,9 +1032,7 @@ async fn a_receipt_outlives_its_version_and_an_upload_ends_with_its_file() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn an_upload_of_unknown_size_grows_within_the_quota() {
-    let case = Case::new().await;
+async fn an_upload_of_unknown_size_grows_within_the_quota(case: Case) {
     assert!(case.store.set_quota(&tenant(), Quota { bytes: Some(15), sessions: None }).await.unwrap());
     let template = case.session().await;
     let id = SessionId(ordered_uuid(case.now));
@@ -1067,9 +1059,7 @@ async fn an_upload_of_unknown_size_grows_within_the_quota() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_file_that_nobody_registered_can_be_taken_back() {
-    let case = Case::new().await;
+async fn a_file_that_nobody_registered_can_be_taken_back(case: Case) {
     let before = case.store.usage(&tenant()).await.unwrap();
     let declaration = Declaration { name: "a".into(), mime_type: "a/b".into(), ..Declaration::default() };
     let draft = case.draft();
@@ -1098,4 +1088,41 @@ async fn a_file_that_nobody_registered_can_be_taken_back() {
     assert_eq!((found.name.as_str(), found.stored_as.as_str()), ("b", "b"));
     let register = RegisterFile { tenant: tenant(), file: session.file, name: "c".into(), now: case.now };
     assert!(matches!(case.store.register_file(register).await.unwrap(), Registered::Before(_)));
+}
+
+on_every_store! {
+    an_issuer_is_trusted_until_it_is_removed;
+    a_key_holds_until_it_expires_or_is_revoked;
+    a_setting_that_is_there_is_not_made_again;
+    the_last_put_to_commit_wins_and_equal_bytes_repeat_the_answer;
+    a_commit_is_fenced_by_epoch_expiry_and_use;
+    an_unused_file_goes_with_its_session_and_a_used_one_stays;
+    a_lower_ordering_id_changes_nothing;
+    deletions_take_children_by_prefix_and_a_load_what_it_did_not_name;
+    merges_and_patches_change_what_they_name;
+    pushes_of_one_source_are_applied_in_their_order_one_at_a_time;
+    a_push_is_done_when_its_last_text_is;
+    items_are_listed_newest_first_by_every_filter;
+    identities_are_ordered_like_items;
+    a_stream_is_closed_by_one_push;
+    fields_and_providers;
+    tombstones_go_in_two_steps;
+    a_thousand_verbs_at_once_each_get_their_own_answer;
+    a_push_that_is_tried_again_holds_its_lane_and_one_that_was_asked_to_wait_does_not;
+    a_load_keeps_what_it_named_also_where_the_change_failed;
+    the_chunks_of_an_open_stream_outlive_their_own_life;
+    an_ordering_id_of_ours_never_goes_back_and_a_row_is_never_used_again;
+    what_can_t_be_deleted_is_tried_again_and_keeps_nothing_else_waiting;
+    a_paused_tenant_is_told_to_its_callers_and_takes_no_push;
+    a_source_holds_no_more_items_than_its_limit_waiting_ones_included;
+    a_sources_count_of_items_follows_every_way_to_add_and_delete;
+    a_day_takes_no_more_changed_items_than_its_limit;
+    limits_are_exact_when_many_push_at_once;
+    a_repeated_push_gets_its_answer_also_when_there_is_no_room_left;
+    a_push_whose_container_got_another_content_is_told_so;
+    a_version_that_is_to_be_the_first_replaces_nothing;
+    a_marked_call_is_decided_with_what_it_makes;
+    a_receipt_outlives_its_version_and_an_upload_ends_with_its_file;
+    an_upload_of_unknown_size_grows_within_the_quota;
+    a_file_that_nobody_registered_can_be_taken_back;
 }

@@ -1,10 +1,10 @@
 //! Facts. Every method of [`MetaStore`] is one transaction named by a verb of the domain; the gaps between two of
 //! them are the crash points. An answer is given only when its transaction is durable, refusals included.
 
-pub mod sqlite;
+pub mod sql;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 
 use std::fmt;
 use std::time::Duration;
@@ -1233,7 +1233,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn finish_job(&self, job: &LeasedJob, extraction: Option<Extraction>, now: Timestamp) -> Result<()>;
     /// Gives a job back, to be tried again at `due`.
     async fn return_job(&self, job: &LeasedJob, due: Timestamp) -> Result<()>;
-    /// Takes back every lease. For a store that only one process uses, at its start: whoever held one is gone.
+    /// Takes back every lease of this process, at its start: what held one before is gone. Others that use the same
+    /// database keep theirs.
     async fn release_leases(&self) -> Result<()>;
     /// Makes the extraction of up to `limit` items above row `after` due again; says the last row, or `None` at the end.
     async fn requeue_items(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>>;
@@ -1272,6 +1273,10 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn progressing_above(&self, after: Option<SessionId>, limit: u32) -> Result<Vec<Upload>>;
     /// Versions above an id, in the order of their ids, with their pieces.
     async fn versions_above(&self, after: Option<VersionId>, limit: u32) -> Result<Vec<Version>>;
+    /// Of all processes that use this database, does this one do what one of them should: expire, sweep, delete?
+    async fn leads(&self) -> Result<bool>;
+    /// May other processes use this database at the same time?
+    fn is_shared(&self) -> bool;
     /// Can it write? For readiness.
     async fn ping(&self) -> Result<()>;
 }

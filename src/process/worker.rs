@@ -26,8 +26,15 @@ use crate::upload::sweep::{self, Sweeper};
 /// Longest time without a look, for what became due by the clock alone.
 const TICK: Duration = Duration::from_millis(500);
 /// A lease outlives any honest step; a worker that died with its process gave its leases back at the next start.
-const PUSH_LEASE: Duration = Duration::from_secs(3600);
-const JOB_LEASE: Duration = Duration::from_secs(3600);
+const LEASE: Duration = Duration::from_secs(3600);
+/// Where others share the work, a process that is gone for good must not keep it for long. What is not done by then is done
+/// by another, and its end is recorded once.
+const SHARED_LEASE: Duration = Duration::from_secs(300);
+
+fn lease(engine: &Engine) -> Duration {
+    if engine.meta.is_shared() { SHARED_LEASE } else { LEASE }
+}
+
 /// Pushes applied at once, each of another source or provider.
 const PUSHES: usize = 2;
 /// Jobs leased and worked on at once; the pool decides how many documents are really read at once.
@@ -59,7 +66,7 @@ async fn wait(work: &mut watch::Receiver<u64>, stop: &mut watch::Receiver<bool>,
 async fn pushes(engine: &Engine, mut stop: watch::Receiver<bool>) {
     let mut work = engine.work.listen();
     loop {
-        match engine.meta.lease_push(engine.clock.now(), PUSH_LEASE).await {
+        match engine.meta.lease_push(engine.clock.now(), lease(engine)).await {
             Ok(Some(lease)) => {
                 faults::point("process.leased");
                 push(engine, &lease, &stop).await;
@@ -138,7 +145,7 @@ async fn jobs(engine: &Engine, pool: &Pool, mut stop: watch::Receiver<bool>) {
         // Looking for several at once is cheaper than looking for each.
         let worth_looking = free >= JOBS / 4;
         if worth_looking && !*stop.borrow() {
-            match engine.meta.lease_jobs(engine.clock.now(), JOB_LEASE, u32::try_from(free).unwrap_or(1)).await {
+            match engine.meta.lease_jobs(engine.clock.now(), lease(engine), u32::try_from(free).unwrap_or(1)).await {
                 Ok(leased) => {
                     found = leased.len();
                     running.extend(leased.into_iter().map(|leased| {

@@ -1,19 +1,31 @@
 //! Full text, derived from items and stores' files by jobs: it can be lost and made again, and it never holds up the facts.
 
+mod postgres;
 mod sqlite;
+
+#[cfg(test)]
+mod contract;
 
 use std::fmt;
 
 use async_trait::async_trait;
 
+pub use postgres::PostgresSearch;
 pub use sqlite::SqliteSearch;
 
 use crate::model::store::Chunk;
+use crate::sql::DatabaseError;
 
 /// Why the index could not do it.
 #[derive(Debug, thiserror::Error)]
 #[error("the full-text index failed: {0}")]
 pub struct SearchError(pub String);
+
+impl From<DatabaseError> for SearchError {
+    fn from(error: DatabaseError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// One item's text.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -50,6 +62,11 @@ pub struct Found {
 /// A full-text index.
 #[async_trait]
 pub trait SearchIndex: Send + Sync + fmt::Debug {
+    /// Does the index hold everything, or must every item be indexed again? Asked of the index, not of its presence: whoever
+    /// made it may not have come to its end.
+    async fn is_complete(&self) -> Result<bool, SearchError>;
+    /// Remembers that everything is indexed, or due to be.
+    async fn set_complete(&self) -> Result<(), SearchError>;
     /// Adds or replaces an item's text. Survives a crash once it returns.
     async fn put(&self, document: Document) -> Result<(), SearchError>;
     /// Removes an item's text, if there is any.
@@ -74,6 +91,14 @@ pub struct NoSearch;
 
 #[async_trait]
 impl SearchIndex for NoSearch {
+    async fn is_complete(&self) -> Result<bool, SearchError> {
+        Ok(true)
+    }
+
+    async fn set_complete(&self) -> Result<(), SearchError> {
+        Ok(())
+    }
+
     async fn put(&self, _: Document) -> Result<(), SearchError> {
         Err(SearchError(String::from("there is no index here")))
     }
@@ -101,4 +126,20 @@ impl SearchIndex for NoSearch {
     async fn find_chunks(&self, _: i64, _: &str, _: u32) -> Result<Vec<Found>, SearchError> {
         Ok(Vec::new())
     }
+}
+
+/// The words and "quoted phrases" of a query. What its user writes is data, whatever it means to an index.
+fn terms(query: &str) -> Vec<String> {
+    let mut terms = Vec::new();
+    for (index, part) in query.split('"').enumerate() {
+        let quoted = index % 2 == 1;
+        if quoted {
+            terms.push(part.to_owned());
+        } else {
+            terms.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    // A term without a letter or digit has no word and would match nothing.
+    terms.retain(|term| term.chars().any(char::is_alphanumeric));
+    terms
 }

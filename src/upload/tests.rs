@@ -17,7 +17,7 @@ use super::{check, open, read, receive, register, sweep};
 use crate::blob::{Faulty, Form, Memory, Operation};
 use crate::clock::Clock;
 use crate::engine::{Engine, Policy};
-use crate::meta::sqlite::SqliteMeta;
+use crate::meta::sql::SqlMeta;
 use crate::meta::{MetaStore, Quota, TenantInfo};
 use crate::model::file::Declared;
 use crate::model::ids::TenantId;
@@ -39,7 +39,7 @@ impl Place {
         let clock = Clock::system();
         let memory = Memory::new(form, clock.clone());
         let faults = Faulty::new(Arc::new(memory.clone()));
-        let meta = SqliteMeta::open(directory.path()).unwrap();
+        let meta = SqlMeta::open(directory.path()).unwrap();
         let tenant = TenantId::from("acme");
         let info = TenantInfo::new(tenant.clone(), "auto", clock.now());
         meta.create_tenant(info).await.unwrap();

@@ -4,24 +4,22 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::harness::{PROGRAM, client};
+use crate::harness::{Home, PROGRAM, client, program};
 
 /// A first start; it ends with its guard.
 struct First {
     server: Child,
-    dir: TempDir,
+    dir: Home,
 }
 
 impl First {
     fn new() -> Self {
-        let dir = TempDir::new().unwrap();
+        let dir = Home::new();
         let file = |name: &str| std::fs::File::create(dir.path().join(name)).unwrap();
-        let server = Command::new(PROGRAM)
+        let server = program(&dir.path().join("data"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(dir.path().join("data"))
-            .stdin(Stdio::null())
             .stdout(file("out"))
             .stderr(file("log"))
             .spawn()

@@ -1,13 +1,13 @@
 //! Starts servers and talks to them: in this process with a clock that can be moved, or the built binary as a child
 //! whose memory can be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,11 +20,72 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::postgres::Fresh;
+
 /// The built binary.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_landfall");
 /// How often something is asked before it counts as never happening, and the pause between.
 const TRIES: usize = 3_000;
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Do the servers of this run keep their facts in PostgreSQL?
+pub(crate) fn on_postgres() -> bool {
+    match std::env::var("LANDFALL_TEST_DATABASE").as_deref() {
+        Ok("postgres") => true,
+        Ok(other) => panic!("LANDFALL_TEST_DATABASE is {other:?}: it is `postgres`, or nothing"),
+        Err(_) => false,
+    }
+}
+
+/// Where a server has its data: a folder, and a database where this run is on one. Both go with it.
+pub(crate) struct Home {
+    database: Option<Fresh>,
+    folder: TempDir,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let database = on_postgres().then(|| Fresh::filled_by(fill));
+        if let Some(database) = &database {
+            databases().insert(folder.path().join("data"), database.url());
+        }
+        Self { database, folder }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn database(&self) -> Option<&Fresh> {
+        self.database.as_ref()
+    }
+}
+
+/// Makes every table that a server makes.
+fn fill(url: &str) {
+    let config =
+        Config { data: TempDir::new().unwrap().keep(), database: Some(url.to_owned().into()), ..Config::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    drop(runtime.block_on(landfall::app::open(&config, [0; 16])).expect("a database"));
+    std::fs::remove_dir_all(&config.data).unwrap();
+}
+
+/// The databases of this run, by the data directories beside them.
+fn databases() -> MutexGuard<'static, HashMap<PathBuf, String>> {
+    static DATABASES: LazyLock<Mutex<HashMap<PathBuf, String>>> = LazyLock::new(Mutex::default);
+    DATABASES.lock().unwrap()
+}
+
+/// The built binary, told where the facts beside this data directory are.
+pub(crate) fn program(data: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    if let Some(url) = databases().get(data) {
+        command.env("LANDFALL_DATABASE", url);
+    }
+    command.stdin(Stdio::null());
+    command
+}
 
 /// The pair of headers that every PUT to an upload URL carries.
 pub(crate) const PAIR: [(&str, &str); 2] =
@@ -248,7 +309,7 @@ pub(crate) struct Server {
     pub(crate) source: String,
     pub(crate) catalog: String,
     pub(crate) store: String,
-    dir: Arc<TempDir>,
+    dir: Arc<Home>,
 }
 
 impl Server {
@@ -257,9 +318,10 @@ impl Server {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = Arc::new(TempDir::new().unwrap());
+        let dir = Arc::new(tokio::task::spawn_blocking(Home::new).await.unwrap());
         let mut config = Config {
             data: dir.path().join("data"),
+            database: dir.database().map(|database| database.url().into()),
             listen: "127.0.0.1:0".parse().unwrap(),
             program: Some(PathBuf::from(PROGRAM)),
             ..Config::default()
@@ -294,7 +356,7 @@ impl Server {
     }
 
     /// Stops for good; the data, and what keeps them there.
-    pub(crate) async fn stopped(mut self) -> (PathBuf, Arc<TempDir>) {
+    pub(crate) async fn stopped(mut self) -> (PathBuf, Arc<Home>) {
         self.app.take().expect("a running server").stop().await;
         (self.data(), Arc::clone(&self.dir))
     }
@@ -303,7 +365,7 @@ impl Server {
     pub(crate) async fn leaves_everything_whole(mut self) {
         self.app.take().expect("a running server").stop().await;
         let data = self.data();
-        let run = move || Command::new(PROGRAM).arg("doctor").arg("--data").arg(data).stdin(Stdio::null()).output();
+        let run = move || program(&data).arg("doctor").arg("--data").arg(&data).output();
         let output = tokio::task::spawn_blocking(run).await.unwrap().expect("the built binary");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "landfall doctor: {out}{err}");
@@ -320,6 +382,11 @@ impl Server {
 
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// Where its data is, and what holds it.
+    pub(crate) fn home(&self) -> Arc<Home> {
+        Arc::clone(&self.dir)
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -481,8 +548,8 @@ impl Server {
 
     /// Runs `landfall admin …`, which must fail; what it says.
     pub(crate) async fn admin_refused(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(PROGRAM);
-        command.arg("admin").args(arguments).arg("--data").arg(self.data()).stdin(Stdio::null());
+        let mut command = program(&self.data());
+        command.arg("admin").args(arguments).arg("--data").arg(self.data());
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the built binary");
         assert!(!output.status.success(), "{arguments:?} was taken: {}", String::from_utf8_lossy(&output.stdout));
         assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -586,14 +653,7 @@ pub(crate) fn encode(text: &str) -> String {
 
 /// Runs `landfall admin …`; the line of JSON it prints.
 pub(crate) fn admin(data: &Path, arguments: &[&str]) -> Value {
-    let output = Command::new(PROGRAM)
-        .arg("admin")
-        .args(arguments)
-        .arg("--data")
-        .arg(data)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the built binary");
+    let output = program(data).arg("admin").args(arguments).arg("--data").arg(data).output().expect("the built binary");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "landfall admin {arguments:?}: {out}{err}");
     assert_eq!(out.trim().lines().count(), 1, "one line: {out}");
@@ -681,18 +741,21 @@ pub(crate) struct Binary {
     pub(crate) key: String,
     pub(crate) source: String,
     log: PathBuf,
-    dir: TempDir,
+    dir: Home,
 }
 
 impl Binary {
     /// Starts it with these lines of configuration beside the data directory and the address.
     pub(crate) async fn start(settings: &str) -> Self {
-        let dir = TempDir::new().unwrap();
+        let dir = tokio::task::spawn_blocking(Home::new).await.unwrap();
         let data = dir.path().join("data");
         // A port that was free a moment ago.
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let file = dir.path().join("landfall.toml");
-        let text = format!("data = {:?}\nlisten = \"{address}\"\n{settings}\n", data.display().to_string());
+        let mut text = format!("data = {:?}\nlisten = \"{address}\"\n{settings}\n", data.display().to_string());
+        if let Some(database) = dir.database() {
+            let _ = writeln!(text, "database = {:?}", database.url());
+        }
         std::fs::write(&file, text).unwrap();
         let log = dir.path().join("log");
         let process = spawn_server(&file, &log);
@@ -739,7 +802,7 @@ impl Binary {
     pub(crate) fn leaves_everything_whole(mut self) {
         self.kill();
         let data = self.dir.path().join("data");
-        let output = Command::new(PROGRAM).args(["doctor", "--deep", "--data"]).arg(data).output().unwrap();
+        let output = program(&data).args(["doctor", "--deep", "--data"]).arg(&data).output().unwrap();
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "landfall doctor: {out}{err}");
     }

@@ -565,9 +565,12 @@ async fn a_lost_index_is_made_again() {
     server.processed(&id).await;
     server.processed(&failed).await;
     assert_eq!(server.hits("lighthouse").await.len(), 1);
-    let data = server.data();
+    let (data, home) = (server.data(), server.home());
     server
         .restart_after(|| {
+            if let Some(database) = home.database() {
+                database.sql("TRUNCATE texts, text_words, chunks, marks");
+            }
             for file in ["search.db", "search.db-wal", "search.db-shm"] {
                 let _ = std::fs::remove_file(data.join(file));
             }

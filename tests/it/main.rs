@@ -24,5 +24,7 @@ mod limits;
 mod native;
 mod oidc;
 mod parts;
+#[path = "../../src/postgres/testing.rs"]
+mod postgres;
 mod seed_pages;
 mod uploads;

@@ -59,9 +59,7 @@ fn deletion(case: &Case, entries: Vec<EntryRef>) -> DeleteEntries {
     }
 }
 
-#[tokio::test]
-async fn an_entry_has_its_content_with_the_commit_and_moves_on_with_the_next() {
-    let case = Case::new().await;
+async fn an_entry_has_its_content_with_the_commit_and_moves_on_with_the_next(case: Case) {
     let (entry, session) = case.entry(named("a", Some("x"))).await;
     let number = EntryRef::Number(entry.number);
     assert_eq!(case.there(number.clone()).await, Some(entry.clone()));
@@ -91,9 +89,7 @@ async fn an_entry_has_its_content_with_the_commit_and_moves_on_with_the_next() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn an_external_id_is_taken_once_and_can_be_overwritten() {
-    let case = Case::new().await;
+async fn an_external_id_is_taken_once_and_can_be_overwritten(case: Case) {
     let (entry, session) = case.entry(named("a", Some("x"))).await;
     let new = case.new_entry(named("b", Some("x")));
     assert_eq!(case.store.make_entry(new.clone()).await.unwrap(), EntryMade::Taken);
@@ -110,9 +106,7 @@ async fn an_external_id_is_taken_once_and_can_be_overwritten() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn changes_and_deletions_are_of_all_or_of_none() {
-    let case = Case::new().await;
+async fn changes_and_deletions_are_of_all_or_of_none(case: Case) {
     let (one, session) = case.entry(named("a", Some("x"))).await;
     let (two, _) = case.entry(named("b", Some("y"))).await;
     let source = |text: &str| FactsEdit { source: Edit::To(text.into()), ..FactsEdit::default() };
@@ -165,9 +159,7 @@ async fn changes_and_deletions_are_of_all_or_of_none() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn an_entry_waits_for_its_content_as_long_as_an_upload_of_it_lives() {
-    let case = Case::new().await;
+async fn an_entry_waits_for_its_content_as_long_as_an_upload_of_it_lives(case: Case) {
     let (gone, session) = case.entry(named("a", Some("x"))).await;
     let (full, upload) = case.entry(named("b", None)).await;
     assert!(matches!(case.store.commit(case.version(&upload, 1)).await.unwrap(), Committed::New(_)));
@@ -200,10 +192,8 @@ async fn an_entry_waits_for_its_content_as_long_as_an_upload_of_it_lives() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn many_entries_are_found_by_every_way_to_them() {
+async fn many_entries_are_found_by_every_way_to_them(case: Case) {
     const MANY: i64 = 21_000;
-    let case = Case::new().await;
     let made = (0..MANY).map(|n| {
         let facts = Facts {
             name: format!("Name {n}"),
@@ -282,9 +272,7 @@ async fn many_entries_are_found_by_every_way_to_them() {
     assert_eq!(found.len(), 5);
 }
 
-#[tokio::test]
-async fn nodes_are_put_all_or_none() {
-    let case = Case::new().await;
+async fn nodes_are_put_all_or_none(case: Case) {
     let node = |id: &str, name: &str| NodeEntry {
         node: NodeId { space: "s".into(), id: id.into() },
         file: FileId(random_uuid()),
@@ -309,4 +297,13 @@ async fn nodes_are_put_all_or_none() {
     assert_eq!(case.found(EntryFilter { name: Some("eight".into()), ..EntryFilter::default() }).await, [d]);
     assert!(case.found(EntryFilter { name: Some("six".into()), ..EntryFilter::default() }).await.is_empty());
     case.sound().await;
+}
+
+on_every_store! {
+    many_entries_are_found_by_every_way_to_them;
+    an_entry_has_its_content_with_the_commit_and_moves_on_with_the_next;
+    an_external_id_is_taken_once_and_can_be_overwritten;
+    changes_and_deletions_are_of_all_or_of_none;
+    an_entry_waits_for_its_content_as_long_as_an_upload_of_it_lives;
+    nodes_are_put_all_or_none;
 }

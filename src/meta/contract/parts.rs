@@ -72,9 +72,7 @@ fn sorted(parts: &[&Part]) -> Vec<SegmentId> {
     segments
 }
 
-#[tokio::test]
-async fn parts_make_a_version_in_the_order_of_their_numbers() {
-    let case = Case::new().await;
+async fn parts_make_a_version_in_the_order_of_their_numbers(case: Case) {
     let session = case.in_parts(|_| {}).await;
     let third = case.record(&session, 3, 0).await;
     let lost = case.record(&session, 1, 20).await;
@@ -126,9 +124,7 @@ async fn parts_make_a_version_in_the_order_of_their_numbers() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_part_that_does_not_fit_changes_nothing() {
-    let case = Case::new().await;
+async fn a_part_that_does_not_fit_changes_nothing(case: Case) {
     let quota = Quota { bytes: Some(60), sessions: None };
     assert!(case.store.set_quota(&tenant(), quota).await.unwrap());
     let session = case.in_parts(|session| (session.size, session.reserved) = (Some(30), 30)).await;
@@ -163,9 +159,7 @@ async fn a_part_that_does_not_fit_changes_nothing() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn what_was_declared_of_the_whole_must_hold() {
-    let case = Case::new().await;
+async fn what_was_declared_of_the_whole_must_hold(case: Case) {
     let session = case
         .in_parts(|session| {
             (session.size, session.reserved) = (Some(30), 30);
@@ -193,9 +187,7 @@ async fn what_was_declared_of_the_whole_must_hold() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn parts_go_with_their_session() {
-    let case = Case::new().await;
+async fn parts_go_with_their_session(case: Case) {
     // Aborted.
     let session = case.in_parts(|_| {}).await;
     let part = case.record(&session, 1, 10).await;
@@ -230,9 +222,7 @@ async fn parts_go_with_their_session() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn of_two_completes_one_makes_the_version_and_a_part_is_in_it_or_not() {
-    let case = Case::new().await;
+async fn of_two_completes_one_makes_the_version_and_a_part_is_in_it_or_not(case: Case) {
     for _ in 0..20 {
         let session = case.in_parts(|_| {}).await;
         for number in 1..=3 {
@@ -260,4 +250,12 @@ async fn of_two_completes_one_makes_the_version_and_a_part_is_in_it_or_not() {
         assert_eq!(version.size, if inside { 31 } else { 30 });
     }
     case.sound().await;
+}
+
+on_every_store! {
+    parts_make_a_version_in_the_order_of_their_numbers;
+    a_part_that_does_not_fit_changes_nothing;
+    what_was_declared_of_the_whole_must_hold;
+    parts_go_with_their_session;
+    of_two_completes_one_makes_the_version_and_a_part_is_in_it_or_not;
 }

@@ -77,9 +77,7 @@ fn completed(case: &Case, chunks: u64) -> Processed {
     }
 }
 
-#[tokio::test]
-async fn a_linked_file_is_the_tenant_s_and_its_processing_is_due() {
-    let case = Case::new().await;
+async fn a_linked_file_is_the_tenant_s_and_its_processing_is_due(case: Case) {
     let store = store_named(&case, "Notes").await;
     let (file, version) = uploaded(&case, "Tide.TXT", false, Some(&store)).await;
     let strict = LinkFile { registered_only: true, ..link(&case, &store, file) };
@@ -111,9 +109,7 @@ async fn a_linked_file_is_the_tenant_s_and_its_processing_is_due() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_commit_that_registers_takes_the_file_into_its_store() {
-    let case = Case::new().await;
+async fn a_commit_that_registers_takes_the_file_into_its_store(case: Case) {
     let store = store_named(&case, "s").await;
     let (file, version) = uploaded(&case, "a.txt", true, Some(&store)).await;
     let held = case.store.store_file(store.row, file).await.unwrap().expect("it is in the store");
@@ -127,9 +123,7 @@ async fn a_commit_that_registers_takes_the_file_into_its_store() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_store_keeps_its_version_until_it_is_told_of_a_newer_one() {
-    let case = Case::new().await;
+async fn a_store_keeps_its_version_until_it_is_told_of_a_newer_one(case: Case) {
     let store = store_named(&case, "s").await;
     let (file, first) = uploaded(&case, "a.txt", true, Some(&store)).await;
     let next = Session { file, registers: true, declaration: named("b.txt", None), ..case.draft() };
@@ -147,9 +141,7 @@ async fn a_store_keeps_its_version_until_it_is_told_of_a_newer_one() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn what_leaves_a_store_leaves_the_index_and_stays_the_tenant_s() {
-    let case = Case::new().await;
+async fn what_leaves_a_store_leaves_the_index_and_stays_the_tenant_s(case: Case) {
     let store = store_named(&case, "s").await;
     let one = linked(&case, &store, "one").await;
     let two = linked(&case, &store, "two").await;
@@ -171,9 +163,7 @@ async fn what_leaves_a_store_leaves_the_index_and_stays_the_tenant_s() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn a_deleted_store_is_gone_at_once_and_emptied_by_a_job() {
-    let case = Case::new().await;
+async fn a_deleted_store_is_gone_at_once_and_emptied_by_a_job(case: Case) {
     let store = store_named(&case, "s").await;
     for n in 0..5 {
         linked(&case, &store, &n.to_string()).await;
@@ -196,9 +186,7 @@ async fn a_deleted_store_is_gone_at_once_and_emptied_by_a_job() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn processing_is_recorded_by_its_holder_alone() {
-    let case = Case::new().await;
+async fn processing_is_recorded_by_its_holder_alone(case: Case) {
     let store = store_named(&case, "s").await;
     let file = linked(&case, &store, "a").await;
     let state = async || {
@@ -251,9 +239,7 @@ fn step_name(step: Step) -> &'static str {
     step.name()
 }
 
-#[tokio::test]
-async fn a_lost_index_makes_every_completed_file_due_again() {
-    let case = Case::new().await;
+async fn a_lost_index_makes_every_completed_file_due_again(case: Case) {
     let store = store_named(&case, "s").await;
     let done = linked(&case, &store, "done").await;
     let failed = linked(&case, &store, "failed").await;
@@ -272,9 +258,7 @@ async fn a_lost_index_makes_every_completed_file_due_again() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn pushes_and_stores_each_get_their_share_of_the_workers() {
-    let case = Case::new().await;
+async fn pushes_and_stores_each_get_their_share_of_the_workers(case: Case) {
     let (large, small) = (store_named(&case, "large").await, store_named(&case, "small").await);
     for n in 0..40 {
         linked(&case, &large, &n.to_string()).await;
@@ -291,9 +275,7 @@ async fn pushes_and_stores_each_get_their_share_of_the_workers() {
     case.sound().await;
 }
 
-#[tokio::test]
-async fn stores_and_files_are_listed_by_every_filter() {
-    let case = Case::new().await;
+async fn stores_and_files_are_listed_by_every_filter(case: Case) {
     for (name, files) in [("Beta", 1), ("alpha", 2), ("ÄRGER", 0)] {
         let store = store_named(&case, name).await;
         for n in 0..files {
@@ -340,4 +322,16 @@ async fn stores_and_files_are_listed_by_every_filter() {
     assert_eq!(files(StoreFileFilter { search: Some("%".into()), ..none() }).await, is(&[], 0));
     assert_eq!(files(StoreFileFilter { state: Some(ProcessingState::Failed), ..none() }).await, is(&[], 0));
     case.sound().await;
+}
+
+on_every_store! {
+    a_linked_file_is_the_tenant_s_and_its_processing_is_due;
+    a_commit_that_registers_takes_the_file_into_its_store;
+    a_store_keeps_its_version_until_it_is_told_of_a_newer_one;
+    what_leaves_a_store_leaves_the_index_and_stays_the_tenant_s;
+    a_deleted_store_is_gone_at_once_and_emptied_by_a_job;
+    processing_is_recorded_by_its_holder_alone;
+    a_lost_index_makes_every_completed_file_due_again;
+    pushes_and_stores_each_get_their_share_of_the_workers;
+    stores_and_files_are_listed_by_every_filter;
 }

@@ -1,6 +1,5 @@
 //! Sessions, files, versions, streams.
 
-use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use super::rows::{
@@ -14,8 +13,9 @@ use crate::model::change::Ordering;
 use crate::model::file::{Receipt, Version};
 use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StoreFileId, StreamId, TenantId, VersionId};
 use crate::model::session::{Declaration, Parts, Session, SessionState, Strategy};
+use crate::sql::{Connection, Row, SqlError, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 pub(super) fn open_sessions(c: &Connection, sessions: &[Session]) -> R<Option<OverQuota>> {
     let Some(first) = sessions.first() else { return Ok(None) };
@@ -50,7 +50,7 @@ pub(super) fn open_marked(c: &Connection, session: &Session, once: &Once) -> R<O
 
 fn open_session(c: &Connection, s: &Session) -> R<()> {
     let declaration = s.declaration.as_ref().map(serde_json::to_string).transpose();
-    let declaration = declaration.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let declaration = declaration.map_err(|error| SqlError::Failed(error.to_string()))?;
     run(
         c,
         "INSERT INTO sessions (id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires,
@@ -258,7 +258,7 @@ fn attach(c: &Connection, session: &Session, new: &NewVersion) -> R<()> {
 fn put_file(c: &Connection, session: &Session, version: &Version) -> R<()> {
     let declared = session.declaration.as_ref();
     let metadata = declared.filter(|d| !d.metadata.is_empty()).map(|d| serde_json::to_string(&d.metadata)).transpose();
-    let metadata = metadata.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let metadata = metadata.map_err(|error| SqlError::Failed(error.to_string()))?;
     run(
         c,
         "INSERT INTO files (id, tenant, session, version, size, crc32c, crc64nvme, created, expires,
@@ -396,7 +396,7 @@ pub(super) fn unpin(c: &Connection, version: VersionId, due: Timestamp) -> R<()>
 /// Rows before bytes: the version goes and its segments become tombstones, in one step.
 pub(super) fn drop_version_unless_held(c: &Connection, version: VersionId, due: Timestamp) -> R<()> {
     let found = one(c, "SELECT pins > 0, tenant, size FROM versions WHERE id = ?1", [version.0.as_bytes()], |row| {
-        Ok((row.get::<_, bool>(0)?, TenantId(row.get(1)?), size(row, 2)?))
+        Ok((row.get::<bool>(0)?, TenantId(row.get(1)?), size(row, 2)?))
     })?;
     let Some((false, tenant, bytes)) = found else { return Ok(()) };
     quota::version_dropped(c, &tenant, bytes)?;
@@ -465,7 +465,7 @@ pub(super) fn file(c: &Connection, tenant: &TenantId, id: FileId) -> R<Option<Fi
          FROM files f LEFT JOIN pushes p ON p.row = f.used_by WHERE f.id = ?1 AND f.tenant = ?2",
         params![id.0.as_bytes(), tenant.0],
         |row| {
-            let used = match (row.get::<_, Option<i64>>(8)?, optional_uuid(row, 5)?) {
+            let used = match (row.get::<Option<i64>>(8)?, optional_uuid(row, 5)?) {
                 (Some(_), Some(request)) => Some((RequestId(request), ordering(row, 6)?, row.get(7)?)),
                 // The push is forgotten; that the file was used is not.
                 (Some(_), None) => Some((RequestId(Uuid::nil()), Ordering::default(), Vec::new())),

@@ -1,14 +1,13 @@
 //! What tenants hold: every change is made in the transaction that changes what is counted, so that the numbers are
 //! exact after every crash.
 
-use rusqlite::{Connection, params};
-
 use super::rows::{one, optional_size, run, size, sql};
 use crate::meta::{OverQuota, Quota};
 use crate::model::ids::TenantId;
 use crate::model::session::Session;
+use crate::sql::{Connection, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 /// A tenant's numbers.
 #[derive(Clone, Copy, Default)]
@@ -71,8 +70,8 @@ fn change(c: &Connection, tenant: &TenantId, bytes: i64, versions: i64, reserved
     run(
         c,
         "INSERT INTO usage (tenant, bytes, versions, reserved, open_sessions) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (tenant) DO UPDATE SET bytes = bytes + ?2, versions = versions + ?3, reserved = reserved + ?4,
-         open_sessions = open_sessions + ?5",
+         ON CONFLICT (tenant) DO UPDATE SET bytes = usage.bytes + ?2, versions = usage.versions + ?3,
+         reserved = usage.reserved + ?4, open_sessions = usage.open_sessions + ?5",
         params![tenant.0, bytes, versions, reserved, sessions],
     )
     .map(drop)

@@ -1,7 +1,5 @@
 //! Resumable sessions: how far they have come, and who may go on.
 
-use rusqlite::{Connection, params};
-
 use super::rows::{all, crcs, one, pieces, run, size, sql, uuid};
 use super::uploads::{self, SESSION, read_session};
 use super::{parts, quota, rows};
@@ -10,8 +8,9 @@ use crate::meta::{Advance, Advanced, Upload, UploadFilter};
 use crate::model::file::Crcs;
 use crate::model::ids::{SessionId, TenantId};
 use crate::model::session::{Progress, Session, SessionState, Strategy};
+use crate::sql::{Connection, Flavour, Row, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 pub(super) fn upload(c: &Connection, id: SessionId) -> R<Option<Upload>> {
     let found = one(c, &format!("{SESSION} WHERE id = ?1"), [id.0.as_bytes()], read_session)?;
@@ -29,7 +28,7 @@ fn with_progress(c: &Connection, session: Session) -> R<Upload> {
 }
 
 fn progress(c: &Connection, id: SessionId) -> R<Progress> {
-    let crcs_at = |row: &rusqlite::Row<'_>, index| crcs(row, index).map(|digests| digests.crcs());
+    let crcs_at = |row: &Row<'_>, index| crcs(row, index).map(|digests| digests.crcs());
     let found = one(
         c,
         "SELECT received, crc32c, crc64nvme, told, told_crc32c, told_crc64nvme, md5_state, sha256_state
@@ -58,12 +57,20 @@ fn progress(c: &Connection, id: SessionId) -> R<Progress> {
 
 pub(super) fn uploads(c: &Connection, tenant: &TenantId, filter: &UploadFilter) -> R<Vec<Upload>> {
     let sha256 = filter.sha256.and_then(|digest| serde_json::to_string(&digest).ok());
+    let (declared, wanted) = match c.flavour() {
+        Flavour::Sqlite => ("json_extract(declaration, '$.digests.sha256')", "json(?6)"),
+        Flavour::Postgres => (
+            // An escape that its JSON can't have in a text; both are written by the same hand otherwise.
+            "CAST(CAST(replace(declaration, '\\u0000', '\\ufffe') AS json) #> '{digests,sha256}' AS TEXT)",
+            "?6",
+        ),
+    };
     let sessions = all(
         c,
         &format!(
             "{SESSION} WHERE tenant = ?1 AND name IS NOT NULL AND id < ?2
              AND (?3 IS NULL OR ?3 = CASE WHEN state = 'open' AND expires <= ?8 THEN 'expired' ELSE state END) AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR size = ?5)
-             AND (?6 IS NULL OR json_extract(declaration, '$.digests.sha256') = json(?6))
+             AND (?6 IS NULL OR {declared} = {wanted})
              ORDER BY id DESC LIMIT ?7"
         ),
         params![

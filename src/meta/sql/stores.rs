@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, Row, params, params_from_iter};
 use serde_json::Value;
 
-use super::rows::{all, json_map, one, optional_time, optional_uuid, run, size, sql, time, uuid, word};
+use super::rows::{all, json_map, made, one, optional_time, optional_uuid, run, size, sql, time, uuid, word};
 use super::{files, jobs, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -17,8 +15,9 @@ use crate::meta::{
 use crate::model::ids::{FileId, KeyId, StoreFileId, StoreId, TenantId, VersionId};
 use crate::model::job::JobKind;
 use crate::model::store::{LogEntry, LogLevel, ProcessingState, Step, Store, StoreFile};
+use crate::sql::{Connection, Flavour, Owned as Sql, Row, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 const STORE: &str =
     "SELECT row, id, tenant, name, description, active, properties, created_by, created, changed, files, bytes
@@ -74,10 +73,10 @@ fn folded(name: &str) -> String {
 }
 
 pub(super) fn create(c: &Connection, new: &NewStore) -> R<Store> {
-    run(
+    let row = made(
         c,
         "INSERT INTO stores (id, tenant, name, folded, description, active, properties, created_by, created, changed)
-         VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?8)",
+         VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?8) RETURNING row",
         params![
             new.id.0.as_bytes(),
             new.tenant.0,
@@ -90,7 +89,7 @@ pub(super) fn create(c: &Connection, new: &NewStore) -> R<Store> {
         ],
     )?;
     Ok(Store {
-        row: c.last_insert_rowid(),
+        row,
         id: new.id,
         tenant: new.tenant.clone(),
         name: new.name.clone(),
@@ -115,10 +114,24 @@ pub(super) fn store(c: &Connection, tenant: &TenantId, id: StoreId) -> R<Option<
 }
 
 pub(super) fn list(c: &Connection, tenant: &TenantId, filter: &StoreFilter) -> R<(Vec<Store>, u64)> {
-    let which = "tenant = ?1 AND deleted IS NULL AND (?2 IS NULL OR instr(folded, ?2) > 0)
-        AND (?3 IS NULL OR active = ?3)
-        AND (?4 IS NULL OR EXISTS (SELECT 1 FROM json_each(properties) p WHERE p.key = ?4
-             AND (p.atom = ?5 OR (p.type = 'array' AND EXISTS (SELECT 1 FROM json_each(p.value) e WHERE e.atom = ?5)))))";
+    let has_property = match c.flavour() {
+        Flavour::Sqlite => {
+            "EXISTS (SELECT 1 FROM json_each(properties) p WHERE p.key = ?4
+             AND (p.atom = ?5 OR (p.type = 'array' AND EXISTS (SELECT 1 FROM json_each(p.value) e WHERE e.atom = ?5))))"
+        }
+        Flavour::Postgres => {
+            "EXISTS (SELECT 1 FROM json_each(CAST(replace(properties, '\\u0000', '\\ufffe') AS json)) p WHERE p.key = ?4
+             AND CASE json_typeof(p.value)
+                 WHEN 'string' THEN p.value #>> '{}' = ?5
+                 WHEN 'array' THEN EXISTS (SELECT 1 FROM json_array_elements(p.value) e
+                     WHERE json_typeof(e) = 'string' AND e #>> '{}' = ?5)
+                 ELSE false END)"
+        }
+    };
+    let which = format!(
+        "tenant = ?1 AND deleted IS NULL AND (?2 IS NULL OR instr(folded, ?2) > 0)
+         AND (?3 IS NULL OR active = ?3) AND (?4 IS NULL OR {has_property})"
+    );
     let (key, value) = filter.property.clone().unzip();
     let search = filter.search.as_deref().map(folded);
     let column = match filter.order {
@@ -181,7 +194,7 @@ pub(super) fn empty(c: &Connection, store: i64, limit: u32, now: Timestamp, keep
         "SELECT f.row, f.version, f.size FROM store_files f JOIN stores s ON s.row = f.store AND s.deleted IS NOT NULL
          WHERE f.store = ?1 LIMIT ?2",
         params![store, limit],
-        |row| Ok((row.get::<_, i64>(0)?, VersionId(uuid(row, 1)?), size(row, 2)?)),
+        |row| Ok((row.get::<i64>(0)?, VersionId(uuid(row, 1)?), size(row, 2)?)),
     )?;
     for (row, version, bytes) in &held {
         let_go(c, store, *row, *version, *bytes, now, now.plus(keep_replaced))?;
@@ -276,7 +289,7 @@ pub(super) fn file(c: &Connection, store: i64, file: FileId) -> R<Option<StoreFi
 pub(super) fn files_by_row(c: &Connection, store: Option<i64>, rows: &[i64]) -> R<Vec<StoreFile>> {
     all(
         c,
-        &format!("{FILE} WHERE f.row IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR f.store = ?2)"),
+        &format!("{FILE} WHERE f.row IN ({}) AND (?2 IS NULL OR f.store = ?2)", c.flavour().numbers("?1")),
         params![Value::from(rows.to_vec()).to_string(), store],
         read_file,
     )
@@ -294,14 +307,14 @@ pub(super) fn files(c: &Connection, store: i64, filter: &StoreFileFilter) -> R<(
         values.push(Sql::Text(folded(search)));
     }
     let count = format!("SELECT count(*) FROM store_files f WHERE {which}");
-    let total = one(c, &count, params_from_iter(values.clone()), |row| size(row, 0))?;
+    let total = one(c, &count, values.clone(), |row| size(row, 0))?;
     if let Some(before) = filter.before {
         which.push_str(" AND f.row < ?");
         values.push(Sql::Integer(before));
     }
     values.extend([Sql::Integer(i64::from(filter.limit)), Sql::Integer(sql(filter.offset))]);
     let list = format!("{FILE} WHERE {which} ORDER BY f.row DESC LIMIT ? OFFSET ?");
-    Ok((all(c, &list, params_from_iter(values), read_file)?, total.unwrap_or(0)))
+    Ok((all(c, &list, values, read_file)?, total.unwrap_or(0)))
 }
 
 pub(super) fn unlink(c: &Connection, store: i64, files: &[FileId], now: Timestamp, keep_replaced: Duration) -> R<u64> {
@@ -336,7 +349,7 @@ pub(super) fn holders(c: &Connection, file: FileId) -> R<u64> {
 pub(super) fn leave_all(c: &Connection, file: FileId, now: Timestamp, due: Timestamp) -> R<()> {
     let held =
         all(c, "SELECT store, row, version, size FROM store_files WHERE file = ?1", [file.0.as_bytes()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, VersionId(uuid(row, 2)?), size(row, 3)?))
+            Ok((row.get::<i64>(0)?, row.get::<i64>(1)?, VersionId(uuid(row, 2)?), size(row, 3)?))
         })?;
     for (store, row, version, bytes) in held {
         let_go(c, store, row, version, bytes, now, due)?;
@@ -390,7 +403,7 @@ pub(super) fn requeue(c: &Connection, after: i64, limit: u32, now: Timestamp) ->
         c,
         "SELECT row, store, state FROM store_files WHERE row > ?1 ORDER BY row LIMIT ?2",
         params![after, limit],
-        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, word(row, 2, ProcessingState::from_name)?)),
+        |row| Ok((row.get::<i64>(0)?, row.get::<i64>(1)?, word(row, 2, ProcessingState::from_name)?)),
     )?;
     for (row, store, state) in &rows {
         // What failed had no chunks, and what waits will have some.
@@ -437,7 +450,7 @@ pub(super) fn begin_step(c: &Connection, job: &LeasedJob, began: &Began) -> R<bo
     let changed = run(
         c,
         "UPDATE store_files SET state = 'processing', step = ?2, problem = NULL, ended = NULL,
-         started = CASE WHEN ?3 OR started IS NULL THEN ?4 ELSE started END WHERE row = ?1",
+         started = CASE WHEN ?3 = 1 OR started IS NULL THEN ?4 ELSE started END WHERE row = ?1",
         params![job.subject, began.step.name(), first, began.now.0],
     )?;
     note_all(c, job.subject, &began.log)?;

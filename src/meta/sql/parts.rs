@@ -1,7 +1,5 @@
 //! Multipart sessions: their parts, and the file that those make.
 
-use rusqlite::{Connection, Row, params};
-
 use super::rows::{all, crcs, one, run, size, sql, word};
 use super::{quota, resume, rows, uploads};
 use crate::clock::Timestamp;
@@ -9,8 +7,9 @@ use crate::meta::{CommitParts, Committed, NewPart, NewVersion, PartRecorded, Par
 use crate::model::file::{Declared, Piece, Receipt};
 use crate::model::ids::SessionId;
 use crate::model::session::{Joined, Part, Session, SessionState};
+use crate::sql::{Connection, Row, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 const PART: &str = "SELECT number, segment, length, crc32c, crc64nvme, backend FROM session_parts";
 

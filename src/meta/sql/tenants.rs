@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, Row, params};
 use serde_json::Value;
 
 use super::calls;
@@ -13,8 +12,9 @@ use crate::model::access::{Caller, Rights};
 use crate::model::change::Ordering;
 use crate::model::ids::{KeyId, ProviderId, SourceId, TenantId};
 use crate::model::source::{Activity, Source};
+use crate::sql::{Connection, NONE, Row, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 pub(super) fn setting(c: &Connection, name: &str) -> R<Option<Vec<u8>>> {
     one(c, "SELECT value FROM settings WHERE name = ?1", [name], |row| row.get(0))
@@ -60,7 +60,7 @@ pub(super) fn tenant(c: &Connection, tenant: &TenantId) -> R<Option<TenantInfo>>
 }
 
 pub(super) fn tenants(c: &Connection) -> R<Vec<TenantInfo>> {
-    all(c, &format!("{TENANT} ORDER BY id"), [], read_tenant)
+    all(c, &format!("{TENANT} ORDER BY id"), NONE, read_tenant)
 }
 
 pub(super) fn pause_tenant(c: &Connection, id: &TenantId, paused: Option<Timestamp>) -> R<Option<TenantInfo>> {
@@ -219,7 +219,7 @@ pub(super) fn delete_source(c: &Connection, source: i64) -> R<bool> {
         "SELECT EXISTS (SELECT 1 FROM items WHERE source = ?1 AND deleted IS NULL)
              OR EXISTS (SELECT 1 FROM pushes WHERE source = ?1 AND state NOT IN ('done', 'failed'))",
         [source],
-        |row| row.get::<_, bool>(0),
+        |row| row.get::<bool>(0),
     )?;
     if busy != Some(false) {
         return Ok(false);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, params};
 use serde_json::{Value, json};
 
 use super::rows::{all, json_map, one, run, size, sql, time, unreadable};
@@ -11,8 +10,9 @@ use super::tenants::read_rights;
 use crate::model::access::Rights;
 use crate::model::ids::TenantId;
 use crate::model::issuer::{Algorithm, Issuer};
+use crate::sql::{Connection, Row, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 const ISSUER: &str =
     "SELECT i.tenant, i.url, i.audiences, i.jwks_url, i.algorithms, i.leeway, i.rights, i.claim, i.mapped,

@@ -6,13 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, Row, params, params_from_iter};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::rows::{all, one, optional_time, optional_uuid, run, size, time, unreadable, uuid};
+use super::rows::{all, made, one, optional_time, optional_uuid, run, size, time, unreadable, uuid};
 use super::{files, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -21,8 +19,9 @@ use crate::model::entry::{Entry, EntryFilter, EntryRef, Facts, FactsEdit, NodeId
 use crate::model::ids::{FileId, TenantId, VersionId};
 use crate::model::place;
 use crate::model::session::Session;
+use crate::sql::{Connection, Flavour, Owned as Sql, Param, Row, SqlError, Value, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 /// The media type of a file that nobody has said one of.
 const ANY_TYPE: &str = "application/octet-stream";
@@ -68,9 +67,10 @@ fn read(row: &Row<'_>) -> R<Entry> {
 
 /// A value that is null in the row when it is empty.
 fn unpacked<T: Default + DeserializeOwned>(row: &Row<'_>, index: usize) -> R<T> {
-    match row.get_ref(index)?.as_str_or_null()? {
-        None => Ok(T::default()),
-        Some(text) => serde_json::from_str(text).map_err(|error| unreadable(index, error.to_string())),
+    match row.value(index)? {
+        Value::Null => Ok(T::default()),
+        Value::Text(text) => serde_json::from_str(&text).map_err(|error| unreadable(index, error.to_string())),
+        Value::Integer(_) | Value::Real(_) | Value::Blob(_) => Err(unreadable(index, "not a text".into())),
     }
 }
 
@@ -78,7 +78,7 @@ fn packed<T: Serialize>(value: &T, empty: bool) -> R<Option<String>> {
     if empty {
         return Ok(None);
     }
-    serde_json::to_string(value).map(Some).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+    serde_json::to_string(value).map(Some).map_err(|error| SqlError::Failed(error.to_string()))
 }
 
 // --------------------------------------------------------------------------------------------------------------- terms
@@ -149,7 +149,7 @@ fn drop_terms<'a>(c: &Connection, number: i64, terms: impl IntoIterator<Item = &
 // ---------------------------------------------------------------------------------------------------- made and changed
 
 pub(super) fn entry(c: &Connection, tenant: &TenantId, which: &EntryRef) -> R<Option<Entry>> {
-    let found = |column: &str, values: &[&dyn rusqlite::ToSql]| {
+    let found = |column: &str, values: &[&dyn Param]| {
         one(c, &format!("SELECT {COLUMNS} FROM entries e WHERE {column}"), values, read)
     };
     match which {
@@ -270,7 +270,7 @@ fn open(c: &Connection, entry: &Entry, facts: &Facts, session: &Session) -> R<Op
     }
     run(
         c,
-        "UPDATE entries SET expires = max(expires, ?2) WHERE number = ?1 AND expires IS NOT NULL",
+        "UPDATE entries SET expires = CASE WHEN expires < ?2 THEN ?2 ELSE expires END WHERE number = ?1 AND expires IS NOT NULL",
         params![entry.number, session.expires.0],
     )?;
     Ok(None)
@@ -286,12 +286,12 @@ pub(super) fn open_for(c: &Connection, which: &EntryRef, session: &Session) -> R
 
 fn insert(c: &Connection, entry: &Entry, expires: Option<Timestamp>) -> R<i64> {
     let facts = &entry.facts;
-    run(
+    made(
         c,
         "INSERT INTO entries (tenant, file, external_id, space, node, name, folded, directory, source, mime_type, metadata,
          assets, data_set, labels, security, place, source_created, source_modified, created, changed, expires,
          properties)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) RETURNING number",
         params![
             entry.tenant.0,
             entry.file.0.as_bytes(),
@@ -316,8 +316,7 @@ fn insert(c: &Connection, entry: &Entry, expires: Option<Timestamp>) -> R<i64> {
             expires.map(|at| at.0),
             packed(&facts.properties, facts.properties.is_empty())?
         ],
-    )?;
-    Ok(c.last_insert_rowid())
+    )
 }
 
 /// Writes what changed of an entry.
@@ -438,7 +437,7 @@ fn taken(
             c,
             "SELECT number FROM entries WHERE tenant = ?1 AND external_id = ?2",
             params![tenant.0, id],
-            |row| row.get::<_, i64>(0),
+            |row| row.get::<i64>(0),
         )?;
         if holder.is_some_and(|holder| !current.contains_key(&holder)) {
             taken.insert(id.to_owned());
@@ -501,7 +500,7 @@ pub(super) fn content_came(c: &Connection, file: FileId, now: Timestamp) -> R<()
         c,
         "SELECT number, tenant, uploaded IS NOT NULL FROM entries WHERE file = ?1",
         [file.0.as_bytes()],
-        |row| Ok((row.get::<_, i64>(0)?, TenantId(row.get(1)?), row.get::<_, bool>(2)?)),
+        |row| Ok((row.get::<i64>(0)?, TenantId(row.get(1)?), row.get::<bool>(2)?)),
     )?;
     let Some((number, tenant, before)) = found else { return Ok(()) };
     run(c, "UPDATE entries SET uploaded = ?2, changed = ?2, expires = NULL WHERE number = ?1", params![number, now.0])?;
@@ -554,18 +553,18 @@ impl Need {
     }
 
     /// Whether it holds for `e`, in a way that leads to no index.
-    fn holds(&self, values: &mut Vec<Sql>) -> String {
+    fn holds(&self, flavour: Flavour, values: &mut Vec<Sql>) -> String {
         match self {
             Self::Terms(terms) => format!(
                 "EXISTS (SELECT 1 FROM entry_terms x WHERE x.term IN ({}) AND x.number = e.number)",
                 listed(terms, values)
             ),
-            Self::Range { column, .. } => self.between(&format!("+e.{column}"), values),
+            Self::Range { column, .. } => self.between(&format!("{}e.{column}", flavour.off_index()), values),
         }
     }
 
     fn between(&self, column: &str, values: &mut Vec<Sql>) -> String {
-        let Self::Range { from, to, open_end, .. } = self else { return "1".into() };
+        let Self::Range { from, to, open_end, .. } = self else { return "1 = 1".into() };
         let mut parts = Vec::new();
         if let Some(from) = from {
             values.push(from.clone());
@@ -579,7 +578,7 @@ impl Need {
     }
 
     /// A query for the numbers of those that it holds for, above `?2`, in the tenant `?1`.
-    fn numbers(&self, values: &mut Vec<Sql>) -> String {
+    fn numbers(&self, flavour: Flavour, values: &mut Vec<Sql>) -> String {
         match self {
             Self::Terms(terms) => {
                 format!("SELECT number FROM entry_terms WHERE term IN ({}) AND number > ?2", listed(terms, values))
@@ -587,7 +586,8 @@ impl Need {
             Self::Range { index, column, .. } => {
                 let between = self.between(&format!("r.{column}"), values);
                 format!(
-                    "SELECT r.number FROM entries r INDEXED BY {index} WHERE r.tenant = ?1 AND {between} AND r.number > ?2"
+                    "SELECT r.number FROM entries r{} WHERE r.tenant = ?1 AND {between} AND r.number > ?2",
+                    flavour.by_index(index)
                 )
             }
         }
@@ -682,13 +682,13 @@ fn way(c: &Connection, tenant: &TenantId, needs: &[Need], after: i64) -> R<Way> 
     let mut best = (limits::ENTRIES_SORTED, None);
     for (place, need) in needs.iter().enumerate() {
         let mut values = vec![Sql::Text(tenant.0.clone()), Sql::Integer(after)];
-        let numbers = need.numbers(&mut values);
+        let numbers = need.numbers(c.flavour(), &mut values);
         // A query that uses no tenant would else have one value too many.
         let count = format!(
-            "SELECT count(*) FROM (SELECT 1 WHERE ?1 IS NULL UNION ALL SELECT 1 FROM ({numbers}) LIMIT {})",
+            "SELECT count(*) FROM (SELECT 1 WHERE ?1 IS NULL UNION ALL SELECT 1 FROM ({numbers}) AS n LIMIT {}) AS met",
             best.0
         );
-        let count = one(c, &count, params_from_iter(values), |row| row.get::<_, u32>(0))?.unwrap_or(0);
+        let count = one(c, &count, values, |row| row.get::<u32>(0))?.unwrap_or(0);
         if count < best.0 {
             best = (count, Some(place));
         }
@@ -712,29 +712,32 @@ struct Query {
 fn query(c: &Connection, tenant: &TenantId, filter: &EntryFilter, after: i64, index: &str) -> R<Query> {
     let needs = needs(tenant, filter);
     let way = way(c, tenant, &needs, after)?;
+    let flavour = c.flavour();
+    let off = flavour.off_index();
     let mut values = vec![Sql::Text(tenant.0.clone()), Sql::Integer(after)];
     let number = if matches!(way, Way::Term(_)) { "t.number" } else { "e.number" };
     let (mut sql, reached) = match way {
-        Way::All => (format!("FROM entries e INDEXED BY {index} WHERE e.tenant = ?1 AND e.number > ?2"), None),
+        Way::All => (format!("FROM entries e{} WHERE e.tenant = ?1 AND e.number > ?2", flavour.by_index(index)), None),
         Way::Term(place) => {
             let terms = match needs.get(place) {
                 Some(Need::Terms(terms)) => listed(terms, &mut values),
                 Some(Need::Range { .. }) | None => String::new(),
             };
             let sql = format!(
-                "FROM entry_terms t CROSS JOIN entries e ON e.number = t.number
-                 WHERE t.term = {terms} AND t.number > ?2 AND +e.tenant = ?1"
+                "FROM entry_terms t {} entries e ON e.number = t.number
+                 WHERE t.term = {terms} AND t.number > ?2 AND {off}e.tenant = ?1",
+                flavour.join_in_order()
             );
             (sql, Some(place))
         }
         Way::Few(place) => {
-            let numbers = needs.get(place).map_or_else(String::new, |need| need.numbers(&mut values));
-            (format!("FROM entries e WHERE e.number IN ({numbers}) AND +e.tenant = ?1"), Some(place))
+            let numbers = needs.get(place).map_or_else(String::new, |need| need.numbers(c.flavour(), &mut values));
+            (format!("FROM entries e WHERE e.number IN ({numbers}) AND {off}e.tenant = ?1"), Some(place))
         }
     };
     for (place, need) in needs.iter().enumerate() {
         if Some(place) != reached {
-            let holds = need.holds(&mut values);
+            let holds = need.holds(c.flavour(), &mut values);
             sql.push_str(" AND ");
             sql.push_str(&holds);
         }
@@ -772,15 +775,10 @@ fn each(
     filter: &EntryFilter,
     mut wanted: impl FnMut(Entry) -> bool,
 ) -> R<()> {
-    let mut query = c.prepare_cached(&format!("SELECT {COLUMNS} {from}"))?;
-    let mut rows = query.query(params_from_iter(values))?;
-    while let Some(row) = rows.next()? {
+    c.each(&format!("SELECT {COLUMNS} {from}"), values, |row| {
         let entry = read(row)?;
-        if lies(&entry, filter) && !wanted(entry) {
-            break;
-        }
-    }
-    Ok(())
+        Ok(!lies(&entry, filter) || wanted(entry))
+    })
 }
 
 fn lies(entry: &Entry, filter: &EntryFilter) -> bool {
@@ -807,8 +805,8 @@ pub(super) fn search(
     let whole = values.len();
     // The name itself, then one that begins so, then one that has it, then one that has its words.
     let order = format!(
-        "ORDER BY CASE instr(e.folded, ?{whole}) WHEN 0 THEN 3 WHEN 1 THEN e.folded <> ?{whole} ELSE 2 END,
-         length(e.folded), e.number"
+        "ORDER BY CASE instr(e.folded, ?{whole}) WHEN 0 THEN 3 WHEN 1 THEN
+             CASE WHEN e.folded = ?{whole} THEN 0 ELSE 1 END ELSE 2 END, length(e.folded), e.number"
     );
     select(c, &format!("{sql} {order}"), values, filter, limit)
 }
@@ -823,7 +821,7 @@ pub(super) fn count(c: &Connection, tenant: &TenantId, filter: &EntryFilter) -> 
         })?;
         return Ok(count);
     }
-    let count = one(c, &format!("SELECT count(*) {sql}"), params_from_iter(values), |row| size(row, 0))?;
+    let count = one(c, &format!("SELECT count(*) {sql}"), values, |row| size(row, 0))?;
     Ok(count.unwrap_or(0))
 }
 

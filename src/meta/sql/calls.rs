@@ -1,20 +1,19 @@
 //! Calls that their clients marked: a repetition is recognised in the transaction that would do it again.
 
-use rusqlite::{Connection, params};
-
 use super::rows::{one, run};
 use crate::clock::Timestamp;
 use crate::meta::{Marked, Once};
 use crate::model::ids::TenantId;
+use crate::sql::{Connection, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 pub(super) fn recall(c: &Connection, tenant: &TenantId, once: &Once) -> R<Marked> {
     let found = one(
         c,
         "SELECT body, answer FROM calls WHERE tenant = ?1 AND mark = ?2 AND created > ?3",
         params![tenant.0, once.mark, once.since.0],
-        |row| Ok((row.get::<_, [u8; 32]>(0)?, row.get(1)?)),
+        |row| Ok((row.get::<[u8; 32]>(0)?, row.get(1)?)),
     )?;
     Ok(match found {
         None => Marked::New,

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, params};
-
-use super::rows::{all, one, optional_time, optional_uuid, ordering, run, size, sql, time, unreadable, uuid, word};
+use super::rows::{
+    all, made, one, optional_time, optional_uuid, ordering, run, size, sql, time, unreadable, uuid, word,
+};
 use super::{tenants, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -13,8 +13,9 @@ use crate::meta::{Accepted, Changes, FileUse, ItemRoom, Lease, LeasedChanges, Ne
 use crate::model::change::{Change, Ordering};
 use crate::model::ids::{RequestId, TenantId, VersionId};
 use crate::model::source::{Push, PushCounts, PushKind, PushState};
+use crate::sql::{Connection, Row, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 pub(super) fn accept(c: &Connection, new: &NewPush) -> R<Accepted> {
     // A call that was accepted before is recognised by any of the containers it used up.
@@ -64,11 +65,11 @@ pub(super) fn accept(c: &Connection, new: &NewPush) -> R<Accepted> {
         Changes::Stored { version, size, .. } => (None, Some(*version), *size),
     };
     let lane = lane(new);
-    run(
+    let push = made(
         c,
         "INSERT INTO pushes (request, tenant, lane, source, target, kind, ordering, state, due, cursor, puts,
                              changes, changes_version, changes_size, records, accepted)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, 0, ?14, ?9, ?10, ?11, ?12, ?13)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, 0, ?14, ?9, ?10, ?11, ?12, ?13) RETURNING row",
         params![
             new.request.0.as_bytes(),
             new.tenant.0,
@@ -86,7 +87,6 @@ pub(super) fn accept(c: &Connection, new: &NewPush) -> R<Accepted> {
             sql(new.puts)
         ],
     )?;
-    let push = c.last_insert_rowid();
     count_day(c, new)?;
     let gone = new.now.plus(new.keep_replaced);
     for used in &new.uses {
@@ -157,10 +157,9 @@ pub(super) fn room(
         room.puts = Some(limit.saturating_sub(taken));
     }
     if let Some(limit) = tenant.items.per_day {
-        let day = params![tenant.id.0, now.day()];
-        let items =
-            one(c, "SELECT items FROM item_days WHERE tenant = ?1 AND day = ?2", day, |row| size(row, 0))?.unwrap_or(0);
-        room.changed = Some(limit.saturating_sub(items));
+        let items = "SELECT items FROM item_days WHERE tenant = ?1 AND day = ?2";
+        let items = one(c, items, params![tenant.id.0, now.day()], |row| size(row, 0))?;
+        room.changed = Some(limit.saturating_sub(items.unwrap_or(0)));
     }
     Ok(room)
 }
@@ -169,7 +168,7 @@ fn held_or_waiting(c: &Connection, source: i64) -> R<u64> {
     let held = one(c, "SELECT items FROM sources WHERE row = ?1", [source], |row| size(row, 0))?;
     let waiting = one(
         c,
-        "SELECT coalesce(sum(puts), 0) FROM pushes WHERE lane = ?1 AND state IN ('queued', 'applying')",
+        "SELECT CAST(coalesce(sum(puts), 0) AS BIGINT) FROM pushes WHERE lane = ?1 AND state IN ('queued', 'applying')",
         [source_lane(source)],
         |row| size(row, 0),
     )?;
@@ -215,7 +214,7 @@ fn count_day(c: &Connection, new: &NewPush) -> R<()> {
     run(
         c,
         "INSERT INTO item_days (tenant, day, items) VALUES (?1, ?2, ?3)
-         ON CONFLICT (tenant, day) DO UPDATE SET items = items + ?3",
+         ON CONFLICT (tenant, day) DO UPDATE SET items = item_days.items + ?3",
         params![new.tenant.0, new.now.day(), sql(new.changed)],
     )
     .map(drop)
@@ -273,7 +272,7 @@ pub(super) fn next(c: &Connection, now: Timestamp) -> R<Option<i64>> {
             c,
             "SELECT min(lane) FROM pushes WHERE state IN ('queued', 'applying') AND lane > ?1",
             [&lane],
-            |row| row.get::<_, Option<String>>(0),
+            |row| row.get::<Option<String>>(0),
         )?;
         let Some(Some(above)) = above else { return Ok(best.map(|(_, row)| row)) };
         lane = above;
@@ -293,14 +292,14 @@ pub(super) fn next(c: &Connection, now: Timestamp) -> R<Option<i64>> {
             "SELECT due, row FROM pushes WHERE state IN ('queued', 'applying') AND lane = ?1 AND (due <= ?2 OR state = 'applying')
              ORDER BY row LIMIT 1",
             params![lane, now.0],
-            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+            |row| Ok((row.get::<i64>(0)?, row.get::<i64>(1)?)),
         )?;
         let first = first.filter(|(due, _)| *due <= now.0);
         best = best.into_iter().chain(first).min();
     }
 }
 
-pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration) -> R<Option<Lease>> {
+pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, holder: [u8; 16]) -> R<Option<Lease>> {
     let until = now.plus(lease);
     let Some(row) = next(c, now)? else { return Ok(None) };
     let found = one(
@@ -322,7 +321,7 @@ pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration) -> R<Option
                     cursor: size(row, 7)?,
                     changes: LeasedChanges::Inline(inline.unwrap_or_default()),
                     until,
-                    attempts: row.get::<_, u32>(10)?.saturating_add(1),
+                    attempts: row.get::<u32>(10)?.saturating_add(1),
                 },
                 optional_uuid(row, 9)?,
             ))
@@ -335,8 +334,8 @@ pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration) -> R<Option
     }
     run(
         c,
-        "UPDATE pushes SET state = 'applying', lease = ?2, attempts = attempts + 1 WHERE row = ?1",
-        params![lease.push, until.0],
+        "UPDATE pushes SET state = 'applying', lease = ?2, holder = ?3, attempts = attempts + 1 WHERE row = ?1",
+        params![lease.push, until.0, holder],
     )?;
     Ok(Some(lease))
 }
@@ -393,7 +392,7 @@ pub(super) fn give_back(c: &Connection, lease: &Lease, due: Timestamp, problem: 
         // Without a problem it was only another one's turn, which is no try.
         run(
             c,
-            "UPDATE pushes SET lease = NULL, due = ?2, problem = ?3, attempts = attempts - (?3 IS NULL) WHERE row = ?1",
+            "UPDATE pushes SET lease = NULL, due = ?2, problem = ?3, attempts = attempts - CASE WHEN ?3 IS NULL THEN 1 ELSE 0 END WHERE row = ?1",
             params![lease.push, due.0, problem],
         )?;
     }
@@ -457,7 +456,7 @@ pub(super) fn pushes(
     limit: u32,
 ) -> R<Vec<Push>> {
     let states: &str = match state {
-        None => "1",
+        None => "1 = 1",
         Some(PushState::Queued) => "state = 'queued'",
         Some(PushState::Working) => "state IN ('applying', 'extracting')",
         Some(PushState::Done) => "state = 'done'",

@@ -1,4 +1,4 @@
-//! Facts in SQLite.
+//! Facts in a database that speaks SQL: the same verbs on SQLite, for one process, and on PostgreSQL, for many.
 
 mod calls;
 mod entries;
@@ -16,11 +16,12 @@ mod sweep;
 mod tenants;
 mod uploads;
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::Connection;
 use serde_json::Value;
 
 use super::{
@@ -43,27 +44,97 @@ use crate::model::issuer::Issuer;
 use crate::model::session::{Part, Session, SessionState};
 use crate::model::source::{Activity, Item, Push, PushKind, PushState, Source};
 use crate::model::store::{LogEntry, Store, StoreFile};
-use crate::sqlite::{Database, SqliteError};
+use crate::sql::{self, Connection, DatabaseError, Target};
+use crate::{postgres, sqlite};
 
 /// The metadata file within a data directory.
 pub const FILE_NAME: &str = "landfall.db";
 
 /// Every migration, in order. A released one never changes.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_begin.sql")];
+const SQLITE: &[&str] = &[include_str!("../../../migrations/sqlite/0001_begin.sql")];
+/// Also in order. Each lets the version before it go on serving: it only adds.
+const POSTGRES: &[&str] = &[include_str!("../../../migrations/postgres/0001_begin.sql")];
 
-/// Metadata in one SQLite file.
+/// Four lanes, so that tenants do not wait for each other's commits; verbs of one tenant meet in one of them.
+const PLAN: postgres::Plan =
+    postgres::Plan { part: "facts", migrations: POSTGRES, lanes: 4, readers: 8, serializable: true };
+
+/// Metadata in a database.
 #[derive(Clone, Debug)]
-pub struct SqliteMeta {
-    database: Database,
+pub struct SqlMeta {
+    engine: Engine,
+    /// Whose leases it takes, so that it gives back those and no others.
+    holder: [u8; 16],
+    lanes: Arc<Near>,
 }
 
-impl SqliteMeta {
+#[derive(Clone, Debug)]
+enum Engine {
+    Sqlite(sqlite::Database),
+    Postgres(postgres::Database),
+}
+
+/// Which tenants sessions are of, as far as this process has met them: their verbs belong into the tenant's lane.
+#[derive(Debug, Default)]
+struct Near(Mutex<[HashMap<SessionId, u64>; 2]>);
+
+/// Sessions of one generation; two are kept.
+const NEAR: usize = 4096;
+
+impl Near {
+    fn note(&self, session: SessionId, tenant: &TenantId) -> u64 {
+        let near = near(tenant.as_str());
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let [young, old] = &mut *known;
+        if young.len() >= NEAR {
+            *old = std::mem::take(young);
+        }
+        young.insert(session, near);
+        near
+    }
+
+    fn of(&self, session: SessionId) -> u64 {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.iter().find_map(|generation| generation.get(&session));
+        known.copied().unwrap_or_else(|| session.0.as_u64_pair().1)
+    }
+}
+
+/// The same number for the same text.
+fn near(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What belongs to no tenant, such as leases and the sweep.
+const NOBODY: u64 = 0;
+
+/// Looks something up by its key with one query: on SQLite on the thread of the task that asks, with what it has; elsewhere
+/// where it may wait, with copies.
+macro_rules! look {
+    ($self:ident, ($($name:ident),*), |$c:ident| $work:expr) => {
+        look!($self, look, ($($name),*), |$c| $work)
+    };
+    ($self:ident, $how:ident, ($($name:ident),*), |$c:ident| $work:expr) => {
+        match &$self.engine {
+            Engine::Sqlite(database) => Ok(database.look(|$c| $work)?),
+            Engine::Postgres(database) => {
+                $(let $name = $name.clone();)*
+                Ok(database.$how(move |$c| {
+                    $(let $name = &$name;)*
+                    $work
+                }).await?)
+            }
+        }
+    };
+}
+
+impl SqlMeta {
     /// Opens the metadata in a data directory, bringing it to this version's format.
     ///
     /// # Errors
     /// For a format of the future, else what SQLite says.
     pub fn open(directory: &Path) -> Result<Self> {
-        Ok(Self { database: Database::open(&directory.join(FILE_NAME), MIGRATIONS)? })
+        Ok(Self::on(Engine::Sqlite(sqlite::Database::open(&directory.join(FILE_NAME), SQLITE)?), [0; 16]))
     }
 
     /// Opens the metadata in a data directory as they are, only to be read.
@@ -71,44 +142,85 @@ impl SqliteMeta {
     /// # Errors
     /// When they are not there or have another format than this version's, else what SQLite says.
     pub fn open_to_read(directory: &Path) -> Result<Self> {
-        Ok(Self { database: Database::open_to_read(&directory.join(FILE_NAME), MIGRATIONS)? })
+        Ok(Self::on(Engine::Sqlite(sqlite::Database::open_to_read(&directory.join(FILE_NAME), SQLITE)?), [0; 16]))
+    }
+
+    /// Opens the metadata in a PostgreSQL database, bringing it to this version's format. Blocks. `holder` is this process
+    /// and, after a restart, the same.
+    ///
+    /// # Errors
+    /// For a server that could lose what was acknowledged, a format of the future, else what the server says.
+    pub fn connect(target: &Target, holder: [u8; 16]) -> Result<Self> {
+        Ok(Self::on(Engine::Postgres(postgres::Database::open(target, PLAN)?), holder))
+    }
+
+    /// Opens the metadata in a PostgreSQL database as they are, only to be read. Blocks.
+    ///
+    /// # Errors
+    /// When they are not there or have another format than this version's, else what the server says.
+    pub fn connect_to_read(target: &Target) -> Result<Self> {
+        Ok(Self::on(Engine::Postgres(postgres::Database::open_to_read(target, PLAN)?), [0; 16]))
+    }
+
+    fn on(engine: Engine, holder: [u8; 16]) -> Self {
+        Self { engine, holder, lanes: Arc::default() }
     }
 
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        near: u64,
+        work: impl Fn(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T> {
-        Ok(self.database.write(work).await?)
+        Ok(match &self.engine {
+            Engine::Sqlite(database) => database.write(work).await?,
+            Engine::Postgres(database) => database.write(near, work).await?,
+        })
     }
 
     async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl Fn(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T> {
-        Ok(self.database.read(work).await?)
+        Ok(match &self.engine {
+            Engine::Sqlite(database) => database.read(work).await?,
+            Engine::Postgres(database) => database.read(work).await?,
+        })
     }
 
-    /// For what is found by its key.
-    fn look<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        Ok(self.database.look(work)?)
+    /// Where a session's verbs belong. One process with one writer has no use for it.
+    fn near_session(&self, session: SessionId) -> u64 {
+        match &self.engine {
+            Engine::Sqlite(_) => NOBODY,
+            Engine::Postgres(_) => self.lanes.of(session),
+        }
+    }
+
+    fn near_sessions<'s>(&self, sessions: impl IntoIterator<Item = &'s Session>) -> u64 {
+        match &self.engine {
+            Engine::Sqlite(_) => NOBODY,
+            Engine::Postgres(_) => {
+                sessions.into_iter().fold(NOBODY, |_, session| self.lanes.note(session.id, &session.tenant))
+            }
+        }
     }
 }
 
-impl From<SqliteError> for MetaError {
-    fn from(error: SqliteError) -> Self {
+impl From<DatabaseError> for MetaError {
+    fn from(error: DatabaseError) -> Self {
         match error {
-            SqliteError::OutOfSpace => Self::OutOfSpace,
-            SqliteError::Closed => Self::Closed,
-            SqliteError::Newer { .. } | SqliteError::Older { .. } | SqliteError::Absent(_) => {
-                Self::Format(error.to_string())
-            }
-            SqliteError::Failed(reason) => Self::Failed(reason),
+            DatabaseError::OutOfSpace => Self::OutOfSpace,
+            DatabaseError::Closed => Self::Closed,
+            DatabaseError::Newer { .. }
+            | DatabaseError::Older { .. }
+            | DatabaseError::Absent(_)
+            | DatabaseError::Unfit(_) => Self::Format(error.to_string()),
+            DatabaseError::Failed(reason) => Self::Failed(reason),
         }
     }
 }
 
 #[async_trait]
-impl MetaStore for SqliteMeta {
+impl MetaStore for SqlMeta {
     async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let name = name.to_owned();
         self.read(move |c| tenants::setting(c, &name)).await
@@ -116,20 +228,20 @@ impl MetaStore for SqliteMeta {
 
     async fn set_setting(&self, name: &str, value: Vec<u8>, only_new: bool) -> Result<Vec<u8>> {
         let name = name.to_owned();
-        self.write(move |c| tenants::set_setting(c, &name, value, only_new)).await
+        self.write(NOBODY, move |c| tenants::set_setting(c, &name, value.clone(), only_new)).await
     }
 
     async fn create_tenant(&self, tenant: TenantInfo) -> Result<bool> {
-        self.write(move |c| tenants::create_tenant(c, &tenant)).await
+        self.write(near(tenant.id.as_str()), move |c| tenants::create_tenant(c, &tenant)).await
     }
 
     async fn tenant(&self, tenant: &TenantId) -> Result<Option<TenantInfo>> {
-        self.look(|c| tenants::tenant(c, tenant))
+        look!(self, (tenant), |c| tenants::tenant(c, tenant))
     }
 
     async fn set_quota(&self, tenant: &TenantId, quota: Quota) -> Result<bool> {
         let tenant = tenant.clone();
-        self.write(move |c| quota::set_quota(c, &tenant, quota)).await
+        self.write(near(tenant.as_str()), move |c| quota::set_quota(c, &tenant, quota)).await
     }
 
     async fn tenants(&self) -> Result<Vec<TenantInfo>> {
@@ -138,29 +250,30 @@ impl MetaStore for SqliteMeta {
 
     async fn pause_tenant(&self, tenant: &TenantId, paused: Option<Timestamp>) -> Result<Option<TenantInfo>> {
         let tenant = tenant.clone();
-        self.write(move |c| tenants::pause_tenant(c, &tenant, paused)).await
+        self.write(near(tenant.as_str()), move |c| tenants::pause_tenant(c, &tenant, paused)).await
     }
 
     async fn limit_tenant(&self, tenant: &TenantId, limits: NewItemLimits) -> Result<Option<TenantInfo>> {
         let tenant = tenant.clone();
-        self.write(move |c| tenants::limit_tenant(c, &tenant, limits)).await
+        self.write(near(tenant.as_str()), move |c| tenants::limit_tenant(c, &tenant, limits)).await
     }
 
     async fn create_key(&self, key: KeyInfo, hash: [u8; 32], once: Option<Once>) -> Result<KeyCreated> {
-        self.write(move |c| tenants::create_key(c, &key, hash, once.as_ref())).await
+        self.write(near(key.tenant.as_str()), move |c| tenants::create_key(c, &key, hash, once.as_ref())).await
     }
 
     async fn recall(&self, tenant: &TenantId, once: Once) -> Result<Marked> {
-        self.look(|c| calls::recall(c, tenant, &once))
+        let once = &once;
+        look!(self, (tenant, once), |c| calls::recall(c, tenant, once))
     }
 
     async fn remember(&self, tenant: &TenantId, once: Once, answer: Vec<u8>, now: Timestamp) -> Result<Marked> {
         let tenant = tenant.clone();
-        self.write(move |c| calls::remember(c, &tenant, &once, &answer, now)).await
+        self.write(near(tenant.as_str()), move |c| calls::remember(c, &tenant, &once, &answer, now)).await
     }
 
     async fn caller(&self, hash: [u8; 32], now: Timestamp) -> Result<Option<Caller>> {
-        self.look(|c| tenants::caller(c, hash, now))
+        look!(self, (), |c| tenants::caller(c, hash, now))
     }
 
     async fn keys(&self, tenant: Option<&TenantId>) -> Result<Vec<KeyInfo>> {
@@ -170,11 +283,11 @@ impl MetaStore for SqliteMeta {
 
     async fn revoke_key(&self, tenant: Option<&TenantId>, key: KeyId, now: Timestamp) -> Result<bool> {
         let tenant = tenant.cloned();
-        self.write(move |c| tenants::revoke_key(c, tenant.as_ref(), key, now)).await
+        self.write(NOBODY, move |c| tenants::revoke_key(c, tenant.as_ref(), key, now)).await
     }
 
     async fn put_issuer(&self, issuer: Issuer) -> Result<bool> {
-        self.write(move |c| issuers::put(c, &issuer)).await
+        self.write(NOBODY, move |c| issuers::put(c, &issuer)).await
     }
 
     async fn issuers(&self, tenant: &TenantId) -> Result<Vec<Issuer>> {
@@ -189,15 +302,15 @@ impl MetaStore for SqliteMeta {
 
     async fn remove_issuer(&self, tenant: &TenantId, url: &str) -> Result<bool> {
         let (tenant, url) = (tenant.clone(), url.to_owned());
-        self.write(move |c| issuers::remove(c, &tenant, &url)).await
+        self.write(near(tenant.as_str()), move |c| issuers::remove(c, &tenant, &url)).await
     }
 
     async fn create_source(&self, source: NewSource) -> Result<Option<Source>> {
-        self.write(move |c| tenants::create_source(c, &source)).await
+        self.write(near(source.tenant.as_str()), move |c| tenants::create_source(c, &source)).await
     }
 
     async fn source(&self, tenant: &TenantId, id: &SourceId) -> Result<Option<Source>> {
-        self.look(|c| tenants::source(c, tenant, id))
+        look!(self, (tenant, id), |c| tenants::source(c, tenant, id))
     }
 
     async fn sources(&self, tenant: &TenantId) -> Result<Vec<Source>> {
@@ -207,20 +320,20 @@ impl MetaStore for SqliteMeta {
 
     async fn update_source(&self, source: &Source) -> Result<bool> {
         let source = source.clone();
-        self.write(move |c| tenants::update_source(c, &source)).await
+        self.write(near(source.tenant.as_str()), move |c| tenants::update_source(c, &source)).await
     }
 
     async fn delete_source(&self, source: i64) -> Result<bool> {
-        self.write(move |c| tenants::delete_source(c, source)).await
+        self.write(NOBODY, move |c| tenants::delete_source(c, source)).await
     }
 
     async fn set_activity(&self, source: i64, activity: Activity) -> Result<()> {
-        self.write(move |c| tenants::set_activity(c, source, activity)).await
+        self.write(NOBODY, move |c| tenants::set_activity(c, source, activity)).await
     }
 
     async fn put_provider(&self, tenant: &TenantId, id: &ProviderId, body: Value, now: Timestamp) -> Result<()> {
         let (tenant, id) = (tenant.clone(), id.clone());
-        self.write(move |c| tenants::put_provider(c, &tenant, &id, &body, now)).await
+        self.write(near(tenant.as_str()), move |c| tenants::put_provider(c, &tenant, &id, &body, now)).await
     }
 
     async fn provider(&self, tenant: &TenantId, id: &ProviderId) -> Result<Option<Value>> {
@@ -235,23 +348,27 @@ impl MetaStore for SqliteMeta {
 
     async fn create_fields(&self, tenant: &TenantId, fields: Vec<(String, String)>) -> Result<Option<String>> {
         let tenant = tenant.clone();
-        self.write(move |c| tenants::create_fields(c, &tenant, &fields)).await
+        self.write(near(tenant.as_str()), move |c| tenants::create_fields(c, &tenant, &fields)).await
     }
 
     async fn open_sessions(&self, sessions: Vec<Session>) -> Result<Option<OverQuota>> {
-        self.write(move |c| uploads::open_sessions(c, &sessions)).await
+        self.write(self.near_sessions(&sessions), move |c| uploads::open_sessions(c, &sessions)).await
     }
 
     async fn open_marked(&self, session: Session, once: Once) -> Result<Opening> {
-        self.write(move |c| uploads::open_marked(c, &session, &once)).await
+        self.write(self.near_sessions([&session]), move |c| uploads::open_marked(c, &session, &once)).await
     }
 
     async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>> {
-        self.look(|c| uploads::session(c, tenant, id))
+        let session: Result<Option<Session>> = look!(self, (tenant), |c| uploads::session(c, tenant, id));
+        self.near_sessions(session.as_ref().ok().into_iter().flatten());
+        session
     }
 
     async fn upload(&self, id: SessionId) -> Result<Option<Upload>> {
-        self.look(|c| resume::upload(c, id))
+        let upload: Result<Option<Upload>> = look!(self, read, (), |c| resume::upload(c, id));
+        self.near_sessions(upload.as_ref().ok().into_iter().flatten().map(|upload| &upload.session));
+        upload
     }
 
     async fn uploads(&self, tenant: &TenantId, filter: UploadFilter) -> Result<Vec<Upload>> {
@@ -260,15 +377,15 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn take_over(&self, id: SessionId, now: Timestamp) -> Result<Option<Upload>> {
-        self.write(move |c| resume::take_over(c, id, now)).await
+        self.write(self.near_session(id), move |c| resume::take_over(c, id, now)).await
     }
 
     async fn advance(&self, advance: Advance) -> Result<Advanced> {
-        self.write(move |c| resume::advance(c, &advance)).await
+        self.write(self.near_session(advance.session), move |c| resume::advance(c, &advance)).await
     }
 
     async fn record_part(&self, part: NewPart) -> Result<PartRecorded> {
-        self.write(move |c| parts::record(c, &part)).await
+        self.write(self.near_session(part.session), move |c| parts::record(c, &part)).await
     }
 
     async fn parts(&self, id: SessionId) -> Result<Vec<Part>> {
@@ -280,11 +397,11 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn commit_parts(&self, commit: CommitParts) -> Result<PartsCommitted> {
-        self.write(move |c| parts::commit(c, &commit)).await
+        self.write(self.near_session(commit.session), move |c| parts::commit(c, &commit)).await
     }
 
     async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>> {
-        self.write(move |c| resume::end_session(c, id, state, now)).await
+        self.write(self.near_session(id), move |c| resume::end_session(c, id, state, now)).await
     }
 
     async fn versions_of(&self, tenant: &TenantId, file: FileId) -> Result<Vec<Version>> {
@@ -293,11 +410,11 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn register_file(&self, register: RegisterFile) -> Result<Registered> {
-        self.write(move |c| files::register(c, &register)).await
+        self.write(near(register.tenant.as_str()), move |c| files::register(c, &register)).await
     }
 
     async fn file_record(&self, tenant: &TenantId, id: FileId) -> Result<Option<FileRecord>> {
-        self.look(|c| files::record(c, tenant, id))
+        look!(self, (tenant), |c| files::record(c, tenant, id))
     }
 
     async fn files(&self, tenant: &TenantId, filter: FileFilter) -> Result<Vec<FileRecord>> {
@@ -319,20 +436,20 @@ impl MetaStore for SqliteMeta {
         keep_replaced: Duration,
     ) -> Result<FileDeleted> {
         let tenant = tenant.clone();
-        self.write(move |c| files::delete(c, &tenant, id, force, now, keep_replaced)).await
+        self.write(near(tenant.as_str()), move |c| files::delete(c, &tenant, id, force, now, keep_replaced)).await
     }
 
     async fn discard_file(&self, tenant: &TenantId, id: FileId, now: Timestamp) -> Result<bool> {
         let tenant = tenant.clone();
-        self.write(move |c| files::discard(c, &tenant, id, now)).await
+        self.write(near(tenant.as_str()), move |c| files::discard(c, &tenant, id, now)).await
     }
 
     async fn create_store(&self, store: NewStore) -> Result<Store> {
-        self.write(move |c| stores::create(c, &store)).await
+        self.write(near(store.tenant.as_str()), move |c| stores::create(c, &store)).await
     }
 
     async fn store(&self, tenant: &TenantId, id: StoreId) -> Result<Option<Store>> {
-        self.look(|c| stores::store(c, tenant, id))
+        look!(self, (tenant), |c| stores::store(c, tenant, id))
     }
 
     async fn stores(&self, tenant: &TenantId, filter: StoreFilter) -> Result<(Vec<Store>, u64)> {
@@ -347,23 +464,23 @@ impl MetaStore for SqliteMeta {
 
     async fn update_store(&self, store: &Store) -> Result<bool> {
         let store = store.clone();
-        self.write(move |c| stores::update(c, &store)).await
+        self.write(near(store.tenant.as_str()), move |c| stores::update(c, &store)).await
     }
 
     async fn delete_store(&self, store: i64, now: Timestamp) -> Result<bool> {
-        self.write(move |c| stores::delete(c, store, now)).await
+        self.write(NOBODY, move |c| stores::delete(c, store, now)).await
     }
 
     async fn empty_store(&self, store: i64, limit: u32, now: Timestamp, keep_replaced: Duration) -> Result<bool> {
-        self.write(move |c| stores::empty(c, store, limit, now, keep_replaced)).await
+        self.write(NOBODY, move |c| stores::empty(c, store, limit, now, keep_replaced)).await
     }
 
     async fn link_file(&self, link: LinkFile) -> Result<Linked> {
-        self.write(move |c| stores::link(c, &link)).await
+        self.write(near(link.tenant.as_str()), move |c| stores::link(c, &link)).await
     }
 
     async fn store_file(&self, store: i64, file: FileId) -> Result<Option<StoreFile>> {
-        self.look(|c| stores::file(c, store, file))
+        look!(self, (), |c| stores::file(c, store, file))
     }
 
     async fn store_files_by_row(&self, store: Option<i64>, rows: Vec<i64>) -> Result<Vec<StoreFile>> {
@@ -381,11 +498,11 @@ impl MetaStore for SqliteMeta {
         now: Timestamp,
         keep_replaced: Duration,
     ) -> Result<u64> {
-        self.write(move |c| stores::unlink(c, store, &files, now, keep_replaced)).await
+        self.write(NOBODY, move |c| stores::unlink(c, store, &files, now, keep_replaced)).await
     }
 
     async fn retry_file(&self, store: i64, file: FileId, now: Timestamp) -> Result<Option<StoreFile>> {
-        self.write(move |c| stores::retry(c, store, file, now)).await
+        self.write(NOBODY, move |c| stores::retry(c, store, file, now)).await
     }
 
     async fn store_file_log(&self, row: i64) -> Result<Vec<LogEntry>> {
@@ -394,25 +511,25 @@ impl MetaStore for SqliteMeta {
 
     async fn begin_step(&self, job: &LeasedJob, began: Began) -> Result<bool> {
         let job = job.clone();
-        self.write(move |c| stores::begin_step(c, &job, &began)).await
+        self.write(NOBODY, move |c| stores::begin_step(c, &job, &began)).await
     }
 
     async fn end_processing(&self, job: &LeasedJob, processed: Processed) -> Result<()> {
         let job = job.clone();
-        self.write(move |c| stores::end_processing(c, &job, &processed)).await
+        self.write(NOBODY, move |c| stores::end_processing(c, &job, &processed)).await
     }
 
     async fn make_entry(&self, entry: NewEntry) -> Result<EntryMade> {
-        self.write(move |c| entries::make(c, &entry)).await
+        self.write(near(entry.tenant.as_str()), move |c| entries::make(c, &entry)).await
     }
 
     async fn put_nodes(&self, tenant: &TenantId, nodes: Vec<NodeEntry>, now: Timestamp) -> Result<EntriesChanged> {
         let tenant = tenant.clone();
-        self.write(move |c| entries::put_nodes(c, &tenant, &nodes, now)).await
+        self.write(near(tenant.as_str()), move |c| entries::put_nodes(c, &tenant, &nodes, now)).await
     }
 
     async fn open_for_entry(&self, entry: EntryRef, session: Session) -> Result<Option<EntryMade>> {
-        self.write(move |c| entries::open_for(c, &entry, &session)).await
+        self.write(self.near_sessions([&session]), move |c| entries::open_for(c, &entry, &session)).await
     }
 
     async fn entries(&self, tenant: &TenantId, refs: Vec<EntryRef>) -> Result<Vec<Option<Entry>>> {
@@ -448,19 +565,19 @@ impl MetaStore for SqliteMeta {
         now: Timestamp,
     ) -> Result<EntriesChanged> {
         let tenant = tenant.clone();
-        self.write(move |c| entries::change(c, &tenant, &changes, now)).await
+        self.write(near(tenant.as_str()), move |c| entries::change(c, &tenant, &changes, now)).await
     }
 
     async fn delete_entries(&self, delete: DeleteEntries) -> Result<EntriesDeleted> {
-        self.write(move |c| entries::delete(c, &delete)).await
+        self.write(near(delete.tenant.as_str()), move |c| entries::delete(c, &delete)).await
     }
 
     async fn commit(&self, version: NewVersion) -> Result<Committed> {
-        self.write(move |c| uploads::commit(c, &version)).await
+        self.write(self.near_session(version.session), move |c| uploads::commit(c, &version)).await
     }
 
     async fn file(&self, tenant: &TenantId, id: FileId) -> Result<Option<FileInfo>> {
-        self.look(|c| uploads::file(c, tenant, id))
+        look!(self, read, (tenant), |c| uploads::file(c, tenant, id))
     }
 
     async fn version(&self, tenant: &TenantId, id: VersionId) -> Result<Option<Version>> {
@@ -477,12 +594,12 @@ impl MetaStore for SqliteMeta {
         now: Timestamp,
     ) -> Result<()> {
         let tenant = tenant.clone();
-        self.write(move |c| uploads::open_stream(c, stream, &tenant, source, file, now)).await
+        self.write(near(tenant.as_str()), move |c| uploads::open_stream(c, stream, &tenant, source, file, now)).await
     }
 
     async fn add_chunk(&self, stream: StreamId, tenant: &TenantId, source: i64, file: FileId) -> Result<bool> {
         let tenant = tenant.clone();
-        self.write(move |c| uploads::add_chunk(c, stream, &tenant, source, file)).await
+        self.write(near(tenant.as_str()), move |c| uploads::add_chunk(c, stream, &tenant, source, file)).await
     }
 
     async fn stream(
@@ -496,7 +613,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn accept(&self, push: NewPush) -> Result<Accepted> {
-        self.write(move |c| pushes::accept(c, &push)).await
+        self.write(near(push.tenant.as_str()), move |c| pushes::accept(c, &push)).await
     }
 
     async fn item_room(&self, tenant: &TenantId, source: i64, kind: PushKind, now: Timestamp) -> Result<ItemRoom> {
@@ -513,7 +630,8 @@ impl MetaStore for SqliteMeta {
         if self.read(move |c| pushes::next(c, now)).await?.is_none() {
             return Ok(None);
         }
-        self.write(move |c| pushes::lease(c, now, lease)).await
+        let holder = self.holder;
+        self.write(NOBODY, move |c| pushes::lease(c, now, lease, holder)).await
     }
 
     async fn apply(
@@ -524,7 +642,7 @@ impl MetaStore for SqliteMeta {
         keep_replaced: Duration,
     ) -> Result<Applied> {
         let lease = lease.clone();
-        self.write(move |c| items::apply(c, &lease, &changes, now, keep_replaced)).await
+        self.write(near(lease.tenant.as_str()), move |c| items::apply(c, &lease, &changes, now, keep_replaced)).await
     }
 
     async fn apply_identities(
@@ -534,12 +652,12 @@ impl MetaStore for SqliteMeta {
         now: Timestamp,
     ) -> Result<Applied> {
         let lease = lease.clone();
-        self.write(move |c| items::apply_identities(c, &lease, &changes, now)).await
+        self.write(near(lease.tenant.as_str()), move |c| items::apply_identities(c, &lease, &changes, now)).await
     }
 
     async fn apply_deletions(&self, lease: &Lease, now: Timestamp, keep_replaced: Duration) -> Result<bool> {
         let lease = lease.clone();
-        self.write(move |c| items::apply_deletions(c, &lease, now, keep_replaced)).await
+        self.write(near(lease.tenant.as_str()), move |c| items::apply_deletions(c, &lease, now, keep_replaced)).await
     }
 
     async fn finish_push(
@@ -550,12 +668,15 @@ impl MetaStore for SqliteMeta {
         keep_replaced: Duration,
     ) -> Result<()> {
         let lease = lease.clone();
-        self.write(move |c| pushes::finish(c, &lease, problem.as_deref(), now, keep_replaced)).await
+        self.write(near(lease.tenant.as_str()), move |c| {
+            pushes::finish(c, &lease, problem.as_deref(), now, keep_replaced)
+        })
+        .await
     }
 
     async fn return_push(&self, lease: &Lease, due: Timestamp, problem: Option<String>) -> Result<()> {
         let lease = lease.clone();
-        self.write(move |c| pushes::give_back(c, &lease, due, problem.as_deref())).await
+        self.write(near(lease.tenant.as_str()), move |c| pushes::give_back(c, &lease, due, problem.as_deref())).await
     }
 
     async fn push(&self, tenant: &TenantId, request: RequestId) -> Result<Option<Push>> {
@@ -592,29 +713,31 @@ impl MetaStore for SqliteMeta {
         if self.read(move |c| jobs::waiting(c, now, limit)).await?.is_empty() {
             return Ok(Vec::new());
         }
-        self.write(move |c| jobs::lease(c, now, lease, limit)).await
+        let holder = self.holder;
+        self.write(NOBODY, move |c| jobs::lease(c, now, lease, limit, holder)).await
     }
 
     async fn finish_job(&self, job: &LeasedJob, extraction: Option<Extraction>, now: Timestamp) -> Result<()> {
         let job = job.clone();
-        self.write(move |c| jobs::finish(c, &job, extraction.as_ref(), now)).await
+        self.write(NOBODY, move |c| jobs::finish(c, &job, extraction.as_ref(), now)).await
     }
 
     async fn return_job(&self, job: &LeasedJob, due: Timestamp) -> Result<()> {
         let job = job.clone();
-        self.write(move |c| jobs::give_back(c, &job, due)).await
+        self.write(NOBODY, move |c| jobs::give_back(c, &job, due)).await
     }
 
     async fn release_leases(&self) -> Result<()> {
-        self.write(jobs::release_leases).await
+        let holder = self.holder;
+        self.write(NOBODY, move |c| jobs::release_leases(c, holder)).await
     }
 
     async fn requeue_items(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>> {
-        self.write(move |c| jobs::requeue_items(c, after, limit, now)).await
+        self.write(NOBODY, move |c| jobs::requeue_items(c, after, limit, now)).await
     }
 
     async fn requeue_store_files(&self, after: i64, limit: u32, now: Timestamp) -> Result<Option<i64>> {
-        self.write(move |c| stores::requeue(c, after, limit, now)).await
+        self.write(NOBODY, move |c| stores::requeue(c, after, limit, now)).await
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>> {
@@ -622,11 +745,11 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn expire_sessions(&self, now: Timestamp, limit: u32) -> Result<u64> {
-        self.write(move |c| sweep::expire_sessions(c, now, limit)).await
+        self.write(NOBODY, move |c| sweep::expire_sessions(c, now, limit)).await
     }
 
     async fn expire_files(&self, now: Timestamp, limit: u32) -> Result<Swept> {
-        self.write(move |c| sweep::expire_files(c, now, limit)).await
+        self.write(NOBODY, move |c| sweep::expire_files(c, now, limit)).await
     }
 
     async fn due_tombstones(&self, now: Timestamp, limit: u32) -> Result<Vec<Tombstone>> {
@@ -634,11 +757,11 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn unlinked(&self, segments: Vec<SegmentId>, now: Timestamp) -> Result<()> {
-        self.write(move |c| sweep::unlinked(c, &segments, now)).await
+        self.write(NOBODY, move |c| sweep::unlinked(c, &segments, now)).await
     }
 
     async fn postpone(&self, segments: Vec<SegmentId>, due: Timestamp) -> Result<()> {
-        self.write(move |c| sweep::postpone(c, &segments, due)).await
+        self.write(NOBODY, move |c| sweep::postpone(c, &segments, due)).await
     }
 
     async fn old_tombstones(&self, before: Timestamp, limit: u32) -> Result<Vec<Tombstone>> {
@@ -646,7 +769,7 @@ impl MetaStore for SqliteMeta {
     }
 
     async fn drop_tombstones(&self, segments: Vec<SegmentId>) -> Result<()> {
-        self.write(move |c| sweep::drop_tombstones(c, &segments)).await
+        self.write(NOBODY, move |c| sweep::drop_tombstones(c, &segments)).await
     }
 
     async fn known_segments(&self, segments: Vec<SegmentId>) -> Result<Vec<bool>> {
@@ -670,7 +793,18 @@ impl MetaStore for SqliteMeta {
         self.read(move |c| uploads::versions_above(c, after, limit)).await
     }
 
+    async fn leads(&self) -> Result<bool> {
+        match &self.engine {
+            Engine::Sqlite(_) => Ok(true),
+            Engine::Postgres(database) => Ok(database.leads().await?),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        matches!(self.engine, Engine::Postgres(_))
+    }
+
     async fn ping(&self) -> Result<()> {
-        self.write(|_| Ok(())).await
+        self.write(NOBODY, |_| Ok(())).await
     }
 }

@@ -3,8 +3,6 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
-
 use super::pushes;
 use super::rows::{all, one, run, word};
 use crate::clock::Timestamp;
@@ -12,8 +10,9 @@ use crate::limits;
 use crate::meta::{Extraction, LeasedJob};
 use crate::model::job::JobKind;
 use crate::model::source::ItemState;
+use crate::sql::{Connection, NONE, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 /// Of a reason, which may quote what a client sent, so much is kept.
 const REASON_CHARS: usize = 500;
@@ -39,7 +38,7 @@ pub(super) fn enqueue(c: &Connection, kind: JobKind, subject: i64, push: i64, du
 pub(super) fn forget(c: &Connection, kind: JobKind, subject: i64, now: Timestamp) -> R<()> {
     let push =
         one(c, "SELECT push FROM jobs WHERE kind = ?1 AND subject = ?2", params![kind.name(), subject], |row| {
-            row.get::<_, i64>(0)
+            row.get::<i64>(0)
         })?;
     if let Some(push) = push {
         run(c, "DELETE FROM jobs WHERE kind = ?1 AND subject = ?2", params![kind.name(), subject])?;
@@ -55,7 +54,13 @@ fn one_less(c: &Connection, push: i64, now: Timestamp) -> R<()> {
     pushes::settle(c, push, now)
 }
 
-pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, limit: u32) -> R<Vec<LeasedJob>> {
+pub(super) fn lease(
+    c: &Connection,
+    now: Timestamp,
+    lease: Duration,
+    limit: u32,
+    holder: [u8; 16],
+) -> R<Vec<LeasedJob>> {
     let until = now.plus(lease);
     let waiting = waiting(c, now, limit)?;
     let share = limit.div_ceil(u32::try_from(waiting.len()).unwrap_or(u32::MAX).max(1));
@@ -63,7 +68,10 @@ pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, limit: u32)
     for push in waiting {
         jobs.extend(all(
             c,
-            "SELECT kind, subject, push, attempts FROM jobs WHERE push = ?1 AND due <= ?2 ORDER BY due LIMIT ?3",
+            &format!(
+                "SELECT kind, subject, push, attempts FROM jobs WHERE push = ?1 AND due <= ?2 ORDER BY due LIMIT ?3{}",
+                c.flavour().passing_over_taken()
+            ),
             params![push, now.0, share],
             |row| {
                 Ok(LeasedJob {
@@ -71,7 +79,7 @@ pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, limit: u32)
                     subject: row.get(1)?,
                     push: row.get(2)?,
                     until,
-                    attempts: row.get::<_, u32>(3)?.saturating_add(1),
+                    attempts: row.get::<u32>(3)?.saturating_add(1),
                 })
             },
         )?);
@@ -81,8 +89,8 @@ pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, limit: u32)
         // The lease is also the next time to look: a worker that dies leaves the job to the next one.
         run(
             c,
-            "UPDATE jobs SET lease = ?3, due = ?3, attempts = attempts + 1 WHERE kind = ?1 AND subject = ?2",
-            params![job.kind.name(), job.subject, until.0],
+            "UPDATE jobs SET lease = ?3, due = ?3, holder = ?4, attempts = attempts + 1 WHERE kind = ?1 AND subject = ?2",
+            params![job.kind.name(), job.subject, until.0, holder],
         )?;
     }
     Ok(jobs)
@@ -91,7 +99,7 @@ pub(super) fn lease(c: &Connection, now: Timestamp, lease: Duration, limit: u32)
 /// Some pushes and some stores that have jobs due, one of each in turn.
 pub(super) fn waiting(c: &Connection, now: Timestamp, limit: u32) -> R<Vec<i64>> {
     // Pushes come to an end, so the first ones go first. Stores do not: whoever begins is another one each time.
-    let stores = one(c, "SELECT min(push) FROM jobs", [], |row| row.get::<_, Option<i64>>(0))?.flatten();
+    let stores = one(c, "SELECT min(push) FROM jobs", NONE, |row| row.get::<Option<i64>>(0))?.flatten();
     let lowest = stores.unwrap_or(0).min(0);
     let begin = if lowest < 0 { -(now.millis().rem_euclid(-lowest)) - 1 } else { 0 };
     let pushes = due(c, now, 0..i64::MAX, limit)?;
@@ -117,7 +125,7 @@ fn due(c: &Connection, now: Timestamp, range: Range<i64>, limit: u32) -> R<Vec<i
     let mut from = range.start;
     while found.len() < usize::try_from(limit).unwrap_or(usize::MAX) {
         let next = "SELECT min(push) FROM jobs WHERE push >= ?1 AND push < ?2";
-        let next = one(c, next, [from, range.end], |row| row.get::<_, Option<i64>>(0))?.flatten();
+        let next = one(c, next, [from, range.end], |row| row.get::<Option<i64>>(0))?.flatten();
         let Some(next) = next else { break };
         let due = one(c, "SELECT 1 FROM jobs WHERE push = ?1 AND due <= ?2 LIMIT 1", params![next, now.0], |_| Ok(()))?;
         if due.is_some() {
@@ -150,7 +158,7 @@ pub(super) fn finish(c: &Connection, job: &LeasedJob, extraction: Option<&Extrac
         )?;
         if extraction.state == ItemState::Failed {
             let document =
-                one(c, "SELECT document_id FROM items WHERE row = ?1", [job.subject], |row| row.get::<_, String>(0))?;
+                one(c, "SELECT document_id FROM items WHERE row = ?1", [job.subject], |row| row.get::<String>(0))?;
             let reason = extraction.problem.as_deref().unwrap_or("the text could not be extracted");
             fail(c, job.push, document.as_deref().unwrap_or(""), reason)?;
         }
@@ -186,10 +194,10 @@ pub(super) fn give_back(c: &Connection, job: &LeasedJob, due: Timestamp) -> R<()
     Ok(())
 }
 
-pub(super) fn release_leases(c: &Connection) -> R<()> {
-    run(c, "UPDATE pushes SET lease = NULL WHERE lease IS NOT NULL", [])?;
+pub(super) fn release_leases(c: &Connection, holder: [u8; 16]) -> R<()> {
+    run(c, "UPDATE pushes SET lease = NULL WHERE lease IS NOT NULL AND holder = ?1", [holder])?;
     // A leased job's due time is its lease's end.
-    run(c, "UPDATE jobs SET due = 0, lease = NULL WHERE lease IS NOT NULL", []).map(drop)
+    run(c, "UPDATE jobs SET due = 0, lease = NULL WHERE lease IS NOT NULL AND holder = ?1", [holder]).map(drop)
 }
 
 pub(super) fn requeue_items(c: &Connection, after: i64, limit: u32, now: Timestamp) -> R<Option<i64>> {
@@ -197,7 +205,7 @@ pub(super) fn requeue_items(c: &Connection, after: i64, limit: u32, now: Timesta
         c,
         "SELECT row, push FROM items WHERE row > ?1 AND deleted IS NULL ORDER BY row LIMIT ?2",
         params![after, limit],
-        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+        |row| Ok((row.get::<i64>(0)?, row.get::<i64>(1)?)),
     )?;
     for (row, push) in &rows {
         run(
@@ -213,9 +221,10 @@ pub(super) fn next_due(c: &Connection) -> R<Option<Timestamp>> {
     let due = one(
         c,
         "SELECT min(due) FROM (SELECT min(due) AS due FROM jobs
-         UNION ALL SELECT min(max(due, coalesce(lease, 0))) FROM pushes WHERE state IN ('queued', 'applying'))",
-        [],
-        |row| row.get::<_, Option<i64>>(0),
+         UNION ALL SELECT min(CASE WHEN lease > due THEN lease ELSE due END) FROM pushes
+         WHERE state IN ('queued', 'applying')) AS waiting",
+        NONE,
+        |row| row.get::<Option<i64>>(0),
     )?;
     Ok(due.flatten().map(Timestamp))
 }

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, Row, params, params_from_iter};
 use serde_json::{Map, Value};
 
-use super::rows::{all, json, json_map, one, optional_uuid, ordering, run, size, sql, time, word};
+use super::rows::{all, json, json_map, made, one, optional_uuid, ordering, run, size, sql, time, word};
 use super::{jobs, pushes, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -17,8 +15,9 @@ use crate::model::change::{
 use crate::model::ids::{SourceId, TenantId, VersionId};
 use crate::model::job::JobKind;
 use crate::model::source::{Content, Item, ItemState, PushKind};
+use crate::sql::{Connection, Flavour, Owned as Sql, Row, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 const ITEM: &str = "SELECT i.row, i.source, s.id, i.document_id, i.ordering, i.push, i.parent_id, i.file_extension, i.metadata,
                            i.permissions, i.compression, i.content, i.content_version, i.content_size, i.state, i.problem,
@@ -84,12 +83,27 @@ pub(super) fn items(c: &Connection, source: i64, filter: &ItemFilter) -> R<Vec<I
     }
     for (name, value) in &filter.fields {
         // As text, whatever its type; in an array, any element.
-        and(
-            "EXISTS (SELECT 1 FROM json_each(i.metadata) f WHERE f.key = ? COLLATE NOCASE AND
-                (f.atom = ? OR (f.type IN ('true', 'false') AND f.type = ?) OR CAST(f.atom AS TEXT) = ? OR
-                 (f.type = 'array' AND EXISTS (SELECT 1 FROM json_each(f.value) e WHERE CAST(e.atom AS TEXT) = ?))))",
-            [name, value, value, value, value].into_iter().map(|t| Sql::Text(t.clone())).collect(),
-        );
+        let mut bound = vec![Sql::Text(name.clone())];
+        let has = match c.flavour() {
+            Flavour::Sqlite => {
+                bound.extend(std::iter::repeat_n(Sql::Text(value.clone()), 4));
+                "EXISTS (SELECT 1 FROM json_each(i.metadata) f WHERE f.key = ? COLLATE NOCASE AND
+                    (f.atom = ? OR (f.type IN ('true', 'false') AND f.type = ?) OR CAST(f.atom AS TEXT) = ? OR
+                     (f.type = 'array' AND EXISTS (SELECT 1 FROM json_each(f.value) e WHERE CAST(e.atom AS TEXT) = ?))))"
+            }
+            Flavour::Postgres => {
+                bound.extend(std::iter::repeat_n(Sql::Text(value.clone()), 2));
+                "EXISTS (SELECT 1 FROM json_each(CAST(replace(i.metadata, '\\u0000', '\\ufffe') AS json)) f
+                    WHERE translate(f.key, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')
+                        = translate(?, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')
+                    AND CASE json_typeof(f.value)
+                        WHEN 'array' THEN EXISTS (SELECT 1 FROM json_array_elements(f.value) e
+                            WHERE json_typeof(e) NOT IN ('array', 'object', 'null') AND e #>> '{}' = ?)
+                        WHEN 'object' THEN false WHEN 'null' THEN false
+                        ELSE f.value #>> '{}' = ? END)"
+            }
+        };
+        and(has, bound);
     }
     if let Some(after) = filter.changed_after {
         and("i.changed > ?", vec![Sql::Integer(after.0)]);
@@ -102,14 +116,14 @@ pub(super) fn items(c: &Connection, source: i64, filter: &ItemFilter) -> R<Vec<I
     }
     if let Some(rows) = &filter.rows {
         let list = Value::from(rows.clone()).to_string();
-        and("i.row IN (SELECT value FROM json_each(?))", vec![Sql::Text(list)]);
+        and(&format!("i.row IN ({})", c.flavour().numbers("?")), vec![Sql::Text(list)]);
     }
     if let Some(before) = filter.before {
         and("i.row < ?", vec![Sql::Integer(before)]);
     }
     query.push_str(" ORDER BY i.row DESC LIMIT ?");
     values.push(Sql::Integer(i64::from(filter.limit)));
-    all(c, &query, params_from_iter(values), read_item)
+    all(c, &query, values, read_item)
 }
 
 /// The range of texts that start with `prefix`: from it (inclusive) to the next text of its length (exclusive).
@@ -130,7 +144,6 @@ fn prefix_range(prefix: &str) -> (String, Option<String>) {
 
 /// What is stored of an item that a change is about.
 struct Present {
-    row: i64,
     ordering: Ordering,
     push: i64,
     deleted: bool,
@@ -140,15 +153,14 @@ struct Present {
 fn present(c: &Connection, source: i64, document_id: &str) -> R<Option<Present>> {
     one(
         c,
-        "SELECT row, ordering, push, deleted IS NOT NULL, content_version FROM items WHERE source = ?1 AND document_id = ?2",
+        "SELECT ordering, push, deleted IS NOT NULL, content_version FROM items WHERE source = ?1 AND document_id = ?2",
         params![source, document_id],
         |row| {
             Ok(Present {
-                row: row.get(0)?,
-                ordering: ordering(row, 1)?,
-                push: row.get(2)?,
-                deleted: row.get(3)?,
-                version: optional_uuid(row, 4)?.map(VersionId),
+                ordering: ordering(row, 0)?,
+                push: row.get(1)?,
+                deleted: row.get(2)?,
+                version: optional_uuid(row, 3)?.map(VersionId),
             })
         },
     )
@@ -231,7 +243,8 @@ pub(super) fn apply(
         cursor = Some(resolved.end);
     }
     if let Some(cursor) = cursor {
-        let moved = "UPDATE pushes SET cursor = ?2, puts = max(puts - ?3, 0) WHERE row = ?1";
+        let moved =
+            "UPDATE pushes SET cursor = ?2, puts = CASE WHEN puts > ?3 THEN puts - ?3 ELSE 0 END WHERE row = ?1";
         run(c, moved, params![lease.push, sql(cursor), puts])?;
     }
     Ok(Applied::Upto(done))
@@ -265,18 +278,19 @@ fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: boo
         ResolvedContent::Inline(b) => (Some(b.as_slice()), None, u64::try_from(b.len()).unwrap_or(0)),
         ResolvedContent::Stored { version, size } => (None, Some(*version), *size),
     };
-    run(
+    let row = made(
         work.c,
         "INSERT INTO items (source, document_id, ordering, push, parent_id, file_extension, metadata, permissions,
                             compression, content, content_version, content_size, state, created, changed)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'queued', ?13, ?13)
          ON CONFLICT (source, document_id) DO UPDATE SET ordering = ?3, push = ?4, parent_id = ?5, file_extension = ?6,
              metadata = ?7, permissions = ?8, state = 'queued', problem = NULL, changed = ?13,
-             created = CASE WHEN deleted IS NULL THEN created ELSE ?13 END, deleted = NULL,
-             compression = CASE WHEN ?14 THEN compression ELSE ?9 END,
-             content = CASE WHEN ?14 THEN content ELSE ?10 END,
-             content_version = CASE WHEN ?14 THEN content_version ELSE ?11 END,
-             content_size = CASE WHEN ?14 THEN content_size ELSE ?12 END",
+             created = CASE WHEN items.deleted IS NULL THEN items.created ELSE ?13 END, deleted = NULL,
+             compression = CASE WHEN ?14 = 1 THEN items.compression ELSE ?9 END,
+             content = CASE WHEN ?14 = 1 THEN items.content ELSE ?10 END,
+             content_version = CASE WHEN ?14 = 1 THEN items.content_version ELSE ?11 END,
+             content_size = CASE WHEN ?14 = 1 THEN items.content_size ELSE ?12 END
+         RETURNING row",
         params![
             work.source,
             draft.document_id,
@@ -302,10 +316,6 @@ fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: boo
             uploads::unpin(work.c, replaced, work.gone)?;
         }
     }
-    let row = match &present {
-        Some(present) => present.row,
-        None => work.c.last_insert_rowid(),
-    };
     jobs::enqueue(work.c, JobKind::Extract, row, work.lease.push, work.now)?;
     if !alive {
         work.hold(1)?;
@@ -417,7 +427,7 @@ fn delete(work: &Work<'_>, document_id: &str, children: bool) -> R<usize> {
             work.lease.push,
             i64::try_from(limits::APPLY_RECORDS).unwrap_or(i64::MAX)
         ],
-        |row| row.get::<_, String>(0),
+        |row| row.get::<String>(0),
     )?;
     for child in &below {
         remove(work, child)?;
@@ -434,19 +444,19 @@ fn remove(work: &Work<'_>, document_id: &str) -> R<()> {
 
 /// Leaves of an item only its ordering id.
 fn bury(work: &Work<'_>, document_id: &str, present: Option<&Present>) -> R<i64> {
-    run(
+    let row = made(
         work.c,
         "INSERT INTO items (source, document_id, ordering, push, metadata, permissions, content_size, state, created, changed, deleted)
          VALUES (?1, ?2, ?3, ?4, '{}', 'null', 0, 'ready', ?5, ?5, ?5)
          ON CONFLICT (source, document_id) DO UPDATE SET ordering = ?3, push = ?4, metadata = '{}', permissions = 'null',
              parent_id = NULL, file_extension = NULL, compression = NULL, content = NULL, content_version = NULL,
-             content_size = 0, state = 'ready', problem = NULL, changed = ?5, deleted = ?5",
+             content_size = 0, state = 'ready', problem = NULL, changed = ?5, deleted = ?5
+         RETURNING row",
         params![work.source, document_id, work.lease.ordering.to_bytes(), work.lease.push, work.now.0],
     )?;
     if let Some(version) = present.and_then(|p| p.version) {
         uploads::unpin(work.c, version, work.gone)?;
     }
-    let row = present.map_or_else(|| work.c.last_insert_rowid(), |p| p.row);
     if present.is_some_and(|p| !p.deleted) {
         work.hold(-1)?;
     }
@@ -479,14 +489,14 @@ pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, kee
         PushKind::OlderThan => {
             run(
                 c,
-                "UPDATE sources SET floor = max(floor, ?2) WHERE row = ?1",
+                "UPDATE sources SET floor = CASE WHEN floor < ?2 THEN ?2 ELSE floor END WHERE row = ?1",
                 params![source, lease.ordering.to_bytes()],
             )?;
             all(
                 c,
                 "SELECT document_id FROM items WHERE source = ?1 AND ordering < ?2 AND deleted IS NULL LIMIT ?3",
                 params![source, lease.ordering.to_bytes(), limit],
-                |row| row.get::<_, String>(0),
+                |row| row.get::<String>(0),
             )?
         }
         PushKind::Load => all(
@@ -494,7 +504,7 @@ pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, kee
             "SELECT document_id FROM items WHERE source = ?1 AND push < ?2 AND ordering <= ?3 AND deleted IS NULL
              AND (loaded IS NULL OR loaded <> ?2) LIMIT ?4",
             params![source, lease.push, lease.ordering.to_bytes(), limit],
-            |row| row.get::<_, String>(0),
+            |row| row.get::<String>(0),
         )?,
         PushKind::Items | PushKind::Identities | PushKind::IdentitiesOlderThan => Vec::new(),
     };
@@ -550,13 +560,12 @@ fn put_identity(
     well_knowns: &[Value],
     now: Timestamp,
 ) -> R<()> {
-    let key = params![lease.tenant.0, lease.target, identity.kind.name(), identity.name, relation.name()];
     let present = one(
         c,
         "SELECT ordering, deleted IS NULL FROM identities
          WHERE tenant = ?1 AND provider = ?2 AND kind = ?3 AND name = ?4 AND relation = ?5",
-        key,
-        |row| Ok((ordering(row, 0)?, row.get::<_, bool>(1)?)),
+        params![lease.tenant.0, lease.target, identity.kind.name(), identity.name, relation.name()],
+        |row| Ok((ordering(row, 0)?, row.get::<bool>(1)?)),
     )?;
     let column = match present {
         Some((present, _)) if present > lease.ordering => "older",

@@ -1,7 +1,5 @@
 //! What the sweeper asks, and the numbers.
 
-use rusqlite::{Connection, params};
-
 use super::rows::{all, one, optional_uuid, run, size, uuid, word};
 use super::uploads::{self, SESSION};
 use super::{entries, quota, resume, stores};
@@ -9,8 +7,9 @@ use crate::clock::Timestamp;
 use crate::limits;
 use crate::meta::{Swept, Tombstone, Usage};
 use crate::model::ids::{FileId, SegmentId, SessionId, SourceId, TenantId, VersionId};
+use crate::sql::{Connection, Flavour, NONE, Row, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 pub(super) fn expire_sessions(c: &Connection, now: Timestamp, limit: u32) -> R<u64> {
     let over = all(
@@ -37,7 +36,7 @@ pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swep
         c,
         "SELECT id, version, used_by IS NOT NULL FROM files WHERE expires <= ?1 LIMIT ?2",
         params![now.0, limit],
-        |row| Ok((FileId(uuid(row, 0)?), optional_uuid(row, 1)?.map(VersionId), row.get::<_, bool>(2)?)),
+        |row| Ok((FileId(uuid(row, 0)?), optional_uuid(row, 1)?.map(VersionId), row.get::<bool>(2)?)),
     )?;
     for (file, version, used) in over {
         swept.files += 1;
@@ -113,7 +112,7 @@ fn rows(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-fn read_tombstone(row: &rusqlite::Row<'_>) -> R<Tombstone> {
+fn read_tombstone(row: &Row<'_>) -> R<Tombstone> {
     Ok(Tombstone { segment: word(row, 0, |name| name.parse().ok())?, backend: row.get(1)? })
 }
 
@@ -179,7 +178,7 @@ pub(super) fn usage(c: &Connection, tenant: &TenantId) -> R<Usage> {
     let held = quota::held(c, tenant)?;
     let sources = all(
         c,
-        "SELECT s.id, count(i.row), coalesce(sum(i.content_size), 0) FROM sources s
+        "SELECT s.id, count(i.row), CAST(coalesce(sum(i.content_size), 0) AS BIGINT) FROM sources s
          LEFT JOIN items i ON i.source = s.row AND i.deleted IS NULL WHERE s.tenant = ?1 GROUP BY s.row ORDER BY s.row",
         [&tenant.0],
         |row| Ok((SourceId(row.get(0)?), size(row, 1)?, size(row, 2)?)),
@@ -269,10 +268,13 @@ const INVARIANTS: &[&str] = &[
 ];
 
 pub(super) fn broken_invariants(c: &Connection, now: Timestamp) -> R<Vec<String>> {
-    let mut broken = all(c, "PRAGMA integrity_check(20)", [], |row| row.get::<_, String>(0))?;
+    let mut broken = match c.flavour() {
+        Flavour::Sqlite => all(c, "PRAGMA integrity_check(20)", NONE, |row| row.get::<String>(0))?,
+        Flavour::Postgres => Vec::new(),
+    };
     broken.retain(|line| line != "ok");
     for invariant in INVARIANTS {
-        broken.extend(all(c, &format!("{invariant} LIMIT 100"), [], |row| row.get::<_, String>(0))?);
+        broken.extend(all(c, &format!("{invariant} LIMIT 100"), NONE, |row| row.get::<String>(0))?);
     }
     // A server that is stopped sweeps nothing; a day late is a sweeper that does not work.
     let overdue = one(

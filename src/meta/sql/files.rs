@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, params};
-
 use super::rows::{all, digests, one, optional_time, optional_uuid, run, size, sql, time, unreadable, uuid};
 use super::{entries, stores, uploads};
 use crate::clock::Timestamp;
 use crate::meta::{FileDeleted, FileFilter, RegisterFile, Registered};
 use crate::model::file::FileRecord;
 use crate::model::ids::{FileId, KeyId, TenantId, VersionId};
+use crate::sql::{Connection, Row, params};
 
-type R<T> = rusqlite::Result<T>;
+type R<T> = crate::sql::Result<T>;
 
 const FILE: &str = "SELECT f.id, f.tenant, f.key, f.name, f.mime_type, f.path, f.metadata, f.registered,
     v.id, v.size, v.crc32c, v.crc64nvme, v.md5, v.sha256, v.committed, f.stored_as
