@@ -20,9 +20,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::blob::{Local, sync_directory};
+use crate::blob::{BlobStore, Local, S3, Unusable, sync_directory};
 use crate::clock::{Clock, random_uuid};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Storage, cloud_environment};
 use crate::credential;
 use crate::dialect::{aitronos, cognite, coveo, native};
 use crate::engine::{Engine, Policy};
@@ -48,6 +48,8 @@ use crate::ticket::{self, Tickets};
 const LOCK: &str = "lock";
 const BLOBS: &str = "blobs";
 const TICKET_SECRET: &str = "ticket_secret";
+/// Tells this database's bytes from another's in a bucket.
+const INSTALLATION: &str = "installation";
 /// Settings: the id of the key that the first start made, and whether it was shown.
 const FIRST_KEY: &str = "first_key";
 const FIRST_KEY_SHOWN: &str = "first_key_shown";
@@ -83,6 +85,9 @@ pub enum StartError {
     /// The index can't be used.
     #[error(transparent)]
     Search(#[from] SearchError),
+    /// The bucket can't be used.
+    #[error(transparent)]
+    Bucket(#[from] Unusable),
     /// The address can't be listened on.
     #[error("can't listen on {address}: {error}; give --listen another address")]
     Listen {
@@ -142,7 +147,8 @@ impl App {
         config.validate()?;
         let config = Arc::new(config);
         let lock = lock(&config.data)?;
-        let keepers = open(&config.data)?;
+        let keepers = open(&config, &clock)?;
+        check_storage(&config, keepers.meta.as_ref()).await?;
         keepers.meta.release_leases().await?;
         let search = Arc::clone(&keepers.search);
         let engine = Arc::new(engine(&config, clock, keepers.meta, keepers.blobs, keepers.search).await?);
@@ -253,22 +259,38 @@ pub struct Keepers {
     /// The facts.
     pub meta: Arc<dyn MetaStore>,
     /// The bytes.
-    pub blobs: Arc<Local>,
+    pub blobs: Arc<dyn BlobStore>,
     /// The full text.
     pub search: Arc<SqliteSearch>,
 }
 
-/// Opens the keepers in a data directory, making what is absent.
+/// Opens the keepers, making what is absent in the data directory. Nothing is asked of a bucket yet.
 ///
 /// # Errors
 /// [`StartError`].
-pub fn open(directory: &Path) -> Result<Keepers, StartError> {
+pub fn open(config: &Config, clock: &Clock) -> Result<Keepers, StartError> {
+    let directory = &config.data;
     let unusable = |error| StartError::Data { directory: directory.display().to_string(), error };
     make(directory).map_err(unusable)?;
     let meta = SqliteMeta::open(directory)?;
-    let blobs = Local::open(&directory.join(BLOBS)).map_err(unusable)?;
+    let blobs: Arc<dyn BlobStore> = match &config.storage {
+        Storage::Disk => Arc::new(Local::open(&directory.join(BLOBS)).map_err(unusable)?),
+        Storage::Bucket(bucket) => Arc::new(S3::open(bucket, cloud_environment(), clock.clone())?),
+    };
     let search = SqliteSearch::open(directory)?;
-    Ok(Keepers { meta: Arc::new(meta), blobs: Arc::new(blobs), search: Arc::new(search) })
+    Ok(Keepers { meta: Arc::new(meta), blobs, search: Arc::new(search) })
+}
+
+/// Can a bucket be written, read and listed, and is it ours? Asked over connections of its own: those of the server belong
+/// to its planes.
+async fn check_storage(config: &Config, meta: &dyn MetaStore) -> Result<(), StartError> {
+    let Storage::Bucket(bucket) = &config.storage else { return Ok(()) };
+    let id = match meta.setting(INSTALLATION).await? {
+        Some(id) => id,
+        None => meta.set_setting(INSTALLATION, random_uuid().to_string().into_bytes(), true).await?,
+    };
+    let id = String::from_utf8_lossy(&id).into_owned();
+    Ok(S3::open(bucket, cloud_environment(), Clock::system())?.check(&id).await?)
 }
 
 fn make(directory: &Path) -> io::Result<()> {
@@ -305,7 +327,7 @@ pub async fn engine(
     config: &Config,
     clock: Clock,
     meta: Arc<dyn MetaStore>,
-    blobs: Arc<Local>,
+    blobs: Arc<dyn BlobStore>,
     search: Arc<SqliteSearch>,
 ) -> Result<Engine, MetaError> {
     let secret = match meta.setting(TICKET_SECRET).await? {
@@ -319,7 +341,7 @@ fn assemble(
     config: &Config,
     clock: Clock,
     meta: Arc<dyn MetaStore>,
-    blobs: Arc<Local>,
+    blobs: Arc<dyn BlobStore>,
     search: Arc<dyn SearchIndex>,
     secret: &[u8],
 ) -> Engine {
@@ -340,9 +362,12 @@ pub fn open_to_read(config: &Config, clock: Clock) -> Result<Engine, StartError>
     let directory = &config.data;
     let unusable = |error| StartError::Data { directory: directory.display().to_string(), error };
     let meta = SqliteMeta::open_to_read(directory)?;
-    let blobs = Local::open_to_read(&directory.join(BLOBS)).map_err(unusable)?;
+    let blobs: Arc<dyn BlobStore> = match &config.storage {
+        Storage::Disk => Arc::new(Local::open_to_read(&directory.join(BLOBS)).map_err(unusable)?),
+        Storage::Bucket(bucket) => Arc::new(S3::open_to_read(bucket, cloud_environment(), clock.clone())?),
+    };
     // It issues no ticket, so that it needs no secret, and full text is derived.
-    Ok(assemble(config, clock, Arc::new(meta), Arc::new(blobs), Arc::new(NoSearch), &[]))
+    Ok(assemble(config, clock, Arc::new(meta), blobs, Arc::new(NoSearch), &[]))
 }
 
 /// What a first start makes, until somebody has seen its key.
@@ -516,10 +541,17 @@ fn health(engine: &Arc<Engine>, metrics: Option<Metrics>) -> Router {
 }
 
 async fn ready(State(engine): State<Arc<Engine>>, _request: Request) -> Response {
-    let space = engine.blobs.space().await;
+    let space = match engine.blobs.ping().await {
+        Ok(()) => engine.blobs.space().await,
+        Err(error) => Err(error),
+    };
     let reason = match (engine.meta.ping().await, space) {
         (Err(error), _) => format!("the database can't write: {error}\n"),
-        (_, Err(error)) => format!("the byte store can't be asked: {error}\n"),
+        (_, Err(error)) => {
+            // What it says may name the inside of a network.
+            tracing::warn!(%error, "the byte store can't be asked");
+            "the byte store can't be asked\n".into()
+        }
         (Ok(()), Ok(Some(space))) if space.free < engine.policy.free_space_min => {
             format!("{} bytes are free, {} are needed\n", space.free, engine.policy.free_space_min)
         }

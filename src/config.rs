@@ -9,6 +9,10 @@ use toml::Value;
 
 use crate::limits;
 
+mod storage;
+
+pub use storage::{Bucket, Storage};
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -63,6 +67,8 @@ pub enum LogFormat {
 pub struct Config {
     /// The data directory.
     pub data: PathBuf,
+    /// Where bytes are kept.
+    pub storage: Storage,
     /// Where the server listens.
     pub listen: SocketAddr,
     /// The server's address as clients see it, without a slash at its end.
@@ -121,6 +127,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data: PathBuf::from("./landfall-data"),
+            storage: Storage::Disk,
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
             container_max: limits::CONTAINER_DEFAULT_BYTES,
@@ -154,6 +161,7 @@ impl Default for Config {
 /// Every field that a file or the environment may set.
 const FIELDS: &[&str] = &[
     "data",
+    "storage",
     "listen",
     "public_url",
     "container_max",
@@ -181,6 +189,18 @@ const FIELDS: &[&str] = &[
     "workers",
     "program",
 ];
+
+/// What the environment says about access to clouds: the variables that their own tools read. Some are secrets, which is
+/// why they are no part of [`Config`].
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+pub fn cloud_environment() -> std::collections::HashMap<String, String> {
+    let named = |name: &str| name.starts_with("AWS_") || name == "HOME";
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).filter(|(name, _)| named(name)).collect()
+}
 
 impl Config {
     /// Reads the file, if there is one, and the environment over it, and checks the whole.
@@ -232,6 +252,12 @@ impl Config {
     fn set(&mut self, field: &'static str, value: &Value) -> Result<(), ConfigError> {
         match field {
             "data" => self.data = PathBuf::from(text(field, value)?),
+            "storage" => {
+                let value = text(field, value)?;
+                // What stands before an `@` may be a secret.
+                let shown = if value.contains('@') { "(not shown)" } else { value.as_str() };
+                self.storage = storage::parse(&value).map_err(|remedy| invalid(field, shown, remedy))?;
+            }
             "listen" => self.listen = address(field, value)?,
             "public_url" => self.public_url = Some(text(field, value)?),
             "container_max" => self.container_max = bytes(field, value)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{PROGRAM, client};
+use crate::harness::{PROGRAM, client, program};
 
 /// A first start; it ends with its guard.
 struct First {
@@ -18,7 +18,7 @@ impl First {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let file = |name: &str| std::fs::File::create(dir.path().join(name)).unwrap();
-        let server = Command::new(PROGRAM)
+        let server = program(&dir.path().join("data"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(dir.path().join("data"))
             .stdin(Stdio::null())

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,41 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::bucket::Store;
+
+/// Where servers keep their bytes: with `LANDFALL_TEST_STORAGE=s3` in a store of this process, with a URL as the field
+/// `storage` has it in that bucket.
+static STORAGE: LazyLock<Option<String>> = LazyLock::new(|| {
+    static STORE: LazyLock<Store> = LazyLock::new(Store::start_for_ever);
+    let wanted = std::env::var("LANDFALL_TEST_STORAGE").unwrap_or_default();
+    match wanted.as_str() {
+        "" | "disk" => None,
+        "s3" => Some(STORE.url("it")),
+        url if url.starts_with("s3://") => Some(url.to_owned()),
+        other => panic!("LANDFALL_TEST_STORAGE is `disk`, `s3` or a URL, not `{other}`"),
+    }
+});
+
+/// Where a server with this data directory keeps its bytes, as its configuration says it: each under a prefix of its own.
+pub(crate) fn storage(data: &Path) -> String {
+    let Some(url) = &*STORAGE else { return String::from("disk") };
+    let (place, how) = url.split_once('?').unwrap();
+    let own = data.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    format!("{place}/{}?{how}", own.trim_start_matches('.'))
+}
+
+/// Are the bytes of servers in a bucket?
+pub(crate) fn in_bucket() -> bool {
+    STORAGE.is_some()
+}
+
+/// The built binary, for a data directory.
+pub(crate) fn program(data: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.env("LANDFALL_STORAGE", storage(data));
+    command
+}
 
 /// The built binary.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_landfall");
@@ -264,6 +299,7 @@ impl Server {
             program: Some(PathBuf::from(PROGRAM)),
             ..Config::default()
         };
+        config.set_text("storage", &storage(&config.data)).unwrap();
         change(&mut config);
         let clock = Clock::system();
         let app = App::start(config.clone(), clock.clone()).await.expect("a start");
@@ -303,7 +339,7 @@ impl Server {
     pub(crate) async fn leaves_everything_whole(mut self) {
         self.app.take().expect("a running server").stop().await;
         let data = self.data();
-        let run = move || Command::new(PROGRAM).arg("doctor").arg("--data").arg(data).stdin(Stdio::null()).output();
+        let run = move || program(&data).arg("doctor").arg("--data").arg(&data).stdin(Stdio::null()).output();
         let output = tokio::task::spawn_blocking(run).await.unwrap().expect("the built binary");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "landfall doctor: {out}{err}");
@@ -481,7 +517,7 @@ impl Server {
 
     /// Runs `landfall admin …`, which must fail; what it says.
     pub(crate) async fn admin_refused(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(PROGRAM);
+        let mut command = program(&self.data());
         command.arg("admin").args(arguments).arg("--data").arg(self.data()).stdin(Stdio::null());
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the built binary");
         assert!(!output.status.success(), "{arguments:?} was taken: {}", String::from_utf8_lossy(&output.stdout));
@@ -586,7 +622,7 @@ pub(crate) fn encode(text: &str) -> String {
 
 /// Runs `landfall admin …`; the line of JSON it prints.
 pub(crate) fn admin(data: &Path, arguments: &[&str]) -> Value {
-    let output = Command::new(PROGRAM)
+    let output = program(data)
         .arg("admin")
         .args(arguments)
         .arg("--data")
@@ -692,7 +728,9 @@ impl Binary {
         // A port that was free a moment ago.
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let file = dir.path().join("landfall.toml");
-        let text = format!("data = {:?}\nlisten = \"{address}\"\n{settings}\n", data.display().to_string());
+        let (place, storage) = (data.display().to_string(), storage(&data));
+        let storage = if settings.contains("storage") { String::new() } else { format!("storage = {storage:?}\n") };
+        let text = format!("data = {place:?}\nlisten = \"{address}\"\n{storage}{settings}\n");
         std::fs::write(&file, text).unwrap();
         let log = dir.path().join("log");
         let process = spawn_server(&file, &log);
@@ -739,7 +777,7 @@ impl Binary {
     pub(crate) fn leaves_everything_whole(mut self) {
         self.kill();
         let data = self.dir.path().join("data");
-        let output = Command::new(PROGRAM).args(["doctor", "--deep", "--data"]).arg(data).output().unwrap();
+        let output = program(&data).args(["doctor", "--deep", "--data"]).arg(&data).output().unwrap();
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "landfall doctor: {out}{err}");
     }

@@ -10,6 +10,8 @@
 
 mod aitronos;
 mod bodies;
+#[path = "../support/bucket.rs"]
+mod bucket;
 mod client;
 mod cognite;
 mod coveo;
@@ -25,4 +27,5 @@ mod native;
 mod oidc;
 mod parts;
 mod seed_pages;
+mod storage;
 mod uploads;
