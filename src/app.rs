@@ -275,7 +275,9 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Keepers, StartError> {
     let meta = SqliteMeta::open(directory)?;
     let blobs: Arc<dyn BlobStore> = match &config.storage {
         Storage::Disk => Arc::new(Local::open(&directory.join(BLOBS)).map_err(unusable)?),
-        Storage::Bucket(bucket) => Arc::new(S3::open(bucket, cloud_environment(), clock.clone())?),
+        Storage::Bucket(bucket) => {
+            Arc::new(S3::open(bucket, cloud_environment(), clock.clone(), config.body_memory_max)?)
+        }
     };
     let search = SqliteSearch::open(directory)?;
     Ok(Keepers { meta: Arc::new(meta), blobs, search: Arc::new(search) })
@@ -290,7 +292,7 @@ async fn check_storage(config: &Config, meta: &dyn MetaStore) -> Result<(), Star
         None => meta.set_setting(INSTALLATION, random_uuid().to_string().into_bytes(), true).await?,
     };
     let id = String::from_utf8_lossy(&id).into_owned();
-    Ok(S3::open(bucket, cloud_environment(), Clock::system())?.check(&id).await?)
+    Ok(S3::open(bucket, cloud_environment(), Clock::system(), config.body_memory_max)?.check(&id).await?)
 }
 
 fn make(directory: &Path) -> io::Result<()> {

@@ -82,7 +82,7 @@ struct Shared {
     path: PathBuf,
     verbs: mpsc::SyncSender<Verb>,
     readers: Mutex<Vec<Connection>>,
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Database {
@@ -115,7 +115,7 @@ impl Database {
             path: path.to_owned(),
             verbs,
             readers: Mutex::default(),
-            reading: Semaphore::new(READERS),
+            reading: Arc::new(Semaphore::new(READERS)),
         });
         let alive = Arc::downgrade(&shared);
         spawn("sqlite-checkpoint", move || {
@@ -155,7 +155,7 @@ impl Database {
         // Nobody takes verbs from this queue.
         let (verbs, _) = mpsc::sync_channel(1);
         let readers = Mutex::new(vec![connection]);
-        let reading = Semaphore::new(READERS);
+        let reading = Arc::new(Semaphore::new(READERS));
         Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), verbs, readers, reading }) })
     }
 
@@ -204,10 +204,14 @@ impl Database {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
-        let _place = self.shared.reading.acquire().await.map_err(|_| SqliteError::Closed)?;
-        tokio::task::spawn_blocking(move || shared.read(work))
-            .await
-            .map_err(|error| SqliteError::Failed(error.to_string()))?
+        let place = Arc::clone(&self.shared.reading).acquire_owned().await.map_err(|_| SqliteError::Closed)?;
+        // The place is free when the query has ended, also where nobody looks at its answer: a task that waits for a
+        // place may be the very one that would.
+        let query = move || {
+            let _place = place;
+            shared.read(work)
+        };
+        tokio::task::spawn_blocking(query).await.map_err(|error| SqliteError::Failed(error.to_string()))?
     }
 
     /// Looks up a few rows by their keys, on the thread of the task that asks: another thread's wake-up would cost several
@@ -365,5 +369,31 @@ fn failed(error: rusqlite::Error) -> SqliteError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => SqliteError::OutOfSpace,
         _ => SqliteError::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_that_nobody_looks_at_keep_no_reader() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::open(&directory.path().join("a.db"), &["CREATE TABLE t (n INTEGER)"]).unwrap();
+        let query = || database.read(|c| c.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)));
+        let mut asked: Vec<_> = (0..READERS).map(|_| Box::pin(query())).collect();
+        for _ in 0..200 {
+            // Asked, and then left alone: whoever would look is busy with a question of its own.
+            for asking in &mut asked {
+                let looked = std::future::poll_fn(|context| Poll::Ready(asking.as_mut().poll(context))).await;
+                if let Poll::Ready(answer) = looked {
+                    answer.unwrap();
+                    *asking = Box::pin(query());
+                }
+            }
+            tokio::time::timeout(Duration::from_secs(60), query()).await.expect("an answer").unwrap();
+        }
     }
 }

@@ -80,6 +80,8 @@ struct Shared {
     tidies: bool,
     /// Bytes of parts in memory, over all writers.
     held: AtomicU64,
+    /// As many as there may be before they are written as smaller objects.
+    memory: u64,
 }
 
 /// Why a bucket can't be used, in one sentence.
@@ -91,12 +93,17 @@ pub struct Unusable {
 }
 
 impl S3 {
-    /// A bucket that is written and read. Nothing is asked of it yet.
+    /// A bucket that is written and read. Nothing is asked of it yet. Parts on their way to it take up to `memory` bytes.
     ///
     /// # Errors
     /// When this system has no certificates to trust.
-    pub fn open(bucket: &Bucket, environment: HashMap<String, String>, clock: Clock) -> Result<Self, Unusable> {
-        Self::new(bucket, environment, clock, true)
+    pub fn open(
+        bucket: &Bucket,
+        environment: HashMap<String, String>,
+        clock: Clock,
+        memory: u64,
+    ) -> Result<Self, Unusable> {
+        Self::new(bucket, environment, clock, Some(memory))
     }
 
     /// A bucket that is only read: nothing in it is made, tidied or removed.
@@ -104,19 +111,29 @@ impl S3 {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_to_read(bucket: &Bucket, environment: HashMap<String, String>, clock: Clock) -> Result<Self, Unusable> {
-        Self::new(bucket, environment, clock, false)
+        Self::new(bucket, environment, clock, None)
     }
 
     fn new(
         bucket: &Bucket,
         environment: HashMap<String, String>,
         clock: Clock,
-        tidies: bool,
+        memory: Option<u64>,
     ) -> Result<Self, Unusable> {
         let unusable = |error: OutboundError| Unusable { place: bucket.name.clone(), why: error.what };
         let caller = Caller::new(bucket, environment).map_err(unusable)?;
         let (prefix, checksums) = (bucket.prefix.clone(), bucket.checksums);
-        Ok(Self { shared: Arc::new(Shared { caller, clock, prefix, checksums, tidies, held: AtomicU64::new(0) }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                caller,
+                clock,
+                prefix,
+                checksums,
+                tidies: memory.is_some(),
+                held: AtomicU64::new(0),
+                memory: memory.unwrap_or(0),
+            }),
+        })
     }
 
     /// Writes an object, reads it, lists and deletes it: everything that a server will want to do. Then sees to it that
@@ -568,16 +585,16 @@ impl Held {
         Self { shared: Arc::clone(&self.shared), bytes: std::mem::take(&mut self.bytes) }
     }
 
-    /// Is memory so short that this much is too much for one writer? An eighth of what is free is not, so that many
-    /// slow ones leave something for others.
+    /// Is memory so short that this much is too much for one writer? While a quarter is free nothing is; then it is more
+    /// than half of what is left, so that many slow ones leave something for others.
     fn is_too_much(&self) -> bool {
-        let free = limits::STORE_MEMORY_BYTES.saturating_sub(self.shared.held.load(Ordering::Relaxed));
-        self.bytes > free / 8
+        let free = self.shared.memory.saturating_sub(self.shared.held.load(Ordering::Relaxed));
+        free < self.shared.memory / 4 && self.bytes > free / 2
     }
 
     /// Is more than half of it free?
     fn is_plenty(&self) -> bool {
-        self.shared.held.load(Ordering::Relaxed) < limits::STORE_MEMORY_BYTES / 2
+        self.shared.held.load(Ordering::Relaxed) < self.shared.memory / 2
     }
 }
 

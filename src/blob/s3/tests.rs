@@ -16,6 +16,7 @@ use crate::limits;
 use crate::model::ids::SegmentId;
 
 const PART: usize = 8 << 20;
+const MEMORY: u64 = 128 << 20;
 const DAY: Duration = Duration::from_secs(25 * 3600);
 
 /// A client of the store that a test plays.
@@ -28,7 +29,7 @@ pub(in crate::blob) fn at(url: &str) -> S3 {
     let mut config = Config::default();
     config.set_text("storage", url).unwrap();
     match &config.storage {
-        Storage::Bucket(bucket) => S3::open(bucket, HashMap::new(), Clock::system()).unwrap(),
+        Storage::Bucket(bucket) => S3::open(bucket, HashMap::new(), Clock::system(), MEMORY).unwrap(),
         Storage::Disk => panic!("a bucket"),
     }
 }
@@ -412,7 +413,7 @@ async fn many_writers_share_the_memory_there_is() {
         for from in (0..all.len()).step_by(256 * 1024) {
             writer.write(&mut vec![all.slice(from..from + 256 * 1024)]).await.unwrap();
             let held = s3.shared.held.load(std::sync::atomic::Ordering::Relaxed);
-            assert!(held <= limits::STORE_MEMORY_BYTES, "{held}");
+            assert!(held <= MEMORY, "{held}");
         }
         writers.push((id, writer));
     }
@@ -505,7 +506,7 @@ mod issuing {
         config.set_text("storage", url.split("&credentials").next().unwrap()).unwrap();
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         match &config.storage {
-            Storage::Bucket(bucket) => S3::open(bucket, environment, Clock::system()).unwrap(),
+            Storage::Bucket(bucket) => S3::open(bucket, environment, Clock::system(), MEMORY).unwrap(),
             Storage::Disk => panic!("a bucket"),
         }
     }
