@@ -20,9 +20,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::blob::{Local, sync_directory};
+use crate::blob::{BlobStore, Local, S3, Unusable, sync_directory};
 use crate::clock::{Clock, random_bytes, random_uuid};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Storage, cloud_environment};
 use crate::credential;
 use crate::dialect::{aitronos, cognite, coveo, native};
 use crate::engine::{Engine, Policy};
@@ -49,6 +49,8 @@ use crate::ticket::{self, Tickets};
 const LOCK: &str = "lock";
 const BLOBS: &str = "blobs";
 const TICKET_SECRET: &str = "ticket_secret";
+/// Tells this database's bytes from another's in a bucket.
+const INSTALLATION: &str = "installation";
 /// Settings: the id of the key that the first start made, and whether it was shown.
 const FIRST_KEY: &str = "first_key";
 const FIRST_KEY_SHOWN: &str = "first_key_shown";
@@ -90,6 +92,9 @@ pub enum StartError {
     /// The index can't be used.
     #[error(transparent)]
     Search(#[from] SearchError),
+    /// The bucket can't be used.
+    #[error(transparent)]
+    Bucket(#[from] Unusable),
     /// The address can't be listened on.
     #[error("can't listen on {address}: {error}; give --listen another address")]
     Listen {
@@ -150,7 +155,8 @@ impl App {
         let config = Arc::new(config);
         let mut lock = lock(&config.data)?;
         let holder = holder(&mut lock)?;
-        let keepers = open(&config, holder).await?;
+        let keepers = open(&config, &clock, holder).await?;
+        check_storage(&config, keepers.meta.as_ref()).await?;
         keepers.meta.release_leases().await?;
         let search = Arc::clone(&keepers.search);
         let engine = Arc::new(engine(&config, clock, keepers.meta, keepers.blobs, keepers.search).await?);
@@ -261,23 +267,28 @@ pub struct Keepers {
     /// The facts.
     pub meta: Arc<dyn MetaStore>,
     /// The bytes.
-    pub blobs: Arc<Local>,
+    pub blobs: Arc<dyn BlobStore>,
     /// The full text.
     pub search: Arc<dyn SearchIndex>,
 }
 
-/// Opens the keepers of a data directory and, where there is one, of a database, making what is absent. `holder` is this
-/// process and, after a restart, the same; who takes no work may give any.
+/// Opens the keepers of a data directory and, where there is one, of a database, making what is absent. Nothing is asked of
+/// a bucket yet. `holder` is this process and, after a restart, the same; who takes no work may give any.
 ///
 /// # Errors
 /// [`StartError`].
-pub async fn open(config: &Config, holder: [u8; 16]) -> Result<Keepers, StartError> {
+pub async fn open(config: &Config, clock: &Clock, holder: [u8; 16]) -> Result<Keepers, StartError> {
     let directory = &config.data;
     let unusable = |error| StartError::Data { directory: directory.display().to_string(), error };
     make(directory).map_err(unusable)?;
     let (meta, search) = facts(config, holder).await?;
-    let blobs = Local::open(&directory.join(BLOBS)).map_err(unusable)?;
-    Ok(Keepers { meta, blobs: Arc::new(blobs), search })
+    let blobs: Arc<dyn BlobStore> = match &config.storage {
+        Storage::Disk => Arc::new(Local::open(&directory.join(BLOBS)).map_err(unusable)?),
+        Storage::Bucket(bucket) => {
+            Arc::new(S3::open(bucket, cloud_environment(), clock.clone(), config.body_memory_max)?)
+        }
+    };
+    Ok(Keepers { meta, blobs, search })
 }
 
 type Facts = (Arc<dyn MetaStore>, Arc<dyn SearchIndex>);
@@ -303,6 +314,18 @@ async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StartError> + Send + 'static,
 ) -> Result<T, StartError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| StartError::Io(io::Error::other(error)))?
+}
+
+/// Can a bucket be written, read and listed, and is it ours? Asked over connections of its own: those of the server belong
+/// to its planes.
+async fn check_storage(config: &Config, meta: &dyn MetaStore) -> Result<(), StartError> {
+    let Storage::Bucket(bucket) = &config.storage else { return Ok(()) };
+    let id = match meta.setting(INSTALLATION).await? {
+        Some(id) => id,
+        None => meta.set_setting(INSTALLATION, random_uuid().to_string().into_bytes(), true).await?,
+    };
+    let id = String::from_utf8_lossy(&id).into_owned();
+    Ok(S3::open(bucket, cloud_environment(), Clock::system(), config.body_memory_max)?.check(&id).await?)
 }
 
 fn make(directory: &Path) -> io::Result<()> {
@@ -359,7 +382,7 @@ pub async fn engine(
     config: &Config,
     clock: Clock,
     meta: Arc<dyn MetaStore>,
-    blobs: Arc<Local>,
+    blobs: Arc<dyn BlobStore>,
     search: Arc<dyn SearchIndex>,
 ) -> Result<Engine, MetaError> {
     let secret = match meta.setting(TICKET_SECRET).await? {
@@ -373,7 +396,7 @@ fn assemble(
     config: &Config,
     clock: Clock,
     meta: Arc<dyn MetaStore>,
-    blobs: Arc<Local>,
+    blobs: Arc<dyn BlobStore>,
     search: Arc<dyn SearchIndex>,
     secret: &[u8],
 ) -> Engine {
@@ -397,9 +420,12 @@ pub async fn open_to_read(config: &Config, clock: Clock) -> Result<Engine, Start
         None => SqlMeta::open_to_read(directory)?,
         Some(target) => off_the_runtime(move || Ok(SqlMeta::connect_to_read(&target)?)).await?,
     };
-    let blobs = Local::open_to_read(&directory.join(BLOBS)).map_err(unusable)?;
+    let blobs: Arc<dyn BlobStore> = match &config.storage {
+        Storage::Disk => Arc::new(Local::open_to_read(&directory.join(BLOBS)).map_err(unusable)?),
+        Storage::Bucket(bucket) => Arc::new(S3::open_to_read(bucket, cloud_environment(), clock.clone())?),
+    };
     // It issues no ticket, so that it needs no secret, and full text is derived.
-    Ok(assemble(config, clock, Arc::new(meta), Arc::new(blobs), Arc::new(NoSearch), &[]))
+    Ok(assemble(config, clock, Arc::new(meta), blobs, Arc::new(NoSearch), &[]))
 }
 
 /// What a first start makes, until somebody has seen its key. Of several processes that start at once at one database one
@@ -577,10 +603,17 @@ fn health(engine: &Arc<Engine>, metrics: Option<Metrics>) -> Router {
 }
 
 async fn ready(State(engine): State<Arc<Engine>>, _request: Request) -> Response {
-    let space = engine.blobs.space().await;
+    let space = match engine.blobs.ping().await {
+        Ok(()) => engine.blobs.space().await,
+        Err(error) => Err(error),
+    };
     let reason = match (engine.meta.ping().await, space) {
         (Err(error), _) => format!("the database can't write: {error}\n"),
-        (_, Err(error)) => format!("the byte store can't be asked: {error}\n"),
+        (_, Err(error)) => {
+            // What it says may name the inside of a network.
+            tracing::warn!(%error, "the byte store can't be asked");
+            "the byte store can't be asked\n".into()
+        }
         (Ok(()), Ok(Some(space))) if space.free < engine.policy.free_space_min => {
             format!("{} bytes are free, {} are needed\n", space.free, engine.policy.free_space_min)
         }

@@ -9,6 +9,10 @@ use toml::Value;
 
 use crate::limits;
 
+mod storage;
+
+pub use storage::{Bucket, Storage};
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -89,6 +93,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The PostgreSQL database that holds the facts and the full text; without it they are in the data directory.
     pub database: Option<DatabaseUrl>,
+    /// Where bytes are kept.
+    pub storage: Storage,
     /// Where the server listens.
     pub listen: SocketAddr,
     /// The server's address as clients see it, without a slash at its end.
@@ -148,6 +154,7 @@ impl Default for Config {
         Self {
             data: PathBuf::from("./landfall-data"),
             database: None,
+            storage: Storage::Disk,
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
             container_max: limits::CONTAINER_DEFAULT_BYTES,
@@ -182,6 +189,7 @@ impl Default for Config {
 const FIELDS: &[&str] = &[
     "data",
     "database",
+    "storage",
     "listen",
     "public_url",
     "container_max",
@@ -209,6 +217,18 @@ const FIELDS: &[&str] = &[
     "workers",
     "program",
 ];
+
+/// What the environment says about access to clouds: the variables that their own tools read. Some are secrets, which is
+/// why they are no part of [`Config`].
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+pub fn cloud_environment() -> std::collections::HashMap<String, String> {
+    let named = |name: &str| name.starts_with("AWS_") || name == "HOME";
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).filter(|(name, _)| named(name)).collect()
+}
 
 impl Config {
     /// Reads the file, if there is one, and the environment over it, and checks the whole.
@@ -261,6 +281,12 @@ impl Config {
         match field {
             "data" => self.data = PathBuf::from(text(field, value)?),
             "database" => self.database = Some(database(field, value)?),
+            "storage" => {
+                let value = text(field, value)?;
+                // What stands before an `@` may be a secret.
+                let shown = if value.contains('@') { "(not shown)" } else { value.as_str() };
+                self.storage = storage::parse(&value).map_err(|remedy| invalid(field, shown, remedy))?;
+            }
             "listen" => self.listen = address(field, value)?,
             "public_url" => self.public_url = Some(text(field, value)?),
             "container_max" => self.container_max = bytes(field, value)?,
@@ -581,7 +607,7 @@ mod tests {
     #[test]
     fn errors_name_field_value_and_remedy() {
         for (file, parts) in [
-            ("datta = 'x'", ["`datta`", "fields are", "data, database, listen"]),
+            ("datta = 'x'", ["`datta`", "fields are", "data, database, storage, listen"]),
             ("listen = 'localhost'", ["`listen`", "`localhost`", "127.0.0.1:8080"]),
             ("container_max = '5 gigs'", ["`container_max`", "`5 gigs`", "GiB"]),
             ("container_max = 0", ["`container_max`", "`0`", "between 1 and"]),

@@ -32,6 +32,10 @@ pub const TROUBLES_KEPT: usize = 10_000;
 pub const WRITE_CHUNKS: usize = 512;
 /// From this many bytes on, a segment's writing out starts while bytes still arrive.
 pub const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
+/// Room that is told where nothing bounds it, neither a quota nor a disk: 1 PiB, which every client can reckon with.
+pub const ROOM_BYTES: u64 = 1 << 50;
+/// Segments of one upload that are sealed at once.
+pub const SEALS_AT_ONCE: usize = 8;
 /// Most bytes that a document may unpack to while its text is read: 4 GiB.
 pub const UNPACKED_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Largest PDF or Office document whose text is read; those are held in memory.

@@ -122,6 +122,8 @@ pub struct Bounds {
 pub struct Outbound {
     http: reqwest::Client,
     answer_bytes: usize,
+    /// How long nothing may move on a call.
+    stall: Duration,
 }
 
 impl Outbound {
@@ -130,7 +132,7 @@ impl Outbound {
     /// # Errors
     /// [`OutboundError`] when the system has no certificates to trust.
     pub fn new() -> Result<Self, OutboundError> {
-        Ok(Self { http: builder(CONNECT).build()?, answer_bytes: ANSWER_BYTES })
+        Ok(Self { http: builder(CONNECT).build()?, answer_bytes: ANSWER_BYTES, stall: STALL })
     }
 
     /// A client for short calls; a direct one asks no proxy.
@@ -140,7 +142,19 @@ impl Outbound {
     pub fn bounded(bounds: Bounds, direct: bool) -> Result<Self, OutboundError> {
         let builder = builder(bounds.connect).timeout(bounds.whole);
         let builder = if direct { builder.no_proxy() } else { builder };
-        Ok(Self { http: builder.build()?, answer_bytes: bounds.answer_bytes })
+        Ok(Self { http: builder.build()?, answer_bytes: bounds.answer_bytes, stall: STALL })
+    }
+
+    /// A client for a service that is called all the time, with bodies of any length: a connection on which nothing moves
+    /// for `stall` is given up. A direct one asks no proxy.
+    ///
+    /// # Errors
+    /// [`OutboundError`] when the system has no certificates to trust.
+    pub fn to_service(connect: Duration, stall: Duration, direct: bool) -> Result<Self, OutboundError> {
+        // Shorter than any service keeps a connection that is not used.
+        let builder = builder(connect).pool_idle_timeout(Duration::from_secs(4));
+        let builder = if direct { builder.no_proxy() } else { builder };
+        Ok(Self { http: builder.build()?, answer_bytes: ANSWER_BYTES, stall })
     }
 
     /// Asks for something without showing a key, and reads the whole answer, which must be of a bounded size.
@@ -179,19 +193,20 @@ impl Outbound {
         let response = self.request(ask, &moved)?.send();
         let response = tokio::select! {
             response = response => response?,
-            () = stalled(&moved) => {
-                return Err(OutboundError::passing(format!("nothing moved for {} seconds", STALL.as_secs())));
+            () = stalled(&moved, self.stall) => {
+                return Err(OutboundError::passing(format!("nothing moved for {} seconds", self.stall.as_secs())));
             }
         };
         let head = Head { status: response.status().as_u16(), headers: response.headers().clone() };
-        let body = futures_util::stream::unfold(Some(response), |response| async {
+        let stall = self.stall;
+        let body = futures_util::stream::unfold(Some(response), move |response| async move {
             let mut response = response?;
-            match tokio::time::timeout(STALL, response.chunk()).await {
+            match tokio::time::timeout(stall, response.chunk()).await {
                 Ok(Ok(None)) => None,
                 Ok(Ok(Some(bytes))) => Some((Ok(bytes), Some(response))),
                 Ok(Err(error)) => Some((Err(error.into()), None)),
                 Err(_) => {
-                    let what = format!("nothing came for {} seconds", STALL.as_secs());
+                    let what = format!("nothing came for {} seconds", stall.as_secs());
                     Some((Err(OutboundError::passing(what)), None))
                 }
             }
@@ -232,10 +247,10 @@ fn builder(connect: Duration) -> reqwest::ClientBuilder {
 }
 
 /// Ends when nothing was sent for a while.
-async fn stalled(moved: &AtomicU64) {
+async fn stalled(moved: &AtomicU64, stall: Duration) {
     let mut before = moved.load(Ordering::Relaxed);
     loop {
-        tokio::time::sleep(STALL).await;
+        tokio::time::sleep(stall).await;
         let now = moved.load(Ordering::Relaxed);
         if now == before {
             return;

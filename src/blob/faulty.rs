@@ -18,6 +18,8 @@ pub enum Operation {
     Write,
     /// Making it durable, at a persist or at the end.
     Sync,
+    /// Finishing what another writer left.
+    Seal,
     /// Reading.
     Read,
     /// Deleting.
@@ -69,6 +71,15 @@ impl BlobStore for Faulty {
         self.inner.reads_unfinished()
     }
 
+    fn open_ones_survive(&self) -> bool {
+        self.inner.open_ones_survive()
+    }
+
+    async fn seal(&self, segment: SegmentId, backend: &str, length: u64) -> Result<String, BlobError> {
+        self.check(Operation::Seal)?;
+        self.inner.seal(segment, backend, length).await
+    }
+
     async fn length(&self, segment: SegmentId, backend: &str) -> Result<Option<u64>, BlobError> {
         self.inner.length(segment, backend).await
     }
@@ -84,6 +95,10 @@ impl BlobStore for Faulty {
 
     async fn space(&self) -> Result<Option<Space>, BlobError> {
         self.inner.space().await
+    }
+
+    async fn ping(&self) -> Result<(), BlobError> {
+        self.inner.ping().await
     }
 }
 

@@ -176,6 +176,11 @@ impl BlobStore for Local {
         true
     }
 
+    /// A file is readable at any length.
+    async fn seal(&self, _segment: SegmentId, backend: &str, _length: u64) -> Result<String, BlobError> {
+        Ok(backend.to_owned())
+    }
+
     async fn length(&self, segment: SegmentId, _backend: &str) -> Result<Option<u64>, BlobError> {
         let path = self.path(segment);
         match blocking(move || std::fs::symlink_metadata(path)).await {

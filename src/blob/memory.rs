@@ -95,6 +95,20 @@ impl BlobStore for Memory {
         self.form == Form::Disk
     }
 
+    fn open_ones_survive(&self) -> bool {
+        self.form == Form::Disk
+    }
+
+    async fn seal(&self, segment: SegmentId, backend: &str, length: u64) -> Result<String, BlobError> {
+        let mut state = self.state();
+        let stored = state.get_mut(&segment).ok_or(BlobError::NotFound(segment))?;
+        if stored.length() < length {
+            return Err(BlobError::Truncated { segment, expected: length, found: stored.length() });
+        }
+        stored.finished = true;
+        Ok(backend.to_owned())
+    }
+
     async fn length(&self, segment: SegmentId, _backend: &str) -> Result<Option<u64>, BlobError> {
         Ok(self.state().get(&segment).map(Stored::length))
     }
@@ -130,6 +144,10 @@ impl Writer {
     fn update(&self, change: impl FnOnce(&mut Stored)) -> Result<Extent, BlobError> {
         let mut state = self.store.state();
         let stored = state.get_mut(&self.segment).ok_or(BlobError::NotFound(self.segment))?;
+        if stored.finished && self.store.form == Form::Parts {
+            // As an upload that somebody else completed.
+            return Err(BlobError::NotFound(self.segment));
+        }
         change(stored);
         stored.written = self.store.clock.now();
         let backend = match self.store.form {

@@ -5,13 +5,19 @@
 //! - a segment is created exclusively, under its final name, and has one writer;
 //! - after [`SegmentWriter::persist`] everything written so far survives a crash, name included;
 //! - after [`SegmentWriter::finish`] it can also be read;
+//! - [`BlobStore::seal`] makes a segment readable whose writer persisted it and is gone, from what its row keeps, and
+//!   what that writer still sends changes nothing of it;
 //! - a failed write or sync ends the writer: nobody syncs the same bytes twice, because the kernel may have
 //!   marked the lost pages clean;
 //! - deleting what does not exist succeeds, so that every deletion can be repeated.
 
 mod local;
 mod memory;
+mod s3;
 
+#[cfg(test)]
+#[path = "../../tests/support/bucket.rs"]
+mod bucket;
 #[cfg(test)]
 mod contract;
 mod faulty;
@@ -25,6 +31,7 @@ use bytes::Bytes;
 pub use faulty::{Faulty, Operation};
 pub use local::{Local, sync_directory, write_durably};
 pub use memory::{Form, Memory};
+pub use s3::{S3, Unusable};
 
 use crate::clock::Timestamp;
 use crate::model::ids::SegmentId;
@@ -83,7 +90,8 @@ pub trait SegmentWriter: Send + fmt::Debug {
     /// [`BlobError::OutOfSpace`] or [`BlobError::Io`]; the writer is then of no further use but to be discarded.
     async fn write(&mut self, chunks: &mut Vec<Bytes>) -> Result<(), BlobError>;
 
-    /// Makes everything written so far survive a crash.
+    /// Makes everything written so far survive a crash. Whoever goes on with the writer has recorded the extent: what only
+    /// earlier ones need may be removed then.
     ///
     /// # Errors
     /// As for [`Self::write`]. Never repeated.
@@ -144,8 +152,22 @@ pub trait BlobStore: Send + Sync + fmt::Debug {
     /// [`BlobError::NotFound`] or [`BlobError::Io`].
     async fn open(&self, segment: SegmentId, backend: &str) -> Result<Box<dyn SegmentReader>, BlobError>;
 
-    /// Can what [`SegmentWriter::persist`] made durable be read before the segment is finished?
+    /// Can what [`SegmentWriter::persist`] made durable be read before the segment is finished? Where it can't, a segment
+    /// that its writer did not finish has to be sealed before it is part of a version.
     fn reads_unfinished(&self) -> bool;
+
+    /// Does an open reader survive the segment's deletion?
+    fn open_ones_survive(&self) -> bool {
+        true
+    }
+
+    /// Finishes a segment whose writer is gone or fenced: its first `length` bytes can be read afterwards. `backend` is
+    /// what the writer's last recorded extent had; the answer is what the row has to keep from now on. Nobody may record
+    /// another extent of this segment, because what is behind this one is lost. May be repeated, also by several at once.
+    ///
+    /// # Errors
+    /// [`BlobError::Truncated`] when not all of the bytes are there, or [`BlobError::Io`].
+    async fn seal(&self, segment: SegmentId, backend: &str, length: u64) -> Result<String, BlobError>;
 
     /// The length of a segment as it is stored, or `None` when it is not there.
     ///
@@ -170,4 +192,12 @@ pub trait BlobStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`BlobError::Io`].
     async fn space(&self) -> Result<Option<Space>, BlobError>;
+
+    /// Can the backend be reached?
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn ping(&self) -> Result<(), BlobError> {
+        self.space().await.map(drop)
+    }
 }

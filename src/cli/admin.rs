@@ -406,8 +406,9 @@ impl Admin {
         let config = self.place().config().map_err(StartError::from)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let keepers = app::open(&config, random_bytes()).await?;
-            let (meta, now) = (keepers.meta.as_ref(), Clock::system().now());
+            let clock = Clock::system();
+            let keepers = app::open(&config, &clock, random_bytes()).await?;
+            let (meta, now) = (keepers.meta.as_ref(), clock.now());
             match self {
                 Self::Tenant(command) => tenant(meta, command, now).await,
                 Self::Key(command) => key(meta, command, now).await,

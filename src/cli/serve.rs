@@ -29,6 +29,9 @@ pub(super) struct Serve {
     /// The URL under which clients reach the server, when a proxy stands in front of it
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
+    /// Where bytes are kept: `disk`, or a bucket such as s3://bucket/prefix?region=eu-1 [default: disk]
+    #[arg(long, value_name = "WHERE")]
+    storage: Option<String>,
     /// The largest container, such as 2GiB [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     container_max: Option<String>,
@@ -45,6 +48,9 @@ impl Serve {
         }
         if let Some(url) = &self.public_url {
             config.public_url = Some(url.clone());
+        }
+        if let Some(storage) = &self.storage {
+            config.set_text("storage", storage)?;
         }
         if let Some(size) = &self.container_max {
             config.set_text("container_max", size)?;

@@ -14,6 +14,7 @@ use crate::blob::SegmentWriter;
 use crate::clock::{Clock, Timestamp};
 use crate::model::file::Crcs;
 use crate::model::ids::{SegmentId, SessionId};
+use crate::model::session::{Progress, Session};
 
 /// How long a newcomer waits for the older writer to stop in order, and a question for its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -37,6 +38,16 @@ pub struct Parked {
     pub length: u64,
     /// Their checksums.
     pub crcs: Crcs,
+}
+
+impl Parked {
+    /// Does the session still stand where this was left? Then it can be gone on with, and nobody has begun another segment.
+    #[must_use]
+    pub fn goes_on(&self, session: &Session, progress: &Progress) -> bool {
+        self.epoch == session.epoch
+            && self.received == progress.received
+            && progress.pieces.last().is_some_and(|last| last.segment == self.segment)
+    }
 }
 
 /// What is wanted of whoever has the seat.

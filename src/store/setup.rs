@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::random_uuid;
 use crate::engine::Engine;
+use crate::limits;
 use crate::meta::{NewStore, StoreFilter, StoreUsage};
 use crate::model::ids::{KeyId, NAME_CHARS, StoreId, TenantId, is_name};
 use crate::model::refusal::Refusal;
@@ -99,8 +100,11 @@ pub async fn usage(engine: &Engine, tenant: &TenantId) -> Result<Usage, Refusal>
     let room = match held.quota.bytes {
         Some(quota) => quota,
         None => {
-            let free = engine.blobs.space().await?.map_or(0, |space| space.free);
-            held.bytes.saturating_add(free.saturating_sub(engine.policy.free_space_min))
+            let free = match engine.blobs.space().await? {
+                Some(space) => space.free.saturating_sub(engine.policy.free_space_min),
+                None => limits::ROOM_BYTES,
+            };
+            held.bytes.saturating_add(free)
         }
     };
     Ok(Usage { room, stores: held.stores })

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt};
+
 use super::receive::Receipt;
 use crate::clock::ordered_uuid;
 use crate::engine::Engine;
@@ -77,8 +79,8 @@ pub(super) async fn internal(
     }
 }
 
-/// Commits a resumable session whose last byte is durable. `from` is the offset that its row still shows. `None` when
-/// the session ended, or somebody else writes to it.
+/// Commits a resumable session whose last byte is durable. `from` is the offset that its row still shows. Pieces that are
+/// not finished are of epochs before the session's. `None` when the session ended, or somebody else writes to it.
 ///
 /// # Errors
 /// [`Refusal::Quota`], and the keepers' own.
@@ -89,6 +91,7 @@ pub(super) async fn resumable(
     pieces: Vec<Piece>,
     digests: Digests,
 ) -> Result<Option<Version>, Refusal> {
+    let pieces = sealed(engine, pieces).await?;
     let now = engine.clock.now();
     let new = NewVersion {
         session: session.id,
@@ -114,6 +117,19 @@ pub(super) async fn resumable(
         Committed::OverQuota(over) => Err(over.into()),
         Committed::SameAsUsed { .. } | Committed::Used | Committed::Exists | Committed::Closed => Ok(None),
     }
+}
+
+/// Finishes the segments that their writers left, where what is not finished can't be read. Every piece but those that
+/// the caller finished itself is of an epoch before the caller's, so that nobody can add to it any more.
+async fn sealed(engine: &Engine, pieces: Vec<Piece>) -> Result<Vec<Piece>, Refusal> {
+    if engine.blobs.reads_unfinished() {
+        return Ok(pieces);
+    }
+    let seal = |piece: Piece| async move {
+        let backend = engine.blobs.seal(piece.segment, &piece.backend, piece.length).await?;
+        Ok(Piece { backend, ..piece })
+    };
+    futures_util::stream::iter(pieces).map(seal).buffered(limits::SEALS_AT_ONCE).try_collect().await
 }
 
 fn version_of(engine: &Engine, session: &Session, piece: Piece, digests: Digests) -> NewVersion {

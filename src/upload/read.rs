@@ -55,7 +55,8 @@ impl VersionReader {
     pub async fn open(engine: &Engine, version: &Version) -> Result<Self, BlobError> {
         let whole = version.pieces.len() <= OPENED_AT_ONCE;
         // Before anything is looked for: the sweeper asks after it has found what to delete.
-        let kept = (!whole).then(|| engine.readers.keep(version.pieces.iter().map(|piece| piece.segment)));
+        let survives = whole && engine.blobs.open_ones_survive();
+        let kept = (!survives).then(|| engine.readers.keep(version.pieces.iter().map(|piece| piece.segment)));
         let mut pieces = Vec::with_capacity(version.pieces.len());
         let mut start = 0u64;
         for piece in &version.pieces {

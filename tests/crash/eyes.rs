@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use crate::Outcome;
+use crate::{Outcome, bucket};
 
 /// An item as it can be read.
 #[derive(PartialEq, Eq)]
@@ -34,8 +34,15 @@ fn said(error: rusqlite::Error) -> String {
     format!("the database says: {error}")
 }
 
-/// Every segment file with its path.
-pub fn files(data: &Path) -> BTreeMap<String, PathBuf> {
+/// Everything that is there for segments, by name: files, or what a bucket has, with uploads in progress.
+pub fn files(data: &Path) -> BTreeMap<String, Bytes> {
+    if let Some(prefix) = bucket::prefix(data) {
+        let own = |key: String| key[prefix.len()..].to_owned();
+        let uploads = bucket::store().uploads(&prefix).into_iter().map(|key| format!("{} (in progress)", own(key)));
+        let objects = bucket::store().objects(&prefix).into_iter().filter(|(key, _)| !key.ends_with("/owner"));
+        let objects = objects.map(|(key, _)| (own(key.clone()), Bytes::Object(key)));
+        return objects.chain(uploads.map(|name| (name, Bytes::None))).collect();
+    }
     let mut found = BTreeMap::new();
     let mut directories = vec![data.join("blobs")];
     while let Some(directory) = directories.pop() {
@@ -43,11 +50,38 @@ pub fn files(data: &Path) -> BTreeMap<String, PathBuf> {
             if entry.path().is_dir() {
                 directories.push(entry.path());
             } else {
-                found.insert(entry.file_name().to_string_lossy().into_owned(), entry.path());
+                found.insert(entry.file_name().to_string_lossy().into_owned(), Bytes::File(entry.path()));
             }
         }
     }
     found
+}
+
+/// Where a segment's bytes are.
+#[derive(Debug)]
+pub enum Bytes {
+    File(PathBuf),
+    Object(String),
+    /// Nowhere that can be read.
+    None,
+}
+
+impl Bytes {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Object(_) | Self::None => panic!("it is no file: {self:?}"),
+        }
+    }
+
+    fn read(&self) -> Outcome<Vec<u8>> {
+        match self {
+            Self::File(path) => fs::read(path).map_err(|e| e.to_string()),
+            Self::Object(key) => bucket::store().get(key).ok_or_else(|| format!("{key} is not there")),
+            Self::None => Err("it is not finished".into()),
+        }
+    }
 }
 
 /// The segments that versions are made of.
@@ -76,8 +110,8 @@ fn version(connection: &Connection, data: &Path, id: &[u8]) -> Outcome<Vec<u8>> 
         .map_err(said)?;
     let mut bytes = Vec::new();
     for (segment, length) in pieces {
-        let path = files.get(&segment).ok_or_else(|| format!("segment {segment} is not there"))?;
-        let content = fs::read(path).map_err(|e| format!("segment {segment}: {e}"))?;
+        let stored = files.get(&segment).ok_or_else(|| format!("segment {segment} is not there"))?;
+        let content = stored.read().map_err(|e| format!("segment {segment}: {e}"))?;
         let piece = content.get(..length as usize);
         bytes.extend(piece.ok_or_else(|| format!("segment {segment} has {} of {length} bytes", content.len()))?);
     }

@@ -484,7 +484,7 @@ fn the_doctor_sees() -> Outcome {
     let orphan = {
         let named = eyes::segments(&data)?;
         let found = eyes::files(&data).into_iter().find(|(name, _)| !named.contains(name));
-        found.ok_or("the past has no orphan")?.1
+        found.ok_or("the past has no orphan")?.1.path().to_owned()
     };
     let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3 * 24 * 3600);
     let file = fs::File::options().write(true).open(&orphan).map_err(|e| e.to_string())?;
@@ -495,17 +495,18 @@ fn the_doctor_sees() -> Outcome {
     complains("has no row and was not swept for two days")?;
     fs::remove_file(&orphan).map_err(|e| e.to_string())?;
     doctor(&data, 0)?;
-    let (segment, path) = eyes::files(&data).pop_first().ok_or("the past has no bytes")?;
-    let bytes = fs::read(&path).map_err(|e| e.to_string())?;
+    let (segment, bytes) = eyes::files(&data).pop_first().ok_or("the past has no bytes")?;
+    let path = bytes.path();
+    let bytes = fs::read(path).map_err(|e| e.to_string())?;
     let mut damaged = bytes.clone();
     damaged[1000] ^= 1;
-    fs::write(&path, &damaged).map_err(|e| e.to_string())?;
+    fs::write(path, &damaged).map_err(|e| e.to_string())?;
     complains("damaged")?;
-    fs::write(&path, &bytes[..bytes.len() - 1]).map_err(|e| e.to_string())?;
+    fs::write(path, &bytes[..bytes.len() - 1]).map_err(|e| e.to_string())?;
     complains(&format!("segment {segment} ends at"))?;
-    fs::remove_file(&path).map_err(|e| e.to_string())?;
+    fs::remove_file(path).map_err(|e| e.to_string())?;
     complains(&format!("segment {segment} is not there: bytes are lost"))?;
-    fs::write(&path, &bytes).map_err(|e| e.to_string())?;
+    fs::write(path, &bytes).map_err(|e| e.to_string())?;
     doctor(&data, 0).map(drop)
 }
 

@@ -18,6 +18,7 @@
 )]
 #![cfg(feature = "failpoints")]
 
+mod bucket;
 mod client;
 mod disk;
 mod eyes;
@@ -26,6 +27,8 @@ mod parts;
 mod points;
 mod resumable;
 mod server;
+#[path = "../support/bucket.rs"]
+mod store;
 mod stores;
 mod strict;
 mod world;

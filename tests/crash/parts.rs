@@ -206,14 +206,21 @@ fn clean_at(world: &World, data: &Path, clock: u64) -> Outcome {
 }
 
 pub fn killed(point: &str, when: InParts) -> Outcome {
-    let world = World::new()?;
+    killed_in(&World::new()?, point, when)
+}
+
+pub fn killed_in_bucket(point: &str, when: InParts) -> Outcome {
+    killed_in(&World::in_bucket()?, point, when)
+}
+
+fn killed_in(world: &World, point: &str, when: InParts) -> Outcome {
     let data = world.path("data");
     world.copy_past(&data)?;
     let mut mine = mine();
-    let mut server = begin(&world, &data, point, when, "kill", &mut mine)?;
+    let mut server = begin(world, &data, point, when, "kill", &mut mine)?;
     before_crash(world.client.go_on_parts(&mut mine, COUNT + 1))?;
     server.died_at_its_point()?;
-    holds_after(&world, &data, &mut mine)
+    holds_after(world, &data, &mut mine)
 }
 
 fn stopped(world: &World, data: &Path, point: &str, when: InParts, cut: Cut<'_>) -> Outcome<Mine> {

@@ -31,6 +31,8 @@ enum Tested {
     Crash(During),
     /// In a resumable upload.
     InSession(Session),
+    /// In a resumable upload whose bytes are in a bucket; the others are crashed there as well.
+    InBucket(Session),
     /// In an upload in parts.
     OfParts(InParts),
     /// Of a store.
@@ -43,7 +45,7 @@ enum Tested {
     Elsewhere,
 }
 
-use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InSession, InStore, OfParts};
+use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InBucket, InSession, InStore, OfParts};
 
 const CASES: &[(&str, Tested)] = &[
     ("start.tenant", FirstStart),
@@ -78,6 +80,15 @@ const CASES: &[(&str, Tested)] = &[
     ("resumable.committed", InSession(Session::Fresh)),
     ("resumable.reply", InSession(Session::Fresh)),
     ("resumable.reply", InSession(Session::GoingOn)),
+    ("object.begun", InBucket(Session::Long)),
+    ("object.part", InBucket(Session::Long)),
+    ("object.part", InBucket(Session::Fresh)),
+    ("object.tail", InBucket(Session::Fresh)),
+    ("object.tail", InBucket(Session::GoingOn)),
+    ("object.sealing", InBucket(Session::GoingOn)),
+    ("object.sealing", InBucket(Session::LongGoingOn)),
+    ("object.sealed", InBucket(Session::GoingOn)),
+    ("object.sealed", InBucket(Session::LongGoingOn)),
     ("parts.session_row", OfParts(InParts::First)),
     ("parts.tickets_sent", OfParts(InParts::First)),
     ("segment.created", OfParts(InParts::First)),
@@ -131,28 +142,28 @@ const CASES: &[(&str, Tested)] = &[
 fn crash_cases() -> impl Iterator<Item = (&'static str, During)> {
     CASES.iter().filter_map(|(point, tested)| match tested {
         Crash(during) => Some((*point, *during)),
-        InSession(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+        InSession(_) | InBucket(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
     })
 }
 
 fn in_sessions(kind: &str, case: fn(&str, Session) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InSession(session) => Some((format!("{kind} at {point} ({session:?})"), case(point, *session))),
-        Crash(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InBucket(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
 fn of_parts(kind: &str, case: fn(&str, InParts) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         OfParts(when) => Some((format!("{kind} at {point} ({when:?})"), case(point, *when))),
-        Crash(_) | InSession(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InSession(_) | InBucket(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
 fn in_stores(kind: &str, case: fn(&str, Store) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InStore(store) => Some((format!("{kind} at {point} ({store:?})"), case(point, *store))),
-        Crash(_) | InSession(_) | OfParts(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InSession(_) | InBucket(_) | OfParts(_) | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
@@ -226,11 +237,18 @@ fn begin(
 }
 
 fn killed(point: &str, during: During) -> Outcome {
-    let world = World::new()?;
+    killed_in(&World::new()?, point, during)
+}
+
+fn killed_in_bucket(point: &str, during: During) -> Outcome {
+    killed_in(&World::in_bucket()?, point, during)
+}
+
+fn killed_in(world: &World, point: &str, during: During) -> Outcome {
     let data = world.path("data");
     world.copy_past(&data)?;
     let upload = Mutex::new(interrupted());
-    let (mut server, clock) = begin(&world, &data, point, during, "kill", &mut upload.lock().expect("no panic"))?;
+    let (mut server, clock) = begin(world, &data, point, during, "kill", &mut upload.lock().expect("no panic"))?;
     use_server(&world.client, during, &upload)?;
     server.died_at_its_point()?;
     world.holds_after(&data, &mut upload.into_inner().expect("no panic"), clock)
@@ -422,6 +440,36 @@ fn power_cut_at_every_transaction() {
 #[test]
 fn killed_in_an_upload() {
     each("kill -9", in_uploads, killed);
+}
+
+#[test]
+fn killed_in_an_upload_into_a_bucket() {
+    each("bucket, kill -9", in_uploads, killed_in_bucket);
+}
+
+#[test]
+fn killed_in_a_sweep_of_a_bucket() {
+    each("bucket, kill -9", in_sweeps, killed_in_bucket);
+}
+
+#[test]
+fn killed_in_a_resumable_upload_into_a_bucket() {
+    in_sessions("bucket, kill -9", resumable::killed_in_bucket);
+}
+
+#[test]
+fn killed_where_a_bucket_has_steps_of_its_own() {
+    all(CASES.iter().filter_map(|(point, tested)| match tested {
+        InBucket(session) => {
+            Some((format!("bucket, kill -9 at {point} ({session:?})"), resumable::killed_in_bucket(point, *session)))
+        }
+        Crash(_) | InSession(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+    }));
+}
+
+#[test]
+fn killed_in_an_upload_in_parts_into_a_bucket() {
+    of_parts("bucket, kill -9", parts::killed_in_bucket);
 }
 
 #[test]

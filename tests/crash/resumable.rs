@@ -17,6 +17,26 @@ pub enum Session {
     Fresh,
     /// In one that goes on after a restart.
     GoingOn,
+    /// In an upload of several parts of an object, from its beginning.
+    Long,
+    /// And in one that goes on after a restart.
+    LongGoingOn,
+}
+
+impl Session {
+    fn goes_on(self) -> bool {
+        matches!(self, Self::GoingOn | Self::LongGoingOn)
+    }
+
+    fn mine(self) -> Mine {
+        match self {
+            Self::Fresh | Self::GoingOn => mine(),
+            Self::Long | Self::LongGoingOn => {
+                let chunk = 9 << 20;
+                Mine { body: text("sessionneedle", 2 * chunk + 100_001), chunk, ..mine() }
+            }
+        }
+    }
 }
 
 const FILES: &str = "/aitronos/v1/organizations/default/files";
@@ -78,7 +98,7 @@ impl Client {
             }
             200 => {
                 let object = read(reply)?;
-                if object["size"] != json!(SIZE.to_string()) {
+                if object["size"] != json!(mine.body.len().to_string()) {
                     return Err(Failed::Answer(format!("another size: {object}")));
                 }
                 mine.done = true;
@@ -90,23 +110,24 @@ impl Client {
 
     /// Every step that has no answer yet, up to the first that gets none; at most so many chunks.
     fn go_on_session(&self, mine: &mut Mine, mut chunks: usize) -> Result<(), Failed> {
+        let size = mine.body.len();
         if mine.opened.is_none() {
-            let ask = json!({ "filename": "a.txt", "file_size": SIZE, "mime_type": "text/plain" });
+            let ask = json!({ "filename": "a.txt", "file_size": size, "mime_type": "text/plain" });
             mine.opened = Some(self.json("POST", &format!("{FILES}/upload-url"), &ask, 200)?);
         }
         if !mine.done {
-            let reply = self.session(mine, &format!("bytes */{SIZE}"), b"")?;
+            let reply = self.session(mine, &format!("bytes */{size}"), b"")?;
             Self::learn(mine, &reply)?;
         }
         while !mine.done && chunks > 0 {
-            let (from, to) = (mine.told, SIZE.min(mine.told + mine.chunk));
-            let reply = self.session(mine, &format!("bytes {from}-{}/{SIZE}", to - 1), &mine.body[from..to])?;
+            let (from, to) = (mine.told, size.min(mine.told + mine.chunk));
+            let reply = self.session(mine, &format!("bytes {from}-{}/{size}", to - 1), &mine.body[from..to])?;
             Self::learn(mine, &reply)?;
             chunks -= 1;
         }
         if mine.done && !mine.registered {
             let file = self.register_session(mine)?;
-            if file["file_size"] != json!(SIZE) {
+            if file["file_size"] != json!(size) {
                 return Err(Failed::Answer(format!("another file: {file}")));
             }
             mine.registered = true;
@@ -116,7 +137,8 @@ impl Client {
 
     fn register_session(&self, mine: &Mine) -> Result<Value, Failed> {
         let opened = mine.opened.as_ref().expect("an open upload");
-        let ask = json!({ "filename": "a.txt", "file_size": SIZE, "mime_type": "text/plain", "gcs_path": opened["gcs_path"] });
+        let size = mine.body.len();
+        let ask = json!({ "filename": "a.txt", "file_size": size, "mime_type": "text/plain", "gcs_path": opened["gcs_path"] });
         let headers = [("X-API-Key", self.key.as_str()), ("Content-Type", "application/json")];
         let reply = self.send("POST", FILES, &headers, ask.to_string().as_bytes()).map_err(Failed::Cut)?;
         // Repeated, it is no news.
@@ -144,10 +166,10 @@ fn before_crash(result: Result<(), Failed>) -> Outcome {
 
 /// A server on its way to the point.
 fn begin(world: &World, data: &Path, point: &str, session: Session, action: &str, mine: &mut Mine) -> Outcome<Server> {
-    if session == Session::GoingOn {
+    if session.goes_on() {
         let server = world.start(data, &Start::default())?;
         world.client.go_on_session(mine, 1).map_err(|e| format!("the first chunk: {e:?}"))?;
-        ensure!(mine.told == CHUNK, "the first chunk is not recorded: {}", mine.told);
+        ensure!(mine.told == mine.chunk, "the first chunk is not recorded: {}", mine.told);
         server.terminate()?;
     }
     world.start(data, &Start::failing(format!("{point}=return({action})")))
@@ -163,7 +185,8 @@ fn holds_after(world: &World, data: &Path, mine: &mut Mine) -> Outcome {
     let content = world.client.session_content(mine).map_err(|e| format!("the content: {e:?}"))?;
     ensure!(content == mine.body, "other bytes");
     // As a client whose last answers were lost.
-    let again = world.client.session(mine, &format!("bytes */{SIZE}"), b"").map_err(|e| format!("{e:?}"))?;
+    let again =
+        world.client.session(mine, &format!("bytes */{}", mine.body.len()), b"").map_err(|e| format!("{e:?}"))?;
     ensure!(again.status == 200, "a question after the end: {again:?}");
     world.client.register_session(mine).map_err(|e| format!("a repeated register: {e:?}"))?;
     let files = eyes::count(data, "SELECT count(*) FROM files WHERE registered IS NOT NULL")?;
@@ -191,14 +214,21 @@ fn clean_at(world: &World, data: &Path, clock: u64) -> Outcome {
 }
 
 pub fn killed(point: &str, session: Session) -> Outcome {
-    let world = World::new()?;
+    killed_in(&World::new()?, point, session)
+}
+
+pub fn killed_in_bucket(point: &str, session: Session) -> Outcome {
+    killed_in(&World::in_bucket()?, point, session)
+}
+
+fn killed_in(world: &World, point: &str, session: Session) -> Outcome {
     let data = world.path("data");
     world.copy_past(&data)?;
-    let mut mine = mine();
-    let mut server = begin(&world, &data, point, session, "kill", &mut mine)?;
+    let mut mine = session.mine();
+    let mut server = begin(world, &data, point, session, "kill", &mut mine)?;
     before_crash(world.client.go_on_session(&mut mine, 10))?;
     server.died_at_its_point()?;
-    holds_after(&world, &data, &mut mine)
+    holds_after(world, &data, &mut mine)
 }
 
 fn stopped(world: &World, data: &Path, point: &str, session: Session, cut: Cut<'_>) -> Outcome<Mine> {

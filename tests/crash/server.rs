@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Outcome, wait_until};
+use crate::{Outcome, bucket, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_landfall");
 /// A server that is told to end, or that runs into its fail point, needs far less even on a loaded machine.
@@ -62,6 +62,7 @@ impl Server {
         let child = Command::new(BINARY)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
             .arg(data)
+            .env("LANDFALL_STORAGE", bucket::storage(data))
             .env("FAILPOINTS", &start.fail)
             .env("LANDFALL_TEST_CLOCK", start.clock.to_string())
             // The images are small on purpose.
@@ -201,6 +202,7 @@ pub fn doctor(data: &Path, clock: u64) -> Outcome<String> {
     let output = Command::new(BINARY)
         .args(["doctor", "--deep", "--data"])
         .arg(data)
+        .env("LANDFALL_STORAGE", bucket::storage(data))
         .env("LANDFALL_TEST_CLOCK", clock.to_string())
         .env_remove("FAILPOINTS")
         .output()

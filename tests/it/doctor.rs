@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::json;
 
@@ -10,7 +11,7 @@ use crate::harness::{Server, on_postgres, program};
 /// Runs it; whether it found everything whole, and what it said.
 async fn doctor(data: &Path) -> (bool, String) {
     let mut command = program(data);
-    command.args(["doctor", "--deep", "--data"]).arg(data);
+    command.args(["doctor", "--deep", "--data"]).arg(data).stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the built binary");
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }

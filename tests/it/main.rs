@@ -10,6 +10,8 @@
 
 mod aitronos;
 mod bodies;
+#[path = "../support/bucket.rs"]
+mod bucket;
 mod client;
 mod cognite;
 mod coveo;
@@ -27,4 +29,5 @@ mod parts;
 #[path = "../../src/postgres/testing.rs"]
 mod postgres;
 mod seed_pages;
+mod storage;
 mod uploads;

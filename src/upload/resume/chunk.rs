@@ -213,10 +213,8 @@ impl Receive<'_> {
         let Upload { session, progress, .. } = &self.upload;
         if let Some(parked) = self.turn.unpark()
             && self.turn.in_order()
-            && parked.epoch == session.epoch
-            && parked.received == progress.received
-            && let Some((last, before)) = progress.pieces.split_last()
-            && last.segment == parked.segment
+            && parked.goes_on(session, progress)
+            && let Some((_, before)) = progress.pieces.split_last()
         {
             let segment = Segment {
                 name: parked.segment,

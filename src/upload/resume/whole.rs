@@ -3,6 +3,7 @@
 
 use super::{Standing, stands};
 use crate::engine::{Engine, Turn};
+use crate::faults;
 use crate::meta::Upload;
 use crate::model::file::{Crcs, Declared, Digests, FileRecord, Piece};
 use crate::model::refusal::Refusal;
@@ -44,8 +45,24 @@ pub(super) async fn finish(
     upload: Upload,
     declared: &Declared,
 ) -> Result<Standing, Stop> {
-    if let Some(parked) = turn.unpark() {
-        parked.writer.finish().await?;
+    let mut upload = upload;
+    match turn.unpark() {
+        Some(parked) if turn.in_order() && parked.goes_on(&upload.session, &upload.progress) => {
+            let extent = parked.writer.finish().await?;
+            if let Some(last) = upload.progress.pieces.last_mut() {
+                last.backend = extent.backend;
+            }
+        }
+        // Sealing what another process still writes would cut off what it records: it is fenced first.
+        _ if !engine.blobs.reads_unfinished() && !upload.progress.pieces.is_empty() => {
+            let taken = engine.meta.take_over(upload.session.id, engine.clock.now()).await?.ok_or(Stop::Lost)?;
+            faults::point("resumable.taken_over");
+            if taken.progress.received != upload.progress.received {
+                return Err(Stop::Lost);
+            }
+            upload = taken;
+        }
+        _ => {}
     }
     let digests = digests_so_far(&upload, declared).await?;
     let Upload { session, progress, .. } = upload;

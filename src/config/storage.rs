@@ -1,0 +1,174 @@
+//! Where bytes are kept, as the configuration says it: on the data directory's disk, or in a bucket.
+
+use std::path::PathBuf;
+
+use url::Url;
+
+/// Where bytes are kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Storage {
+    /// In the data directory.
+    #[default]
+    Disk,
+    /// In a bucket of a store that speaks S3.
+    Bucket(Bucket),
+}
+
+/// A bucket, and how it is reached. It holds no secret: credentials come from the environment, a file or the cloud.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// What every key begins with: empty, or with a slash at its end.
+    pub prefix: String,
+    /// `scheme://host[:port]` of the store; without it Amazon's own.
+    pub endpoint: Option<String>,
+    /// The region that requests are signed for; without it the environment's, or `us-east-1`.
+    pub region: Option<String>,
+    /// Does the bucket's name stand in the path, and not in the host?
+    pub path_style: bool,
+    /// Does every body carry a checksum for the store to verify?
+    pub checksums: bool,
+    /// A file of credentials in the form of `~/.aws/credentials`, before any other source.
+    pub credentials: Option<PathBuf>,
+    /// The section of that file, or of the shared one.
+    pub profile: Option<String>,
+}
+
+/// The longest prefix, in bytes: a key has at most 1,024, and a segment's name needs a hundred of them.
+const PREFIX_BYTES: usize = 512;
+
+/// Reads `disk`, or `s3://bucket/prefix?endpoint=…`.
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub(super) fn parse(text: &str) -> Result<Storage, String> {
+    if text == "disk" {
+        return Ok(Storage::Disk);
+    }
+    let form = "it is `disk`, or looks like s3://bucket/prefix?endpoint=https://storage.example.com&region=eu-1";
+    let url = Url::parse(text).map_err(|error| format!("{error}; {form}"))?;
+    if url.scheme() != "s3" || !url.username().is_empty() || url.password().is_some() || url.port().is_some() {
+        return Err(form.into());
+    }
+    let Some(name) = url.host_str().filter(|name| is_bucket(name)) else {
+        return Err(format!(
+            "a bucket has 3 to 63 lower-case letters, digits, dots and hyphens (or underscores); {form}"
+        ));
+    };
+    let prefix = url.path().trim_matches('/');
+    if prefix.len() > PREFIX_BYTES || !prefix.bytes().all(is_plain) {
+        return Err(format!("a prefix has at most {PREFIX_BYTES} letters, digits, and characters of /-_.; {form}"));
+    }
+    let mut bucket = Bucket {
+        name: name.to_owned(),
+        prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+        endpoint: None,
+        region: None,
+        path_style: name.contains('.'),
+        checksums: true,
+        credentials: None,
+        profile: None,
+    };
+    let mut path_style = None;
+    for (field, value) in url.query_pairs() {
+        if value.is_empty() {
+            return Err(format!("`{field}` has no value"));
+        }
+        match &*field {
+            "endpoint" => bucket.endpoint = Some(endpoint(&value)?),
+            "region" => bucket.region = Some(value.into_owned()),
+            "path_style" => path_style = Some(boolean(&field, &value)?),
+            "checksums" => bucket.checksums = boolean(&field, &value)?,
+            "credentials" => bucket.credentials = Some(PathBuf::from(value.into_owned())),
+            "profile" => bucket.profile = Some(value.into_owned()),
+            other => {
+                let known = "endpoint, region, path_style, checksums, credentials and profile";
+                return Err(format!("there is no `{other}`; what may follow the bucket is {known}"));
+            }
+        }
+    }
+    bucket.path_style = path_style.unwrap_or(bucket.path_style || bucket.endpoint.is_some());
+    Ok(Storage::Bucket(bucket))
+}
+
+fn is_bucket(name: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    (3..=63).contains(&name.len()) && name.bytes().all(ok)
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.')
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    let wrong =
+        || format!("the endpoint `{text}` is no address such as https://storage.example.com or http://10.0.0.7:3900");
+    let url = Url::parse(text).map_err(|_| wrong())?;
+    let plain = matches!(url.scheme(), "http" | "https")
+        && url.host_str().is_some()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if plain { Ok(url.as_str().trim_end_matches('/').to_owned()) } else { Err(wrong()) }
+}
+
+fn boolean(field: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(format!("`{field}` can't be `{other}`: it is `true` or `false`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bucket(text: &str) -> Bucket {
+        match parse(text).expect(text) {
+            Storage::Bucket(bucket) => bucket,
+            Storage::Disk => panic!("{text} is a bucket"),
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_named_by_a_url() {
+        assert_eq!(parse("disk"), Ok(Storage::Disk));
+        let plain = bucket("s3://bytes");
+        assert_eq!((plain.name.as_str(), plain.prefix.as_str(), plain.path_style), ("bytes", "", false));
+        assert!(plain.checksums && plain.endpoint.is_none());
+        assert!(bucket("s3://bytes.example.com").path_style, "a certificate covers one label");
+        let all = bucket(
+            "s3://bytes/a/b/?endpoint=http://127.0.0.1:3900&region=garage&checksums=false&credentials=/etc/s3.ini&profile=x",
+        );
+        assert_eq!(all.prefix, "a/b/");
+        assert_eq!(all.endpoint.as_deref(), Some("http://127.0.0.1:3900"));
+        assert_eq!((all.region.as_deref(), all.profile.as_deref()), (Some("garage"), Some("x")));
+        assert!(all.path_style && !all.checksums);
+        assert!(!bucket("s3://bytes?endpoint=https://s.example.com&path_style=false").path_style);
+    }
+
+    #[test]
+    fn what_can_not_be_a_bucket_is_refused_with_a_sentence() {
+        for bad in [
+            "",
+            "s4://bytes",
+            "s3://",
+            "s3://ab",
+            "s3://Bytes_And",
+            "s3://key:secret@bytes",
+            "s3://bytes:9000",
+            "s3://bytes/a b",
+            "s3://bytes?endpoint=storage.example.com",
+            "s3://bytes?endpoint=https://storage.example.com/path",
+            "s3://bytes?region=",
+            "s3://bytes?checksums=maybe",
+            "s3://bytes?colour=red",
+        ] {
+            assert!(parse(bad).is_err_and(|sentence| sentence.len() > 20), "{bad}");
+        }
+    }
+}

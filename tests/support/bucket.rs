@@ -1,0 +1,739 @@
+//! A store that speaks S3, on a loopback port, for tests. Names, signatures and XML are the work of the crate `s3s`;
+//! what it keeps is here, because its own file system backend knows no list of uploads, wants part numbers without a gap
+//! and does not compare the ETags of a completion. In front of it stands what a network and a tired store do to calls.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    missing_debug_implementations,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test binary uses a part of it; the bans are the server's"
+)]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
+use futures_util::StreamExt;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use s3s::auth::SimpleAuth;
+use s3s::dto::*;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+
+/// The one bucket, and who may use it.
+pub const BUCKET: &str = "bytes";
+pub const ACCESS_KEY: &str = "AKIATESTTESTTEST";
+pub const SECRET_KEY: &str = "a-secret-for-tests-only";
+/// S3's smallest part but the last.
+const PART_BYTES: u64 = 5 * 1024 * 1024;
+/// Entries of a page: few, so that tests turn pages.
+const PAGE: usize = 50;
+
+/// What is done to a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Harm {
+    /// The connection is cut before the store has seen it.
+    CutBefore,
+    /// It is done, and the connection is cut instead of an answer.
+    CutAfter,
+    /// This status and code, and nothing is done.
+    Refuse(u16, &'static str),
+    /// It is done, and the answer is this status and code.
+    RefuseAfter(u16, &'static str),
+    /// Status 200 with an error inside; nothing is done.
+    ErrorInside(&'static str),
+    /// The answer's body ends in its middle.
+    Truncate,
+    /// The answer has no `ETag`.
+    NoETag,
+    /// The first byte of the body is another one when it arrives.
+    Damage,
+    /// It is done after this many milliseconds.
+    Delay(u64),
+}
+
+/// A call as it came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Call {
+    /// As the protocol calls it.
+    pub what: &'static str,
+    pub path: String,
+    pub bytes: u64,
+}
+
+/// A running store. Ends with its guard.
+pub struct Store {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    credentials: PathBuf,
+    _directory: Option<tempfile::TempDir>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+struct Shared {
+    kept: Mutex<Kept>,
+    harms: Mutex<Vec<(&'static str, u32, Harm)>>,
+    calls: Mutex<Vec<Call>>,
+    keys: Mutex<(String, String)>,
+    directory: PathBuf,
+    names: AtomicU64,
+}
+
+#[derive(Default)]
+struct Kept {
+    objects: BTreeMap<String, Object>,
+    uploads: BTreeMap<(String, String), Upload>,
+}
+
+#[derive(Clone)]
+struct Object {
+    etag: String,
+    blobs: Vec<Arc<Blob>>,
+    modified: SystemTime,
+}
+
+impl Object {
+    fn size(&self) -> u64 {
+        self.blobs.iter().map(|blob| blob.length).sum()
+    }
+}
+
+struct Upload {
+    initiated: SystemTime,
+    checksums: bool,
+    parts: BTreeMap<i32, Part1>,
+}
+
+#[derive(Clone)]
+struct Part1 {
+    etag: String,
+    checksum: Option<String>,
+    blob: Arc<Blob>,
+    modified: SystemTime,
+}
+
+/// Bytes in a file of their own.
+struct Blob {
+    path: PathBuf,
+    length: u64,
+}
+
+impl Drop for Blob {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store {
+    /// Starts one on threads of its own.
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
+        Self::start_in(path, Some(directory))
+    }
+
+    /// Starts one that lives as long as the process: nobody drops what is static, so that it removes what processes
+    /// before this one left.
+    pub fn start_for_ever() -> Self {
+        let name = |process: &str| std::env::temp_dir().join(format!("landfall-bucket-{process}"));
+        for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+            let left = entry.file_name().to_string_lossy().strip_prefix("landfall-bucket-").map(str::to_owned);
+            if let Some(process) = left.filter(|process| !std::path::Path::new("/proc").join(process).exists()) {
+                let _ = std::fs::remove_dir_all(name(&process));
+            }
+        }
+        let directory = name(&std::process::id().to_string());
+        std::fs::create_dir_all(&directory).unwrap();
+        Self::start_in(directory, None)
+    }
+
+    fn start_in(path: PathBuf, directory: Option<tempfile::TempDir>) -> Self {
+        let credentials = path.join("credentials");
+        let text = format!("[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n");
+        std::fs::write(&credentials, text).unwrap();
+        let shared = Arc::new(Shared {
+            kept: Mutex::default(),
+            harms: Mutex::default(),
+            calls: Mutex::default(),
+            keys: Mutex::new((ACCESS_KEY.into(), SECRET_KEY.into())),
+            directory: path,
+            names: AtomicU64::new(0),
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("bucket")
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = Arc::clone(&shared);
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((socket, _)) = listener.accept().await {
+                let shared = Arc::clone(&serving);
+                let _ = socket.set_nodelay(true);
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| answer(Arc::clone(&shared), request));
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(socket), service)
+                        .await;
+                });
+            }
+        });
+        Self { address, shared, credentials, _directory: directory, runtime: Some(runtime) }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The bucket for the configuration's field `storage`.
+    pub fn url(&self, prefix: &str) -> String {
+        format!(
+            "s3://{BUCKET}/{prefix}?endpoint=http://{}&region=eu-test-1&credentials={}",
+            self.address,
+            self.credentials.display()
+        )
+    }
+
+    /// The next so many calls of this kind are harmed.
+    pub fn harm(&self, what: &'static str, times: u32, harm: Harm) {
+        lock(&self.shared.harms).push((what, times, harm));
+    }
+
+    /// No call is harmed any more.
+    pub fn spare(&self) {
+        lock(&self.shared.harms).clear();
+    }
+
+    /// From now on only these credentials are good; the file has them when asked to.
+    pub fn rotate(&self, access_key: &str, secret_key: &str, in_file: bool) {
+        *lock(&self.shared.keys) = (access_key.into(), secret_key.into());
+        if in_file {
+            let text = format!("[default]\naws_access_key_id={access_key}\naws_secret_access_key={secret_key}\n");
+            std::fs::write(&self.credentials, text).unwrap();
+        }
+    }
+
+    /// What was asked so far, and forgets it.
+    pub fn calls(&self) -> Vec<Call> {
+        std::mem::take(&mut *lock(&self.shared.calls))
+    }
+
+    /// How many calls of a kind there were.
+    pub fn count(&self, what: &str) -> usize {
+        lock(&self.shared.calls).iter().filter(|call| call.what == what).count()
+    }
+
+    /// Keys and sizes of what is there.
+    pub fn objects(&self, prefix: &str) -> Vec<(String, u64)> {
+        let kept = lock(&self.shared.kept);
+        kept.objects.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(key, o)| (key.clone(), o.size())).collect()
+    }
+
+    /// Keys of the uploads in progress.
+    pub fn uploads(&self, prefix: &str) -> Vec<String> {
+        lock(&self.shared.kept)
+            .uploads
+            .keys()
+            .map(|(key, _)| key.clone())
+            .filter(|key| key.starts_with(prefix))
+            .collect()
+    }
+
+    /// Puts an object there.
+    pub fn put(&self, key: &str, bytes: &[u8]) {
+        let object = Object {
+            etag: format!("{:032x}", self.shared.name()),
+            blobs: vec![self.shared.blob(bytes)],
+            modified: SystemTime::now(),
+        };
+        lock(&self.shared.kept).objects.insert(key.into(), object);
+    }
+
+    /// An object's bytes.
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let object = lock(&self.shared.kept).objects.get(key).cloned()?;
+        Some(read(&object.blobs, 0, object.size()))
+    }
+
+    /// Makes everything look older.
+    pub fn age(&self, by: Duration) {
+        let mut kept = lock(&self.shared.kept);
+        kept.objects.values_mut().for_each(|object| object.modified -= by);
+        for upload in kept.uploads.values_mut() {
+            upload.initiated -= by;
+            upload.parts.values_mut().for_each(|part| part.modified -= by);
+        }
+    }
+
+    /// Removes an object or an upload behind everybody's back.
+    pub fn lose(&self, key: &str) {
+        let mut kept = lock(&self.shared.kept);
+        kept.objects.remove(key);
+        kept.uploads.retain(|(of, _), _| of != key);
+    }
+
+    /// Copies an object under another name.
+    pub fn copy(&self, from: &str, to: &str) {
+        let mut kept = lock(&self.shared.kept);
+        let object = kept.objects[from].clone();
+        kept.objects.insert(to.into(), object);
+    }
+
+    /// Begins another upload of a key, as a call whose answer was lost would.
+    pub fn begin_another(&self, key: &str) {
+        let upload = Upload { initiated: SystemTime::now(), checksums: true, parts: BTreeMap::new() };
+        lock(&self.shared.kept).uploads.insert((key.into(), format!("lost-{}", self.shared.name())), upload);
+    }
+
+    /// Changes one byte of an object.
+    pub fn damage(&self, key: &str, at: u64) {
+        let mut kept = lock(&self.shared.kept);
+        let object = kept.objects.get_mut(key).expect("an object to damage");
+        let mut all = read(&object.blobs, 0, object.size());
+        all[usize::try_from(at).unwrap()] ^= 1;
+        object.blobs = vec![self.shared.blob(&all)];
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Shared {
+    fn name(&self) -> u64 {
+        self.names.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn blob(&self, bytes: &[u8]) -> Arc<Blob> {
+        let path = self.directory.join(format!("blob-{}", self.name()));
+        std::fs::write(&path, bytes).unwrap();
+        Arc::new(Blob { path, length: u64::try_from(bytes.len()).unwrap() })
+    }
+
+    /// Writes a body as it comes; also its checksums.
+    async fn take(&self, body: Option<StreamingBlob>) -> S3Result<(Arc<Blob>, u32, String)> {
+        let path = self.directory.join(format!("blob-{}", self.name()));
+        let mut blob = Blob { path: path.clone(), length: 0 };
+        let mut file = std::fs::File::create(&path).unwrap();
+        let mut crc32c = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
+        let mut crc64 = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
+        if let Some(mut body) = body {
+            while let Some(bytes) = body.next().await {
+                let bytes = bytes.map_err(|_| s3_error!(IncompleteBody))?;
+                crc32c.update(&bytes);
+                crc64.update(&bytes);
+                file.write_all(&bytes).unwrap();
+                blob.length += u64::try_from(bytes.len()).unwrap();
+            }
+        }
+        let etag = format!("{:016x}{:016x}", crc64.finalize(), self.name());
+        Ok((Arc::new(blob), u32::try_from(crc32c.finalize()).unwrap(), etag))
+    }
+}
+
+fn read(blobs: &[Arc<Blob>], from: u64, to: u64) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut start = 0;
+    for blob in blobs {
+        let (a, b) = (from.max(start), to.min(start + blob.length));
+        if a < b {
+            let mut file = std::fs::File::open(&blob.path).unwrap();
+            file.seek(SeekFrom::Start(a - start)).unwrap();
+            file.take(b - a).read_to_end(&mut all).unwrap();
+        }
+        start += blob.length;
+    }
+    all
+}
+
+/// Which call a request is.
+fn what(request: &Request<Incoming>) -> &'static str {
+    let query = request.uri().query().unwrap_or_default();
+    let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+    let of_object = request.uri().path().trim_start_matches('/').contains('/');
+    match (request.method(), of_object) {
+        (&Method::PUT, true) if has("partNumber") => "UploadPart",
+        (&Method::PUT, true) => "PutObject",
+        (&Method::POST, true) if has("uploads") => "CreateMultipartUpload",
+        (&Method::POST, true) => "CompleteMultipartUpload",
+        (&Method::GET, true) if has("uploadId") => "ListParts",
+        (&Method::GET, true) => "GetObject",
+        (&Method::HEAD, true) => "HeadObject",
+        (&Method::DELETE, true) if has("uploadId") => "AbortMultipartUpload",
+        (&Method::DELETE, true) => "DeleteObject",
+        (&Method::GET, false) if has("uploads") => "ListMultipartUploads",
+        (&Method::GET, false) => "ListObjectsV2",
+        (&Method::HEAD, false) => "HeadBucket",
+        _ => "?",
+    }
+}
+
+fn refusal(status: u16, code: &str) -> Response<Body> {
+    let xml = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as asked</Message></Error>");
+    Response::builder().status(status).header("content-type", "application/xml").body(Body::from(xml)).unwrap()
+}
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
+    let what = what(&request);
+    let bytes = request.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0);
+    lock(&shared.calls).push(Call { what, path: request.uri().path().into(), bytes });
+    let harm = {
+        let mut harms = lock(&shared.harms);
+        let at = harms.iter().position(|(of, times, _)| *of == what && *times > 0);
+        at.map(|at| {
+            harms[at].1 -= 1;
+            harms[at].2
+        })
+    };
+    let cut = || std::io::Error::other("cut");
+    let (access_key, secret_key) = lock(&shared.keys).clone();
+    let service: S3Service = {
+        let mut builder = S3ServiceBuilder::new(Backend(Arc::clone(&shared)));
+        builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+        builder.build()
+    };
+    let damaged = harm == Some(Harm::Damage);
+    let request = request.map(|body| {
+        if !damaged {
+            return Body::from(body);
+        }
+        let mut first = true;
+        let stream = http_body_util::BodyExt::into_data_stream(body).map(move |bytes| {
+            bytes.map(|bytes| {
+                let mut bytes = bytes.to_vec();
+                if std::mem::take(&mut first) && !bytes.is_empty() {
+                    bytes[0] ^= 1;
+                }
+                http_body::Frame::data(Bytes::from(bytes))
+            })
+        });
+        Body::http_body_unsync(http_body_util::StreamBody::new(stream))
+    });
+    let run = async || service.call(request).await.map_err(|_| std::io::Error::other("the store failed"));
+    match harm {
+        None | Some(Harm::Damage) => run().await,
+        Some(Harm::CutBefore) => Err(cut()),
+        Some(Harm::CutAfter) => {
+            // Its body too: a store that answers has read it.
+            run().await?;
+            Err(cut())
+        }
+        Some(Harm::Refuse(status, code)) => Ok(refusal(status, code)),
+        Some(Harm::RefuseAfter(status, code)) => {
+            run().await?;
+            Ok(refusal(status, code))
+        }
+        Some(Harm::ErrorInside(code)) => {
+            let mut answer = refusal(200, code);
+            *answer.status_mut() = StatusCode::OK;
+            Ok(answer)
+        }
+        Some(Harm::NoETag) => {
+            let mut answer = run().await?;
+            answer.headers_mut().remove("etag");
+            Ok(answer)
+        }
+        Some(Harm::Delay(millis)) => {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            run().await
+        }
+        Some(Harm::Truncate) => {
+            let (head, body) = run().await?.into_parts();
+            let whole = http_body_util::BodyExt::collect(body).await.map_err(|_| cut())?.to_bytes();
+            let half = whole.slice(..whole.len() / 2);
+            let frames = [Ok(http_body::Frame::data(half)), Err(cut())];
+            let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+            Ok(Response::from_parts(head, Body::http_body_unsync(body)))
+        }
+    }
+}
+
+struct Backend(Arc<Shared>);
+
+impl Backend {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        lock(&self.0.kept)
+    }
+}
+
+fn verify(given: Option<&String>, found: u32) -> S3Result<Option<String>> {
+    let found = base64::engine::general_purpose::STANDARD.encode(found.to_be_bytes());
+    match given {
+        Some(given) if *given != found => Err(s3_error!(BadDigest)),
+        given => Ok(given.cloned()),
+    }
+}
+
+fn time(time: SystemTime) -> Timestamp {
+    Timestamp::from(time)
+}
+
+fn number(size: u64) -> i64 {
+    i64::try_from(size).unwrap()
+}
+
+#[async_trait::async_trait]
+impl S3 for Backend {
+    async fn head_bucket(&self, _: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
+        Ok(S3Response::new(HeadBucketOutput::default()))
+    }
+
+    async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let input = req.input;
+        let (blob, crc32c, etag) = self.0.take(input.body).await?;
+        verify(input.checksum_crc32c.as_ref(), crc32c)?;
+        if input.content_length.is_some_and(|length| length != number(blob.length)) {
+            return Err(s3_error!(IncompleteBody));
+        }
+        let mut kept = self.kept();
+        if input.if_none_match.is_some_and(|c| c.is_any()) && kept.objects.contains_key(&input.key) {
+            return Err(s3_error!(PreconditionFailed));
+        }
+        kept.objects.insert(input.key, Object { etag: etag.clone(), blobs: vec![blob], modified: SystemTime::now() });
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
+    }
+
+    async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+        let kept = self.kept();
+        let object = kept.objects.get(&req.input.key).ok_or_else(|| s3_error!(NoSuchKey))?;
+        Ok(S3Response::new(HeadObjectOutput {
+            content_length: Some(number(object.size())),
+            e_tag: Some(ETag::Strong(object.etag.clone())),
+            last_modified: Some(time(object.modified)),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        let input = req.input;
+        let object = self.kept().objects.get(&input.key).cloned().ok_or_else(|| s3_error!(NoSuchKey))?;
+        if let Some(ETagCondition::ETag(wanted)) = &input.if_match
+            && wanted.value() != object.etag
+        {
+            return Err(s3_error!(PreconditionFailed));
+        }
+        let size = object.size();
+        let (range, content_range) = match input.range {
+            None => (0..size, None),
+            Some(range) => {
+                let range = range.check(size).map_err(|_| s3_error!(InvalidRange))?;
+                let told = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+                (range, Some(told))
+            }
+        };
+        let length = number(range.end - range.start);
+        const STEP: u64 = 256 * 1024;
+        let (blobs, end) = (object.blobs, range.end);
+        let steps = (range.start..end).step_by(usize::try_from(STEP).unwrap());
+        let stream = futures_util::stream::iter(
+            steps.map(move |from| Ok::<_, std::io::Error>(Bytes::from(read(&blobs, from, (from + STEP).min(end))))),
+        );
+        Ok(S3Response::new(GetObjectOutput {
+            body: Some(StreamingBlob::wrap(stream)),
+            content_length: Some(length),
+            content_range,
+            e_tag: Some(ETag::Strong(object.etag)),
+            ..Default::default()
+        }))
+    }
+
+    async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.kept().objects.remove(&req.input.key);
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let input = req.input;
+        let prefix = input.prefix.unwrap_or_default();
+        let after = input.continuation_token.unwrap_or_default();
+        let kept = self.kept();
+        let mut found = kept.objects.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after);
+        let contents: Vec<_> = found
+            .by_ref()
+            .take(PAGE)
+            .map(|(key, object)| s3s::dto::Object {
+                key: Some(key.clone()),
+                size: Some(number(object.size())),
+                last_modified: Some(time(object.modified)),
+                e_tag: Some(ETag::Strong(object.etag.clone())),
+                ..Default::default()
+            })
+            .collect();
+        let more = found.next().is_some();
+        let next = contents.last().and_then(|last| last.key.clone()).filter(|_| more);
+        Ok(S3Response::new(ListObjectsV2Output {
+            name: Some(input.bucket),
+            prefix: Some(prefix),
+            is_truncated: Some(more),
+            next_continuation_token: next,
+            contents: Some(contents),
+            ..Default::default()
+        }))
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        req: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        let input = req.input;
+        let id = format!("upload-{}.{:0100}", self.0.name(), 7);
+        let checksums = input.checksum_algorithm.is_some();
+        let upload = Upload { initiated: SystemTime::now(), checksums, parts: BTreeMap::new() };
+        self.kept().uploads.insert((input.key.clone(), id.clone()), upload);
+        Ok(S3Response::new(CreateMultipartUploadOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(id),
+            ..Default::default()
+        }))
+    }
+
+    async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
+        let input = req.input;
+        let name = (input.key, input.upload_id);
+        let (blob, crc32c, etag) = self.0.take(input.body).await?;
+        let checksum = verify(input.checksum_crc32c.as_ref(), crc32c)?;
+        if !(1..=10_000).contains(&input.part_number) {
+            return Err(s3_error!(InvalidArgument));
+        }
+        let mut kept = self.kept();
+        let upload = kept.uploads.get_mut(&name).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        let part = Part1 { etag: etag.clone(), checksum, blob, modified: SystemTime::now() };
+        upload.parts.insert(input.part_number, part);
+        Ok(S3Response::new(UploadPartOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
+    }
+
+    async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
+        let input = req.input;
+        let after = input.part_number_marker.unwrap_or(0);
+        let kept = self.kept();
+        let upload = kept.uploads.get(&(input.key, input.upload_id)).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        let mut found = upload.parts.range(after + 1..);
+        let parts: Vec<_> = found
+            .by_ref()
+            .take(PAGE)
+            .map(|(number_, part)| Part {
+                part_number: Some(*number_),
+                size: Some(number(part.blob.length)),
+                e_tag: Some(ETag::Strong(part.etag.clone())),
+                last_modified: Some(time(part.modified)),
+                checksum_crc32c: part.checksum.clone().filter(|_| upload.checksums),
+                ..Default::default()
+            })
+            .collect();
+        let more = found.next().is_some();
+        let next = parts.last().and_then(|last| last.part_number).filter(|_| more);
+        Ok(S3Response::new(ListPartsOutput {
+            is_truncated: Some(more),
+            next_part_number_marker: next,
+            parts: Some(parts),
+            ..Default::default()
+        }))
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        req: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let input = req.input;
+        let prefix = input.prefix.unwrap_or_default();
+        let after = (input.key_marker.unwrap_or_default(), input.upload_id_marker.unwrap_or_default());
+        let kept = self.kept();
+        let mut found = kept.uploads.iter().filter(|(name, _)| name.0.starts_with(&prefix) && **name > after);
+        let uploads: Vec<_> = found
+            .by_ref()
+            .take(PAGE)
+            .map(|((key, id), upload)| MultipartUpload {
+                key: Some(key.clone()),
+                upload_id: Some(id.clone()),
+                initiated: Some(time(upload.initiated)),
+                ..Default::default()
+            })
+            .collect();
+        let more = found.next().is_some();
+        Ok(S3Response::new(ListMultipartUploadsOutput {
+            is_truncated: Some(more),
+            uploads: Some(uploads),
+            ..Default::default()
+        }))
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        req: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let input = req.input;
+        let name = (input.key.clone(), input.upload_id);
+        let mut kept = self.kept();
+        let upload = kept.uploads.get(&name).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        let listed = input.multipart_upload.and_then(|m| m.parts).unwrap_or_default();
+        let mut blobs: Vec<Arc<Blob>> = Vec::new();
+        let mut before = 0;
+        for part in listed {
+            let number = part.part_number.ok_or_else(|| s3_error!(MalformedXML))?;
+            if number <= before {
+                return Err(s3_error!(InvalidPartOrder));
+            }
+            before = number;
+            let stored = upload.parts.get(&number).ok_or_else(|| s3_error!(InvalidPart))?;
+            if part.e_tag.as_ref().map(ETag::value) != Some(stored.etag.as_str()) {
+                return Err(s3_error!(InvalidPart));
+            }
+            // An upload that was begun with checksums wants them here too.
+            if upload.checksums && part.checksum_crc32c != stored.checksum {
+                return Err(s3_error!(InvalidRequest, "a part's checksum is missing"));
+            }
+            if blobs.last().is_some_and(|last| last.length < PART_BYTES) {
+                return Err(S3ErrorCode::EntityTooSmall.into());
+            }
+            blobs.push(Arc::clone(&stored.blob));
+        }
+        if blobs.is_empty() {
+            return Err(s3_error!(MalformedXML));
+        }
+        let etag = format!("{:032x}-{}", self.0.name(), blobs.len());
+        kept.uploads.remove(&name);
+        kept.objects.insert(input.key.clone(), Object { etag: etag.clone(), blobs, modified: SystemTime::now() });
+        Ok(S3Response::new(CompleteMultipartUploadOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            e_tag: Some(ETag::Strong(etag)),
+            ..Default::default()
+        }))
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        req: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        let name = (req.input.key, req.input.upload_id);
+        self.kept().uploads.remove(&name).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        Ok(S3Response::new(AbortMultipartUploadOutput::default()))
+    }
+}
