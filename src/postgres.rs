@@ -2,7 +2,7 @@
 //! readers beside them, migrations, and one process that leads.
 //!
 //! Transactions are serializable, so that a verb that is right when it runs alone is right beside any other, here and in
-//! another process. One that was in the way of another is run again, and then takes its turn among those that were.
+//! another process. One that was in the way of another is run again, and then alone.
 //!
 //! A connection that is lost while a transaction is being committed leaves a doubt. Each group of verbs therefore inserts a
 //! nonce: inserting it once more waits for the old transaction to end, and says whether it was made.
@@ -30,8 +30,8 @@ const GROUP: usize = 60;
 const QUEUE: usize = 4096;
 /// So long a verb or a query is tried while the server is away or others are in the way.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// So many groups take their turn after one was in the way of another: whoever is in the way once is so again.
-const TURNS: u32 = 64;
+/// So many groups of a lane run alone after one was in the way of another: whoever is in the way once is so again.
+const TURNS: u32 = 8;
 /// Limits of one statement's time: of a verb, and of a query, which may read everything.
 const VERB_STATEMENT: Duration = Duration::from_secs(10);
 const QUERY_STATEMENT: Duration = Duration::from_secs(300);
@@ -42,7 +42,7 @@ const NONCES_SWEPT_EVERY: Duration = Duration::from_secs(300);
 /// A writer waits for a lock less long than for everything, and one whose process is paused in a transaction loses it, so
 /// that it holds up nobody. An index is read rather than a small table as a whole, because what was read is what a
 /// serializable transaction is compared by.
-const WRITER: &str = "SET lock_timeout = 4000; SET idle_in_transaction_session_timeout = 5000; SET jit = off; \
+const WRITER: &str = "SET lock_timeout = 8000; SET idle_in_transaction_session_timeout = 5000; SET jit = off; \
                       SET max_parallel_workers_per_gather = 0; SET enable_seqscan = off";
 const READER: &str = "SET lock_timeout = 4000; SET idle_in_transaction_session_timeout = 60000; SET jit = off";
 
@@ -212,7 +212,7 @@ impl Database {
 
     /// Runs a verb in a lane, in its own savepoint; answers when its group is durable. It may be run several times, of which
     /// the last counts. Verbs that are `near` each other, because they change the same rows, meet in one lane and are not in
-    /// each other's way.
+    /// each other's way; 0 has a lane of its own.
     ///
     /// # Errors
     /// [`DatabaseError`]; whether the verb's group was committed is then unknown to the caller.
@@ -221,8 +221,9 @@ impl Database {
         near: u64,
         work: impl Fn(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let count = u64::try_from(self.shared.lanes.len()).unwrap_or(1).max(1);
-        let lane = usize::try_from(near % count).unwrap_or(0);
+        // The first lane is for what is near nobody.
+        let others = u64::try_from(self.shared.lanes.len().saturating_sub(1)).unwrap_or(0);
+        let lane = if near == 0 || others == 0 { 0 } else { usize::try_from(1 + near % others).unwrap_or(0) };
         let Some(lane) = self.shared.lanes.get(lane) else { return Err(DatabaseError::Closed) };
         let (answer, wait) = oneshot::channel();
         let mut verb: Box<dyn Verb> =
@@ -388,7 +389,7 @@ struct Lane {
     clock: Clock,
     plan: Plan,
     connection: Option<Connection>,
-    /// Groups that still take their turn.
+    /// Groups that still run alone.
     turns: u32,
 }
 
@@ -424,7 +425,8 @@ impl Lane {
             };
             tries += 1;
             match &error {
-                SqlError::Conflict(_) | SqlError::Busy(_) => self.turns = TURNS,
+                SqlError::Conflict(_) => self.turns = TURNS,
+                SqlError::Busy(_) => {}
                 SqlError::Lost(_) => self.connection = None,
                 SqlError::Full => return Err(Refused::Full),
                 SqlError::Unique(_) | SqlError::Unreadable { .. } | SqlError::Failed(_) => {
@@ -468,8 +470,13 @@ impl Lane {
         queue: Option<&mpsc::Receiver<Box<dyn Verb>>>,
     ) -> sql::Result<bool> {
         let level = if self.plan.serializable { "SERIALIZABLE" } else { "READ COMMITTED" };
-        // A table's lock is taken before the snapshot and goes with the transaction, however that ends.
-        let turn = if self.turns > 0 { "LOCK TABLE landfall_turns IN EXCLUSIVE MODE; " } else { "" };
+        // A table's lock is taken before the snapshot and goes with the transaction, however that ends. Whoever was in the
+        // way of another is alone with it: else a long group would lose to short ones again and again.
+        let turn = match (self.plan.serializable, self.turns) {
+            (false, _) => "",
+            (true, 0) => "LOCK TABLE landfall_turns IN ROW SHARE MODE; ",
+            (true, _) => "LOCK TABLE landfall_turns IN EXCLUSIVE MODE; ",
+        };
         let begin = format!(
             "BEGIN ISOLATION LEVEL {level}; {turn}INSERT INTO landfall_nonces (id) VALUES ('\\x{nonce}'); SAVEPOINT verb"
         );

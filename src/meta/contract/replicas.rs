@@ -71,24 +71,28 @@ async fn two_processes_never_hold_one_job_or_one_lane() {
     let replicas = [Arc::new(connected(&database.url(), 1).await), Arc::new(connected(&database.url(), 2).await)];
     let changes: Vec<_> = (0..60).map(|n| put(&format!("x://{n}"), "")).collect();
     case.apply(PushKind::Items, 1, &changes).await;
-    let asked = (0..12).map(|n| {
+    let mut held = HashSet::new();
+    for replica in &replicas {
+        let jobs = replica.lease_jobs(case.now, LEASE, 10).await.unwrap();
+        held.extend(jobs.into_iter().map(|job| job.subject));
+    }
+    assert_eq!(held.len(), 20);
+    let asked = (0..8).map(|n| {
         let replica = Arc::clone(&replicas[n % 2]);
         let now = case.now;
-        tokio::spawn(async move { replica.lease_jobs(now, LEASE, 10).await.unwrap() })
+        tokio::spawn(async move { replica.lease_jobs(now, LEASE, 5).await.unwrap() })
     });
-    let mut held = HashSet::new();
     for jobs in join_all(asked).await {
         for job in jobs.unwrap() {
             assert!(held.insert(job.subject), "leased twice: {job:?}");
         }
     }
-    assert!(!held.is_empty());
     // A process that starts again gives back what it held before, and nothing of another's.
     let left = async || replicas[0].lease_jobs(case.now, LEASE, 100).await.unwrap().len();
     assert_eq!(left().await, 60 - held.len(), "the rest");
     replicas[1].release_leases().await.unwrap();
     let again = left().await;
-    assert!((1..60).contains(&again), "{again} of 60 were the second's");
+    assert!((10..=50).contains(&again), "{again} of 60 were the second's");
 
     for n in 0..8 {
         assert!(matches!(case.store.accept(case.push(PushKind::Items, 2 + n, &[])).await.unwrap(), Accepted::New(_)));

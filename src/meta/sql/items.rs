@@ -1,5 +1,6 @@
 //! Items and identities: applying changes and reading them back.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -174,17 +175,63 @@ struct Work<'a> {
     floor: Ordering,
     now: Timestamp,
     gone: Timestamp,
+    counts: Cell<Counts>,
 }
 
-impl Work<'_> {
-    fn count(&self, column: &str, by: u64) -> R<()> {
-        let statement = format!("UPDATE pushes SET {column} = {column} + ?2 WHERE row = ?1");
-        run(self.c, &statement, params![self.lease.push, sql(by)]).map(drop)
+/// What one application adds to the numbers of its push and source. Written once, at its end: of a row that changes with
+/// every record, a database may keep every state until the transaction ends.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    added: u64,
+    updated: u64,
+    deleted: u64,
+    older: u64,
+    /// Texts that the push waits for.
+    pending: i64,
+    /// Items that the source holds.
+    held: i64,
+}
+
+impl<'a> Work<'a> {
+    fn new(c: &'a Connection, lease: &'a Lease, source: i64, now: Timestamp, gone: Timestamp) -> Self {
+        Self { c, lease, source, floor: Ordering::default(), now, gone, counts: Cell::default() }
     }
 
-    /// The source holds so many items more.
-    fn hold(&self, more: i64) -> R<()> {
-        run(self.c, "UPDATE sources SET items = items + ?2 WHERE row = ?1", params![self.source, more]).map(drop)
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+
+    /// Makes an item's job due, in the place of any other of it.
+    fn enqueue(&self, kind: JobKind, row: i64, is_new: bool) -> R<()> {
+        if !is_new {
+            jobs::taken_back(self.c, JobKind::Unindex, row)?;
+            match jobs::taken_back(self.c, JobKind::Extract, row)? {
+                Some(push) if push == self.lease.push => self.count(|n| n.pending -= 1),
+                Some(push) => jobs::one_less(self.c, push, self.now)?,
+                None => {}
+            }
+        }
+        if kind == JobKind::Extract {
+            self.count(|n| n.pending += 1);
+        }
+        jobs::insert(self.c, kind, row, self.lease.push, self.now)
+    }
+
+    /// Writes what was counted.
+    fn end(self) -> R<()> {
+        let n = self.counts.get();
+        run(
+            self.c,
+            "UPDATE pushes SET added = added + ?2, updated = updated + ?3, deleted = deleted + ?4, older = older + ?5,
+             pending = pending + ?6 WHERE row = ?1",
+            params![self.lease.push, sql(n.added), sql(n.updated), sql(n.deleted), sql(n.older), n.pending],
+        )?;
+        if n.held != 0 {
+            run(self.c, "UPDATE sources SET items = items + ?2 WHERE row = ?1", params![self.source, n.held])?;
+        }
+        Ok(())
     }
 
     fn is_older(&self, present: Option<&Present>) -> bool {
@@ -209,7 +256,7 @@ pub(super) fn apply(
     let Some(floor) = one(c, "SELECT floor FROM sources WHERE row = ?1", [source], |row| ordering(row, 0))? else {
         return Ok(Applied::SourceGone);
     };
-    let work = Work { c, lease, source, floor, now, gone: now.plus(keep_replaced) };
+    let work = Work { floor, ..Work::new(c, lease, source, now, now.plus(keep_replaced)) };
     let mut done = 0;
     let mut cursor = None;
     let mut deletions = 0;
@@ -247,6 +294,7 @@ pub(super) fn apply(
             "UPDATE pushes SET cursor = ?2, puts = CASE WHEN puts > ?3 THEN puts - ?3 ELSE 0 END WHERE row = ?1";
         run(c, moved, params![lease.push, sql(cursor), puts])?;
     }
+    work.end()?;
     Ok(Applied::Upto(done))
 }
 
@@ -255,7 +303,8 @@ const TOO_MUCH_METADATA: &str = "the item's metadata would grow beyond 8 MiB";
 fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: bool) -> R<()> {
     let present = present(work.c, work.source, &draft.document_id)?;
     if work.is_older(present.as_ref()) {
-        return work.count("older", 1);
+        work.count(|n| n.older += 1);
+        return Ok(());
     }
     let alive = present.as_ref().is_some_and(|p| !p.deleted);
     let old = if merge && alive { item(work.c, work.source, &draft.document_id)? } else { None };
@@ -316,17 +365,19 @@ fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: boo
             uploads::unpin(work.c, replaced, work.gone)?;
         }
     }
-    jobs::enqueue(work.c, JobKind::Extract, row, work.lease.push, work.now)?;
+    work.enqueue(JobKind::Extract, row, present.is_none())?;
     if !alive {
-        work.hold(1)?;
+        work.count(|n| n.held += 1);
     }
-    work.count(if alive { "updated" } else { "added" }, 1)
+    work.count(|n| *(if alive { &mut n.updated } else { &mut n.added }) += 1);
+    Ok(())
 }
 
 fn apply_patch(work: &Work<'_>, patch: &Patch) -> R<()> {
     let present = present(work.c, work.source, &patch.document_id)?;
     if work.is_older(present.as_ref()) {
-        return work.count("older", 1);
+        work.count(|n| n.older += 1);
+        return Ok(());
     }
     let Some(item) = item(work.c, work.source, &patch.document_id)? else {
         return jobs::fail(work.c, work.lease.push, &patch.document_id, "there is no such item to update partially");
@@ -344,8 +395,9 @@ fn apply_patch(work: &Work<'_>, patch: &Patch) -> R<()> {
         "UPDATE items SET metadata = ?2, ordering = ?3, push = ?4, changed = ?5, state = 'queued', problem = NULL WHERE row = ?1",
         params![item.row, metadata, work.lease.ordering.to_bytes(), work.lease.push, work.now.0],
     )?;
-    jobs::enqueue(work.c, JobKind::Extract, item.row, work.lease.push, work.now)?;
-    work.count("updated", 1)
+    work.enqueue(JobKind::Extract, item.row, false)?;
+    work.count(|n| n.updated += 1);
+    Ok(())
 }
 
 fn patched(metadata: &mut Map<String, Value>, patch: &Patch) -> Result<(), String> {
@@ -398,15 +450,15 @@ fn patched(metadata: &mut Map<String, Value>, patch: &Patch) -> Result<(), Strin
 fn delete(work: &Work<'_>, document_id: &str, children: bool) -> R<usize> {
     let present = present(work.c, work.source, document_id)?;
     if work.is_older(present.as_ref()) {
-        work.count("older", 1)?;
+        work.count(|n| n.older += 1);
         return Ok(0);
     }
     if present.as_ref().is_none_or(|p| !p.deleted || p.push != work.lease.push) {
         // Also for an item that was never there: an older push that is yet to be applied must not bring it back.
         let row = bury(work, document_id, present.as_ref())?;
         if present.is_some_and(|p| !p.deleted) {
-            jobs::enqueue(work.c, JobKind::Unindex, row, work.lease.push, work.now)?;
-            work.count("deleted", 1)?;
+            work.enqueue(JobKind::Unindex, row, false)?;
+            work.count(|n| n.deleted += 1);
         }
     }
     if !children {
@@ -438,8 +490,9 @@ fn delete(work: &Work<'_>, document_id: &str, children: bool) -> R<usize> {
 fn remove(work: &Work<'_>, document_id: &str) -> R<()> {
     let present = present(work.c, work.source, document_id)?;
     let row = bury(work, document_id, present.as_ref())?;
-    jobs::enqueue(work.c, JobKind::Unindex, row, work.lease.push, work.now)?;
-    work.count("deleted", 1)
+    work.enqueue(JobKind::Unindex, row, false)?;
+    work.count(|n| n.deleted += 1);
+    Ok(())
 }
 
 /// Leaves of an item only its ordering id.
@@ -458,7 +511,7 @@ fn bury(work: &Work<'_>, document_id: &str, present: Option<&Present>) -> R<i64>
         uploads::unpin(work.c, version, work.gone)?;
     }
     if present.is_some_and(|p| !p.deleted) {
-        work.hold(-1)?;
+        work.count(|n| n.held -= 1);
     }
     Ok(row)
 }
@@ -484,7 +537,7 @@ pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, kee
         return Ok(i64::try_from(deleted).unwrap_or(0) == limit);
     }
     let Some(source) = lease.source else { return Ok(false) };
-    let work = Work { c, lease, source, floor: Ordering::default(), now, gone: now.plus(keep_replaced) };
+    let work = Work::new(c, lease, source, now, now.plus(keep_replaced));
     let doomed = match lease.kind {
         PushKind::OlderThan => {
             run(
@@ -511,6 +564,7 @@ pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, kee
     for document_id in &doomed {
         remove(&work, document_id)?;
     }
+    work.end()?;
     Ok(i64::try_from(doomed.len()).unwrap_or(0) == limit)
 }
 

@@ -23,33 +23,40 @@ pub(super) fn enqueue(c: &Connection, kind: JobKind, subject: i64, push: i64, du
     for other in JobKind::ALL.into_iter().filter(|other| other.subject() == kind.subject()) {
         forget(c, other, subject, due)?;
     }
-    run(
-        c,
-        "INSERT INTO jobs (kind, subject, push, due) VALUES (?1, ?2, ?3, ?4)",
-        params![kind.name(), subject, push, due.0],
-    )?;
+    insert(c, kind, subject, push, due)?;
     if kind == JobKind::Extract {
         run(c, "UPDATE pushes SET pending = pending + 1 WHERE row = ?1", [push])?;
     }
     Ok(())
 }
 
-/// Takes a job back that is not needed any more.
-pub(super) fn forget(c: &Connection, kind: JobKind, subject: i64, now: Timestamp) -> R<()> {
-    let push =
-        one(c, "SELECT push FROM jobs WHERE kind = ?1 AND subject = ?2", params![kind.name(), subject], |row| {
-            row.get::<i64>(0)
-        })?;
-    if let Some(push) = push {
-        run(c, "DELETE FROM jobs WHERE kind = ?1 AND subject = ?2", params![kind.name(), subject])?;
-        if kind == JobKind::Extract {
-            one_less(c, push, now)?;
-        }
-    }
-    Ok(())
+/// Makes a job due of which nobody counts that it waits, and of whose subject no other is.
+pub(super) fn insert(c: &Connection, kind: JobKind, subject: i64, push: i64, due: Timestamp) -> R<()> {
+    run(
+        c,
+        "INSERT INTO jobs (kind, subject, push, due) VALUES (?1, ?2, ?3, ?4)",
+        params![kind.name(), subject, push, due.0],
+    )
+    .map(drop)
 }
 
-fn one_less(c: &Connection, push: i64, now: Timestamp) -> R<()> {
+/// Takes a job back that is not needed any more.
+pub(super) fn forget(c: &Connection, kind: JobKind, subject: i64, now: Timestamp) -> R<()> {
+    match taken_back(c, kind, subject)? {
+        Some(push) if kind == JobKind::Extract => one_less(c, push, now),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The same, and whoever asks sees to what the job's push counts.
+pub(super) fn taken_back(c: &Connection, kind: JobKind, subject: i64) -> R<Option<i64>> {
+    one(c, "DELETE FROM jobs WHERE kind = ?1 AND subject = ?2 RETURNING push", params![kind.name(), subject], |row| {
+        row.get(0)
+    })
+}
+
+/// A push waits for one text less.
+pub(super) fn one_less(c: &Connection, push: i64, now: Timestamp) -> R<()> {
     run(c, "UPDATE pushes SET pending = pending - 1 WHERE row = ?1 AND pending > 0", [push])?;
     pushes::settle(c, push, now)
 }

@@ -55,7 +55,8 @@ const SQLITE: &[&str] = &[include_str!("../../../migrations/sqlite/0001_begin.sq
 /// Also in order. Each lets the version before it go on serving: it only adds.
 const POSTGRES: &[&str] = &[include_str!("../../../migrations/postgres/0001_begin.sql")];
 
-/// Four lanes, so that tenants do not wait for each other's commits; verbs of one tenant meet in one of them.
+/// Three lanes for tenants, so that they do not wait for each other's commits, while verbs of one tenant meet in one of
+/// them; and one for the processor and the sweep, whose verbs change the same pushes and jobs.
 const PLAN: postgres::Plan =
     postgres::Plan { part: "facts", migrations: POSTGRES, lanes: 4, readers: 8, serializable: true };
 
@@ -105,7 +106,7 @@ fn near(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// What belongs to no tenant, such as leases and the sweep.
+/// What belongs to no tenant, such as leases and the sweep, and what the processor does for one.
 const NOBODY: u64 = 0;
 
 /// Looks something up by its key with one query: on SQLite on the thread of the task that asks, with what it has; elsewhere
@@ -642,7 +643,7 @@ impl MetaStore for SqlMeta {
         keep_replaced: Duration,
     ) -> Result<Applied> {
         let lease = lease.clone();
-        self.write(near(lease.tenant.as_str()), move |c| items::apply(c, &lease, &changes, now, keep_replaced)).await
+        self.write(NOBODY, move |c| items::apply(c, &lease, &changes, now, keep_replaced)).await
     }
 
     async fn apply_identities(
@@ -652,12 +653,12 @@ impl MetaStore for SqlMeta {
         now: Timestamp,
     ) -> Result<Applied> {
         let lease = lease.clone();
-        self.write(near(lease.tenant.as_str()), move |c| items::apply_identities(c, &lease, &changes, now)).await
+        self.write(NOBODY, move |c| items::apply_identities(c, &lease, &changes, now)).await
     }
 
     async fn apply_deletions(&self, lease: &Lease, now: Timestamp, keep_replaced: Duration) -> Result<bool> {
         let lease = lease.clone();
-        self.write(near(lease.tenant.as_str()), move |c| items::apply_deletions(c, &lease, now, keep_replaced)).await
+        self.write(NOBODY, move |c| items::apply_deletions(c, &lease, now, keep_replaced)).await
     }
 
     async fn finish_push(
@@ -668,15 +669,12 @@ impl MetaStore for SqlMeta {
         keep_replaced: Duration,
     ) -> Result<()> {
         let lease = lease.clone();
-        self.write(near(lease.tenant.as_str()), move |c| {
-            pushes::finish(c, &lease, problem.as_deref(), now, keep_replaced)
-        })
-        .await
+        self.write(NOBODY, move |c| pushes::finish(c, &lease, problem.as_deref(), now, keep_replaced)).await
     }
 
     async fn return_push(&self, lease: &Lease, due: Timestamp, problem: Option<String>) -> Result<()> {
         let lease = lease.clone();
-        self.write(near(lease.tenant.as_str()), move |c| pushes::give_back(c, &lease, due, problem.as_deref())).await
+        self.write(NOBODY, move |c| pushes::give_back(c, &lease, due, problem.as_deref())).await
     }
 
     async fn push(&self, tenant: &TenantId, request: RequestId) -> Result<Option<Push>> {
