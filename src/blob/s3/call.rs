@@ -407,6 +407,37 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_url_names_the_bucket_where_it_belongs() {
+        for (storage, key, wanted) in [
+            ("s3://bytes", "a-b.1", "https://bytes.s3.eu-9.amazonaws.com/a-b.1?X-Amz-"),
+            ("s3://bytes", "", "https://bytes.s3.eu-9.amazonaws.com/?X-Amz-"),
+            ("s3://bytes?region=us-1", "k", "https://bytes.s3.us-1.amazonaws.com/k?X-Amz-"),
+            ("s3://by.tes", "k", "https://s3.eu-9.amazonaws.com/by.tes/k?X-Amz-"),
+            ("s3://bytes?endpoint=http://10.0.0.7:3900", "", "http://10.0.0.7:3900/bytes?X-Amz-"),
+            ("s3://bytes?endpoint=http://10.0.0.7:3900", "x/k", "http://10.0.0.7:3900/bytes/x/k?X-Amz-"),
+            ("s3://bytes?endpoint=https://s.example.com&path_style=false", "k", "https://bytes.s.example.com/k?X-Amz-"),
+        ] {
+            let mut config = crate::config::Config::default();
+            config.set_text("storage", storage).unwrap();
+            let crate::config::Storage::Bucket(bucket) = &config.storage else { panic!("{storage}") };
+            let environment = [
+                ("AWS_REGION", "eu-9"),
+                ("AWS_ACCESS_KEY_ID", "AKIA"),
+                ("AWS_SECRET_ACCESS_KEY", "secret"),
+                ("AWS_SESSION_TOKEN", "a/token"),
+            ];
+            let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let caller = Caller::new(bucket, environment.into()).unwrap();
+            let ask =
+                Ask::new("PutObject", Method::PUT, key).header("x-amz-checksum-crc32c", "AAAA").header("range", "x");
+            let url = caller.sign(&ask).await.unwrap();
+            assert!(url.starts_with(wanted), "{url}");
+            assert!(url.contains("X-Amz-Security-Token=a%2Ftoken"), "{url}");
+            assert!(url.contains("X-Amz-SignedHeaders=host%3Bx-amz-checksum-crc32c&"), "{url}");
+        }
+    }
+
     #[test]
     fn pauses_grow_and_stay_within_the_patience() {
         let all: Duration = (1..TRIES).map(pause).sum();

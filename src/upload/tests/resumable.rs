@@ -494,7 +494,9 @@ async fn what_an_earlier_request_left_is_sealed_before_it_is_committed() {
                 let cut = slice(&data, 2 * K, 4 * K).into_iter().chain([Err(BodyError::Cut)]).collect();
                 place.send(session, ranged(2 * K, 4 * K, None), cut).await.unwrap_err();
             }
-            assert_eq!(place.received(session).await, last);
+            if last == 2 * K {
+                assert_eq!(place.received(session).await, last);
+            }
             place.restart();
             let end = async || match last {
                 _ if last == 4 * K => resume::status(&place.engine, session, None).await,
@@ -615,7 +617,9 @@ proptest! {
     fn whatever_happens_the_file_is_the_file(steps in steps(), tail in 0..K, appends in any::<bool>()) {
         let form = if appends { Form::Disk } else { Form::Parts };
         follow(async { Place::new(form).await }, &steps, tail, |place, write| {
-            place.faults.fail_next(if write { Operation::Write } else { Operation::Sync }, io::ErrorKind::Other);
+            if let Some(write) = write {
+                place.faults.fail_next(if write { Operation::Write } else { Operation::Sync }, io::ErrorKind::Other);
+            }
         });
     }
 }
@@ -629,13 +633,15 @@ proptest! {
         follow(async { Place::in_bucket(&store).await }, &steps, tail, |_, write| {
             // One of the calls of the next step fails as often as it is tried.
             store.spare();
-            store.harm(if write { "PutObject" } else { "HeadObject" }, 4, Harm::Refuse(503, "SlowDown"));
+            if let Some(write) = write {
+                store.harm(if write { "PutObject" } else { "HeadObject" }, 4, Harm::Refuse(503, "SlowDown"));
+            }
         });
     }
 }
 
-/// A client's way to the end of its upload.
-fn follow(place: impl Future<Output = Place>, steps: &[Step], tail: u64, fail: impl Fn(&Place, bool)) {
+/// A client's way to the end of its upload. `fail` makes the next write fail, or the next sync, or nothing any more.
+fn follow(place: impl Future<Output = Place>, steps: &[Step], tail: u64, fail: impl Fn(&Place, Option<bool>)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut place = place.await;
@@ -672,7 +678,7 @@ fn follow(place: impl Future<Output = Place>, steps: &[Step], tail: u64, fail: i
                     place.chunk(session, &data, from, (from + length).min(size)).await
                 }
                 Step::Fail(write) => {
-                    fail(&place, write);
+                    fail(&place, Some(write));
                     continue;
                 }
                 Step::Restart => {
@@ -687,6 +693,7 @@ fn follow(place: impl Future<Output = Place>, steps: &[Step], tail: u64, fail: i
                     known = received;
                 }
                 Ok(Standing::Done(file)) => {
+                    fail(&place, None);
                     assert!(place.stored(&file).await == data);
                     return;
                 }
@@ -701,6 +708,7 @@ fn follow(place: impl Future<Output = Place>, steps: &[Step], tail: u64, fail: i
         for _ in 0..4 {
             match place.chunk(session, &data, known, size).await {
                 Ok(done @ Standing::Done(_)) => {
+                    fail(&place, None);
                     place.is(Ok(done), &data).await;
                     return;
                 }
