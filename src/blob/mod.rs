@@ -17,7 +17,7 @@ mod s3;
 
 #[cfg(test)]
 #[path = "../../tests/support/bucket.rs"]
-mod bucket;
+pub(crate) mod bucket;
 #[cfg(test)]
 mod contract;
 mod faulty;
@@ -31,6 +31,8 @@ use bytes::Bytes;
 pub use faulty::{Faulty, Operation};
 pub use local::{Local, sync_directory, write_durably};
 pub use memory::{Form, Memory};
+#[cfg(test)]
+pub(crate) use s3::of as in_bucket;
 pub use s3::{S3, Unusable};
 
 use crate::clock::Timestamp;

@@ -14,8 +14,9 @@ use futures_util::StreamExt;
 use super::access::Grant;
 use super::receive::BodyError;
 use super::{check, open, read, receive, register, sweep};
-use crate::blob::{Faulty, Form, Memory, Operation};
-use crate::clock::Clock;
+use crate::blob::bucket::{Harm, Store};
+use crate::blob::{BlobStore, Faulty, Form, Memory, Operation, in_bucket};
+use crate::clock::{Clock, random_uuid};
 use crate::engine::{Engine, Policy};
 use crate::meta::sql::SqlMeta;
 use crate::meta::{MetaStore, Quota, TenantInfo};
@@ -35,10 +36,20 @@ struct Place {
 
 impl Place {
     async fn new(form: Form) -> Self {
-        let directory = tempfile::tempdir().unwrap();
         let clock = Clock::system();
         let memory = Memory::new(form, clock.clone());
-        let faults = Faulty::new(Arc::new(memory.clone()));
+        Self::over(Arc::new(memory.clone()), memory, clock).await
+    }
+
+    /// Over a bucket, and with an empty memory.
+    async fn in_bucket(store: &Store) -> Self {
+        let (clock, prefix) = (Clock::system(), random_uuid().to_string());
+        Self::over(Arc::new(in_bucket(store, &prefix)), Memory::new(Form::Parts, clock.clone()), clock).await
+    }
+
+    async fn over(blobs: Arc<dyn BlobStore>, memory: Memory, clock: Clock) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let faults = Faulty::new(blobs);
         let meta = SqlMeta::open(directory.path()).unwrap();
         let tenant = TenantId::from("acme");
         let info = TenantInfo::new(tenant.clone(), "auto", clock.now());

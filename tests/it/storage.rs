@@ -87,6 +87,21 @@ async fn every_strategy_comes_back_as_it_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_45_upload_urls_lead_to_the_server() {
+    let store = Store::start();
+    let server = on(&store).await;
+    let path = |rest: &str| format!("/api/v1/projects/{}/files/{rest}", server.tenant);
+    for client in ["CognitePythonSDK:8.22.0", "CognitePythonSDK:7.0.0", ""] {
+        let ask = |path: String| server.call("POST", path).header("x-cdp-sdk", client).json(json!({ "name": "a" }));
+        let parts = ask(path("initmultipartupload?parts=2")).send().await.json();
+        let urls: Vec<&str> = parts["uploadUrls"].as_array().unwrap().iter().map(|url| url.as_str().unwrap()).collect();
+        assert!(urls.len() == 2 && urls.iter().all(|url| url.starts_with(&server.url("/"))), "{urls:?}");
+        let whole = ask(path("").trim_end_matches('/').to_owned()).send().await.json();
+        assert!(whole["uploadUrl"].as_str().unwrap().starts_with(&server.url("/")), "{whole}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_is_told_and_comes_back() {
     let store = Store::start();
     let server = on(&store).await;

@@ -21,7 +21,9 @@ mod writer;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(super) use tests::{at, of};
+pub(super) use tests::at;
+#[cfg(test)]
+pub(crate) use tests::of;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

@@ -20,7 +20,7 @@ const MEMORY: u64 = 128 << 20;
 const DAY: Duration = Duration::from_secs(25 * 3600);
 
 /// A client of the store that a test plays.
-pub(in crate::blob) fn of(store: &Store, prefix: &str) -> S3 {
+pub(crate) fn of(store: &Store, prefix: &str) -> S3 {
     at(&store.url(prefix))
 }
 
@@ -157,6 +157,17 @@ async fn harmed_calls_are_made_again_and_nothing_is_lost() {
         let extent = written(&s3, id, &all).await.finish().await.expect(code);
         assert!(read_all(&s3, id, &extent.backend).await == all);
     }
+}
+
+#[tokio::test]
+async fn a_call_that_stands_still_is_given_up_and_made_again() {
+    let store = Store::start();
+    let s3 = of(&store, "");
+    store.harm("PutObject", 1, Harm::Delay(60_000));
+    let id = segment();
+    let extent = written(&s3, id, &data(1000)).await.finish().await.unwrap();
+    assert!(read_all(&s3, id, &extent.backend).await == data(1000));
+    assert_eq!(store.count("PutObject"), 2);
 }
 
 #[tokio::test]

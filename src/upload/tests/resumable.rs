@@ -432,7 +432,13 @@ async fn a_writer_of_a_session_that_is_over_is_stopped() {
 
 #[tokio::test]
 async fn a_late_writer_lands_where_nobody_reads() {
-    let place = Place::new(Form::Disk).await;
+    let store = Store::start();
+    for place in [Place::new(Form::Disk).await, Place::new(Form::Parts).await, Place::in_bucket(&store).await] {
+        late_writer(place).await;
+    }
+}
+
+async fn late_writer(place: Place) {
     let data = bytes_of(4 * K);
     let session = place.session(Some(4 * K)).await;
     place.chunk(session, &data, 0, K).await.unwrap();
@@ -470,6 +476,37 @@ async fn a_late_writer_lands_where_nobody_reads() {
     let (older, newer) = tokio::join!(older, newer);
     other.is(newer, &data).await;
     assert!(!matches!(older, Ok(Standing::Open { .. })), "{older:?}");
+}
+
+#[tokio::test]
+async fn what_an_earlier_request_left_is_sealed_before_it_is_committed() {
+    let store = Store::start();
+    for mut place in [Place::new(Form::Parts).await, Place::in_bucket(&store).await] {
+        let data = bytes_of(4 * K);
+        for last in [2 * K, 4 * K] {
+            let session = place.session(Some(4 * K)).await;
+            assert_eq!(place.chunk(session, &data, 0, K).await, told(K));
+            place.restart();
+            assert_eq!(place.chunk(session, &data, K, 2 * K).await, told(2 * K));
+            if last == 4 * K {
+                // Every byte is there, and then the server is gone.
+                place.restart();
+                let cut = slice(&data, 2 * K, 4 * K).into_iter().chain([Err(BodyError::Cut)]).collect();
+                place.send(session, ranged(2 * K, 4 * K, None), cut).await.unwrap_err();
+            }
+            if last == 2 * K {
+                assert_eq!(place.received(session).await, last);
+            }
+            place.restart();
+            let end = async || match last {
+                _ if last == 4 * K => resume::status(&place.engine, session, None).await,
+                _ => place.chunk(session, &data, last, 4 * K).await,
+            };
+            place.faults.fail_next(Operation::Seal, io::ErrorKind::TimedOut);
+            assert_eq!(end().await, Err(Refusal::Unavailable), "no hopeful success");
+            place.is(end().await, &data).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -577,84 +614,111 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_file_is_the_file(steps in steps(), tail in 0..K) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut place = Place::new(Form::Disk).await;
-            let size = 12 * K + tail;
-            let data = bytes_of(size);
-            let session = place.session(Some(size)).await;
-            let mut known = 0;
-            for step in &steps {
-                let result = match *step {
-                    Step::Chunk(length) => place.chunk(session, &data, known, (known + length).min(size)).await,
-                    Step::Again(back, length) => {
-                        let from = known.saturating_sub(back);
-                        place.chunk(session, &data, from, (from + length).min(size)).await
-                    }
-                    Step::Cut(after) => {
-                        let mut body = slice(&data, known, (known + after).min(size));
-                        body.push(Err(BodyError::Cut));
-                        place.send(session, ranged(known, size, Some(size)), body).await
-                    }
-                    Step::Other(back, length) => {
-                        let from = known.saturating_sub(back);
-                        let to = (from + length).min(size);
-                        let other = vec![0xaa; usize::try_from(to - from).unwrap()];
-                        let result = place.send(session, ranged(from, to, Some(size)), chunks(&other)).await;
-                        if from == known {
-                            // Nobody can know that these are wrong. Such a client gets what it sent: not this test's.
-                            return;
-                        }
-                        assert!(!matches!(result, Ok(Standing::Done(_))));
-                        result
-                    }
-                    Step::Gap(length) => {
-                        let from = (known + K).min(size - 1);
-                        place.chunk(session, &data, from, (from + length).min(size)).await
-                    }
-                    Step::Fail(write) => {
-                        let operation = if write { Operation::Write } else { Operation::Sync };
-                        place.faults.fail_next(operation, io::ErrorKind::Other);
-                        continue;
-                    }
-                    Step::Restart => {
-                        place.restart();
-                        continue;
-                    }
-                    Step::Ask => resume::status(&place.engine, session, None).await,
-                };
-                match result {
-                    Ok(Standing::Open { received }) => {
-                        assert!(received >= known, "{received} after {known}");
-                        known = received;
-                    }
-                    Ok(Standing::Done(file)) => {
-                        assert!(place.stored(&file).await == data);
-                        return;
-                    }
-                    Ok(other) => panic!("{other:?}"),
-                    Err(_) => {
-                        let received = place.received(session).await;
-                        assert!(received >= known, "{received} after {known}");
-                        known = received;
-                    }
-                }
+    fn whatever_happens_the_file_is_the_file(steps in steps(), tail in 0..K, appends in any::<bool>()) {
+        let form = if appends { Form::Disk } else { Form::Parts };
+        follow(async { Place::new(form).await }, &steps, tail, |place, write| {
+            if let Some(write) = write {
+                place.faults.fail_next(if write { Operation::Write } else { Operation::Sync }, io::ErrorKind::Other);
             }
-            for _ in 0..4 {
-                match place.chunk(session, &data, known, size).await {
-                    Ok(done @ Standing::Done(_)) => {
-                        place.is(Ok(done), &data).await;
-                        return;
-                    }
-                    // A failure that was planned.
-                    Err(_) => known = place.received(session).await,
-                    other => panic!("{other:?}"),
-                }
-            }
-            panic!("it did not end");
         });
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_file_is_the_file_in_a_bucket(steps in steps(), tail in 0..K) {
+        let store = Store::start();
+        follow(async { Place::in_bucket(&store).await }, &steps, tail, |_, write| {
+            // One of the calls of the next step fails as often as it is tried.
+            store.spare();
+            if let Some(write) = write {
+                store.harm(if write { "PutObject" } else { "HeadObject" }, 4, Harm::Refuse(503, "SlowDown"));
+            }
+        });
+    }
+}
+
+/// A client's way to the end of its upload. `fail` makes the next write fail, or the next sync, or nothing any more.
+fn follow(place: impl Future<Output = Place>, steps: &[Step], tail: u64, fail: impl Fn(&Place, Option<bool>)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut place = place.await;
+        let size = 12 * K + tail;
+        let data = bytes_of(size);
+        let session = place.session(Some(size)).await;
+        let mut known = 0;
+        for step in steps {
+            let result = match *step {
+                Step::Chunk(length) => place.chunk(session, &data, known, (known + length).min(size)).await,
+                Step::Again(back, length) => {
+                    let from = known.saturating_sub(back);
+                    place.chunk(session, &data, from, (from + length).min(size)).await
+                }
+                Step::Cut(after) => {
+                    let mut body = slice(&data, known, (known + after).min(size));
+                    body.push(Err(BodyError::Cut));
+                    place.send(session, ranged(known, size, Some(size)), body).await
+                }
+                Step::Other(back, length) => {
+                    let from = known.saturating_sub(back);
+                    let to = (from + length).min(size);
+                    let other = vec![0xaa; usize::try_from(to - from).unwrap()];
+                    let result = place.send(session, ranged(from, to, Some(size)), chunks(&other)).await;
+                    if from == known {
+                        // Nobody can know that these are wrong. Such a client gets what it sent: not this test's.
+                        return;
+                    }
+                    assert!(!matches!(result, Ok(Standing::Done(_))));
+                    result
+                }
+                Step::Gap(length) => {
+                    let from = (known + K).min(size - 1);
+                    place.chunk(session, &data, from, (from + length).min(size)).await
+                }
+                Step::Fail(write) => {
+                    fail(&place, Some(write));
+                    continue;
+                }
+                Step::Restart => {
+                    place.restart();
+                    continue;
+                }
+                Step::Ask => resume::status(&place.engine, session, None).await,
+            };
+            match result {
+                Ok(Standing::Open { received }) => {
+                    assert!(received >= known, "{received} after {known}");
+                    known = received;
+                }
+                Ok(Standing::Done(file)) => {
+                    fail(&place, None);
+                    assert!(place.stored(&file).await == data);
+                    return;
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => {
+                    let received = place.received(session).await;
+                    assert!(received >= known, "{received} after {known}");
+                    known = received;
+                }
+            }
+        }
+        for _ in 0..4 {
+            match place.chunk(session, &data, known, size).await {
+                Ok(done @ Standing::Done(_)) => {
+                    fail(&place, None);
+                    place.is(Ok(done), &data).await;
+                    return;
+                }
+                // A failure that was planned.
+                Err(_) => known = place.received(session).await,
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("it did not end");
+    });
 }
 
 #[tokio::test]
