@@ -53,7 +53,10 @@ pub(crate) fn in_store(data: &Path) -> u64 {
 
 /// Where a server with this data directory keeps its bytes, as its configuration says it: each under a prefix of its own.
 pub(crate) fn storage(data: &Path) -> String {
-    let Some(url) = &*STORAGE else { return String::from("disk") };
+    STORAGE.as_ref().map_or_else(|| String::from("disk"), |url| in_own_bucket(url, data))
+}
+
+fn in_own_bucket(url: &str, data: &Path) -> String {
     let (place, how) = url.split_once('?').unwrap();
     format!("{place}/{}?{how}", own_prefix(data))
 }
@@ -86,8 +89,16 @@ pub(crate) struct Home {
 
 impl Home {
     pub(crate) fn new() -> Self {
+        Self::on(on_postgres())
+    }
+
+    fn with_database() -> Self {
+        Self::on(true)
+    }
+
+    fn on(postgres: bool) -> Self {
         let folder = TempDir::new().unwrap();
-        let database = on_postgres().then(|| Fresh::filled_by(fill));
+        let database = postgres.then(|| Fresh::filled_by(fill));
         if let Some(database) = &database {
             databases().insert(folder.path().join("data"), database.url());
         }
@@ -360,7 +371,47 @@ impl Server {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = Arc::new(tokio::task::spawn_blocking(Home::new).await.unwrap());
+        let dir = tokio::task::spawn_blocking(Home::new).await.unwrap();
+        let place = storage(&dir.path().join("data"));
+        Self::start_at(dir, &place, change).await
+    }
+
+    /// A server whose facts are in a database and whose bytes are in a bucket, whatever this run is about.
+    pub(crate) async fn start_beyond_one_machine() -> Self {
+        let dir = tokio::task::spawn_blocking(Home::with_database).await.unwrap();
+        let place = in_own_bucket(&STORE.url("it"), &dir.path().join("data"));
+        Self::start_at(dir, &place, |_| {}).await
+    }
+
+    /// Where the bytes of one that was started so are.
+    pub(crate) fn own_bucket(&self) -> String {
+        in_own_bucket(&STORE.url("it"), &self.data())
+    }
+
+    /// Another server on the same database and bucket, with a data directory of its own.
+    pub(crate) async fn another(&self) -> Self {
+        let data = self.dir.path().join(format!("data-{}", hex::encode(noise(8))));
+        let config = Config { data, listen: "127.0.0.1:0".parse().unwrap(), ..self.config.clone() };
+        let app = App::start(config.clone(), self.clock.clone()).await.expect("a start");
+        assert!(app.first_start().is_none(), "the first start was another's");
+        let address = app.address();
+        Self {
+            app: Some(app),
+            config,
+            clock: self.clock.clone(),
+            http: client(),
+            address,
+            tenant: self.tenant.clone(),
+            key: self.key.clone(),
+            source: self.source.clone(),
+            catalog: self.catalog.clone(),
+            store: self.store.clone(),
+            dir: Arc::clone(&self.dir),
+        }
+    }
+
+    async fn start_at(dir: Home, place: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let dir = Arc::new(dir);
         let mut config = Config {
             data: dir.path().join("data"),
             database: dir.database().map(|database| database.url().into()),
@@ -368,7 +419,7 @@ impl Server {
             program: Some(PathBuf::from(PROGRAM)),
             ..Config::default()
         };
-        config.set_text("storage", &storage(&config.data)).unwrap();
+        config.set_text("storage", place).unwrap();
         change(&mut config);
         let clock = Clock::system();
         let app = App::start(config.clone(), clock.clone()).await.expect("a start");
@@ -424,7 +475,7 @@ impl Server {
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.config.data.clone()
     }
 
     /// Where its data is, and what holds it.

@@ -28,6 +28,7 @@ mod oidc;
 mod parts;
 #[path = "../../src/postgres/testing.rs"]
 mod postgres;
+mod replicas;
 mod seed_pages;
 mod storage;
 mod uploads;
