@@ -22,7 +22,7 @@ use crate::sigv4::{PresignRequest, Secret, SigningKey, presign};
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long nothing may move on a call.
-const STALL: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 15 });
+pub(super) const STALL: Duration = Duration::from_secs(15);
 /// How often a call is made.
 const TRIES: u32 = 4;
 /// After this time none is made again.
@@ -172,7 +172,11 @@ impl fmt::Debug for Caller {
 }
 
 impl Caller {
-    pub(super) fn new(bucket: &Bucket, environment: HashMap<String, String>) -> Result<Self, OutboundError> {
+    pub(super) fn new(
+        bucket: &Bucket,
+        environment: HashMap<String, String>,
+        stall: Duration,
+    ) -> Result<Self, OutboundError> {
         let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| environment.get(*name).cloned());
         let region = bucket.region.clone().or(named).unwrap_or_else(|| REGION.into());
         let (scheme, host) = match bucket.endpoint.as_deref() {
@@ -188,7 +192,7 @@ impl Caller {
             false => (format!("{}.{host}", bucket.name), String::new()),
         };
         // A store that is reached without encryption is in our own network.
-        let outbound = Outbound::to_service(CONNECT, STALL, scheme == "http")?;
+        let outbound = Outbound::to_service(CONNECT, stall, scheme == "http")?;
         let credentials = Credentials::new(bucket, environment)?;
         Ok(Self { outbound, credentials, clock: Clock::system(), scheme, host, root, region })
     }
@@ -428,7 +432,7 @@ mod tests {
                 ("AWS_SESSION_TOKEN", "a/token"),
             ];
             let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            let caller = Caller::new(bucket, environment.into()).unwrap();
+            let caller = Caller::new(bucket, environment.into(), STALL).unwrap();
             let ask =
                 Ask::new("PutObject", Method::PUT, key).header("x-amz-checksum-crc32c", "AAAA").header("range", "x");
             let url = caller.sign(&ask).await.unwrap();

@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -38,7 +39,7 @@ use crc_fast::CrcAlgorithm;
 use futures_util::StreamExt;
 use http::Method;
 
-use self::call::{Ask, Body, Caller, Fault, Kind};
+use self::call::{Ask, Body, Caller, Fault, Kind, STALL};
 use self::layout::{Layout, NotRecorded, Recorded, SEALING_PART, Tail, WHOLE};
 use self::reader::Reader;
 use self::wire::{Element, Sent, completion};
@@ -105,7 +106,7 @@ impl S3 {
         clock: Clock,
         memory: u64,
     ) -> Result<Self, Unusable> {
-        Self::new(bucket, environment, clock, Some(memory))
+        Self::new(bucket, environment, clock, Some(memory), STALL)
     }
 
     /// A bucket that is only read: nothing in it is made, tidied or removed.
@@ -113,7 +114,7 @@ impl S3 {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_to_read(bucket: &Bucket, environment: HashMap<String, String>, clock: Clock) -> Result<Self, Unusable> {
-        Self::new(bucket, environment, clock, None)
+        Self::new(bucket, environment, clock, None, STALL)
     }
 
     fn new(
@@ -121,9 +122,10 @@ impl S3 {
         environment: HashMap<String, String>,
         clock: Clock,
         memory: Option<u64>,
+        stall: Duration,
     ) -> Result<Self, Unusable> {
         let unusable = |error: OutboundError| Unusable { place: bucket.name.clone(), why: error.what };
-        let caller = Caller::new(bucket, environment).map_err(unusable)?;
+        let caller = Caller::new(bucket, environment, stall).map_err(unusable)?;
         let (prefix, checksums) = (bucket.prefix.clone(), bucket.checksums);
         Ok(Self {
             shared: Arc::new(Shared {

@@ -26,10 +26,15 @@ pub(crate) fn of(store: &Store, prefix: &str) -> S3 {
 
 /// And one of any store.
 pub(in crate::blob) fn at(url: &str) -> S3 {
+    impatient(url, super::STALL)
+}
+
+/// And one that waits for so long.
+fn impatient(url: &str, stall: Duration) -> S3 {
     let mut config = Config::default();
     config.set_text("storage", url).unwrap();
     match &config.storage {
-        Storage::Bucket(bucket) => S3::open(bucket, HashMap::new(), Clock::system(), MEMORY).unwrap(),
+        Storage::Bucket(bucket) => S3::new(bucket, HashMap::new(), Clock::system(), Some(MEMORY), stall).unwrap(),
         Storage::Disk => panic!("a bucket"),
     }
 }
@@ -162,12 +167,12 @@ async fn harmed_calls_are_made_again_and_nothing_is_lost() {
 #[tokio::test]
 async fn a_call_that_stands_still_is_given_up_and_made_again() {
     let store = Store::start();
-    let s3 = of(&store, "");
+    let s3 = impatient(&store.url(""), Duration::from_secs(2));
     store.harm("PutObject", 1, Harm::Delay(60_000));
     let id = segment();
     let extent = written(&s3, id, &data(1000)).await.finish().await.unwrap();
     assert!(read_all(&s3, id, &extent.backend).await == data(1000));
-    assert_eq!(store.count("PutObject"), 2);
+    assert!(store.count("PutObject") >= 2);
 }
 
 #[tokio::test]
