@@ -337,7 +337,7 @@ impl Params for Vec<Owned> {
 /// No values.
 pub const NONE: [i64; 0] = [];
 
-/// A value as one of several of different types; see [`params!`].
+/// A value as one of several of different types; see `params!`.
 pub fn param<P: Param>(param: &P) -> &dyn Param {
     param
 }

@@ -19,7 +19,7 @@ impl Server {
         self.bare(method, &format!("/{path}")).header("Host", host)
     }
 
-    async fn content(&self, file: &str) -> Vec<u8> {
+    async fn file_content(&self, file: &str) -> Vec<u8> {
         self.native("GET", &format!("/files/{file}/content")).send().await.expect(200).body
     }
 
@@ -53,7 +53,7 @@ async fn a_ticket_of_one_is_taken_by_another() {
     let receipt = one.commit_upload(&text(&upload, "id")).await.json();
     assert_eq!(other.commit_upload(&text(&upload, "id")).await.json(), receipt, "the same receipt");
     for server in [&one, &other] {
-        assert_eq!(sha256(&server.content(&text(&upload, "file_id")).await), sha256(&content));
+        assert_eq!(sha256(&server.file_content(&text(&upload, "file_id")).await), sha256(&content));
     }
     leave_everything_whole(vec![one, other]).await;
 }
@@ -95,7 +95,7 @@ async fn chunks_of_one_session_go_to_any_of_them() {
         }
     }
     for server in servers {
-        assert_eq!(sha256(&server.content(&text(&upload, "file_id")).await), sha256(&content));
+        assert_eq!(sha256(&server.file_content(&text(&upload, "file_id")).await), sha256(&content));
     }
     leave_everything_whole(vec![one, two, three]).await;
 }
@@ -122,6 +122,6 @@ async fn parts_go_to_any_of_them_and_one_that_is_gone_is_not_missed() {
     let left = servers.remove(0);
     left.commit_upload(&text(&upload, "id")).await;
     let fresh = left.another().await;
-    assert_eq!(sha256(&fresh.content(&text(&upload, "file_id")).await), sha256(&content));
+    assert_eq!(sha256(&fresh.file_content(&text(&upload, "file_id")).await), sha256(&content));
     leave_everything_whole(vec![left, fresh]).await;
 }
