@@ -390,7 +390,7 @@ impl Server {
 
     /// Another server on the same database and bucket, with a data directory of its own.
     pub(crate) async fn another(&self) -> Self {
-        let data = self.dir.path().join(format!("data-{}", hex::encode(noise(8))));
+        let data = self.dir.path().join(format!("data-{}", landfall::clock::random_uuid()));
         let config = Config { data, listen: "127.0.0.1:0".parse().unwrap(), ..self.config.clone() };
         let app = App::start(config.clone(), self.clock.clone()).await.expect("a start");
         assert!(app.first_start().is_none(), "the first start was another's");
