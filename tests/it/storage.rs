@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::bucket::{Harm, Store};
-use crate::harness::{Binary, PROGRAM, Server, bytes_of, noise};
+use crate::harness::{Binary, PROGRAM, Server, bytes_of, noise, program};
 
 async fn on(store: &Store) -> Server {
     Server::start_with(|config| config.set_text("storage", &store.url("here")).unwrap()).await
@@ -79,7 +79,7 @@ async fn every_strategy_comes_back_as_it_was_sent() {
     assert!(store.uploads("").is_empty());
     until(|| store.objects("here/").len() == 1 + 1 + 3 + 2).await;
     let (data, _kept) = server.stopped().await;
-    let mut doctor = tokio::process::Command::new(PROGRAM);
+    let mut doctor = tokio::process::Command::from(program(&data));
     doctor.args(["doctor", "--deep", "--data"]).arg(&data).env("LANDFALL_STORAGE", store.url("here"));
     let output = doctor.output().await.unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
