@@ -72,6 +72,8 @@ pub struct Reply {
     status: u16,
     head: String,
     body: Vec<u8>,
+    /// When its last byte had come.
+    pub came: Instant,
 }
 
 impl Reply {
@@ -132,13 +134,14 @@ impl Connection {
         };
         let head = String::from_utf8_lossy(&self.read[..end]).into_owned();
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-        let mut reply = Reply { status, head, body: Vec::new() };
+        let mut reply = Reply { status, head, body: Vec::new(), came: Instant::now() };
         let length: usize = reply.header("content-length").map_or(0, |length| length.parse().expect("a length"));
         while self.read.len() < end + 4 + length {
             let count = self.socket.read(&mut buffer).expect("an answer");
             assert!(count > 0, "the answer is cut");
             self.read.extend_from_slice(&buffer[..count]);
         }
+        reply.came = Instant::now();
         reply.body = self.read[end + 4..end + 4 + length].to_vec();
         reply
     }

@@ -59,9 +59,18 @@ where
 /// # Errors
 /// [`Refusal::Internal`] for what can't be JSON.
 pub fn answer(status: StatusCode, body: &impl Serialize) -> Reply {
-    let body = serde_json::to_vec(body).map_err(|_| Refusal::Internal)?;
+    answer_of(status, body, 0)
+}
+
+/// The same of some length, in bytes, so that a long one is not moved again and again while it grows.
+///
+/// # Errors
+/// [`Refusal::Internal`] for what can't be JSON.
+pub fn answer_of(status: StatusCode, body: &impl Serialize, roughly: usize) -> Reply {
+    let mut text = Vec::with_capacity(roughly);
+    serde_json::to_writer(&mut text, body).map_err(|_| Refusal::Internal)?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((status, json, body).into_response())
+    Ok((status, json, text).into_response())
 }
 
 /// A call.

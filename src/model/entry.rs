@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ids::{FileId, TenantId};
+use super::pairs::Pairs;
 use crate::clock::Timestamp;
 use crate::limits;
 
@@ -45,7 +46,7 @@ pub struct Facts {
     /// Its media type.
     pub mime_type: Option<String>,
     /// Whatever else the client wants to keep with it.
-    pub metadata: BTreeMap<String, String>,
+    pub metadata: Pairs,
     /// Things that it is about, by their numbers, in the client's order.
     pub assets: Vec<i64>,
     /// The set of data that it belongs to, by its number.
@@ -183,11 +184,10 @@ impl Facts {
         if self.metadata.len() > limits::ENTRY_METADATA_PAIRS {
             return of(format!("must have at most {} pairs", limits::ENTRY_METADATA_PAIRS));
         }
-        if self.metadata.keys().any(|key| key.len() > limits::ENTRY_METADATA_KEY_BYTES) {
+        if self.metadata.iter().any(|(key, _)| key.len() > limits::ENTRY_METADATA_KEY_BYTES) {
             return of(format!("must have keys of at most {} bytes", limits::ENTRY_METADATA_KEY_BYTES));
         }
-        let bytes: usize = self.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if bytes > limits::ENTRY_METADATA_BYTES {
+        if self.metadata.bytes() > limits::ENTRY_METADATA_BYTES {
             return of(format!("must have at most {} bytes in all", limits::ENTRY_METADATA_BYTES));
         }
         Ok(())
@@ -259,7 +259,7 @@ pub enum MapEdit {
     #[default]
     Keep,
     /// They become these.
-    To(BTreeMap<String, String>),
+    To(Pairs),
     /// Keys go, pairs come.
     Change {
         /// Pairs that come or get another value.
@@ -331,10 +331,10 @@ impl FactsEdit {
             MapEdit::Keep => {}
             MapEdit::To(pairs) => facts.metadata.clone_from(pairs),
             MapEdit::Change { add, remove } => {
-                for key in remove {
-                    facts.metadata.remove(key);
-                }
-                facts.metadata.extend(add.clone());
+                let mut pairs = facts.metadata.to_map();
+                pairs.retain(|key, _| !remove.contains(key));
+                pairs.extend(add.clone());
+                facts.metadata = pairs.into();
             }
         }
         self.assets.apply(&mut facts.assets);
@@ -451,6 +451,10 @@ mod tests {
         }
     }
 
+    fn pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Pairs {
+        pairs.into_iter().collect::<BTreeMap<_, _>>().into()
+    }
+
     #[test]
     fn facts_have_limits() {
         type Change = fn(&mut Facts);
@@ -475,15 +479,15 @@ mod tests {
             (|f| f.assets = vec![1, 1], Fact::Assets),
             (|f| f.assets = (0..1001).collect(), Fact::Assets),
             (|f| f.labels = (0..11).map(|n| n.to_string()).collect(), Fact::Labels),
-            (|f| f.metadata = (0..257).map(|n| (n.to_string(), String::new())).collect(), Fact::Metadata),
-            (|f| f.metadata = BTreeMap::from([(long(65), String::new())]), Fact::Metadata),
-            (|f| f.metadata = BTreeMap::from([("k".into(), "v".repeat(10_240))]), Fact::Metadata),
+            (|f| f.metadata = pairs((0..257).map(|n| (n.to_string(), String::new()))), Fact::Metadata),
+            (|f| f.metadata = pairs([(long(65), String::new())]), Fact::Metadata),
+            (|f| f.metadata = pairs([("k".into(), "v".repeat(10_240))]), Fact::Metadata),
         ];
         for (change, fact) in cases {
             assert_eq!(facts(change), Some(fact));
         }
         assert_eq!(facts(|f| f.name = long(256)), None);
-        assert_eq!(facts(|f| f.metadata = BTreeMap::from([("k".into(), "v".repeat(10_239))])), None);
+        assert_eq!(facts(|f| f.metadata = pairs([("k".into(), "v".repeat(10_239))])), None);
     }
 
     #[test]
@@ -497,7 +501,7 @@ mod tests {
         };
         let facts = edit.applied(&entry).unwrap();
         assert_eq!((facts.source.as_deref(), facts.labels), (Some("s"), vec!["y".to_owned(), "z".to_owned()]));
-        assert_eq!(facts.metadata.get("k").map(String::as_str), Some("v"));
+        assert_eq!(facts.metadata.get("k"), Some("v"));
         let node = Entry { node: Some(NodeId { space: "s".into(), id: "i".into() }), ..entry };
         assert_eq!(edit.applied(&node).unwrap_err().fact, Fact::OfNode);
         let edit = FactsEdit { external_id: Edit::To("e".into()), ..FactsEdit::default() };

@@ -9,6 +9,7 @@ pub mod file;
 pub mod ids;
 pub mod issuer;
 pub mod job;
+pub mod pairs;
 pub mod place;
 pub mod refusal;
 pub mod session;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::envelope::Fault;
@@ -13,6 +13,7 @@ use crate::model::entry::{
     Edit, Entry, EntryFilter, EntryRef, Fact, Facts, FactsEdit, ListEdit, MapEdit, NodeId, PlaceFilter, Relation, Span,
     Wrong,
 };
+use crate::model::pairs::Pairs;
 use crate::model::place;
 use crate::model::refusal::Refusal;
 
@@ -40,14 +41,14 @@ pub(super) struct File<'e> {
     source: Option<&'e str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mime_type: Option<&'e str>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    metadata: &'e BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Pairs::is_empty")]
+    metadata: &'e Pairs,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     asset_ids: &'e [i64],
     #[serde(skip_serializing_if = "Option::is_none")]
     data_set_id: Option<i64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    labels: Vec<Label<'e>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "each_label")]
+    labels: &'e [String],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     security_categories: &'e [i64],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +68,10 @@ pub(super) struct File<'e> {
 #[serde(rename_all = "camelCase")]
 struct Label<'e> {
     external_id: &'e str,
+}
+
+fn each_label<S: Serializer>(labels: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(labels.iter().map(|label| Label { external_id: label }))
 }
 
 #[derive(Serialize)]
@@ -91,7 +96,7 @@ impl<'e> From<&'e Entry> for File<'e> {
             metadata: &facts.metadata,
             asset_ids: &facts.assets,
             data_set_id: facts.data_set,
-            labels: facts.labels.iter().map(|label| Label { external_id: label }).collect(),
+            labels: &facts.labels,
             security_categories: &facts.security,
             geo_location: facts.place.as_ref(),
             source_created_time: facts.source_created.map(millis),
@@ -102,6 +107,11 @@ impl<'e> From<&'e Entry> for File<'e> {
             last_updated_time: entry.changed.0,
         }
     }
+}
+
+/// Entries, each as a [`File`], that nobody has to keep as such.
+pub(super) fn files<S: Serializer>(entries: &[Entry], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(entries.iter().map(File::from))
 }
 
 /// The same, for an answer that adds to it.
@@ -196,7 +206,7 @@ pub(super) fn facts(body: &Map<String, Value>) -> Result<Facts, Fault> {
         directory: fields.text("directory")?,
         source: fields.text("source")?,
         mime_type: fields.text("mimeType")?,
-        metadata: fields.texts("metadata")?.unwrap_or_default(),
+        metadata: fields.texts("metadata")?.unwrap_or_default().into(),
         assets: fields.integers("assetIds")?.unwrap_or_default(),
         data_set: fields.integer("dataSetId")?,
         labels: fields.labels("labels")?.unwrap_or_default(),
@@ -355,7 +365,7 @@ fn map_edit(update: &Fields<'_>) -> Result<MapEdit, Fault> {
         Err(_) => Err(update.wrong(NAME, "must have strings as its keys and values")),
     };
     if operation.clears || operation.sets {
-        return Ok(MapEdit::To(pairs("set")?));
+        return Ok(MapEdit::To(pairs("set")?.into()));
     }
     let wrong = || update.wrong(NAME, "must have a list of keys as its remove");
     let remove = match operation.fields.list("remove").map_err(|_| wrong())? {

@@ -26,6 +26,9 @@ type R<T> = crate::sql::Result<T>;
 /// The media type of a file that nobody has said one of.
 const ANY_TYPE: &str = "application/octet-stream";
 
+/// For how many entries there is room before the first is found: a full page, and the one more that tells whether it is the last.
+const ENTRIES_AT_ONCE: usize = 1_001;
+
 /// Words of a search that count.
 const SEARCH_WORDS: usize = 16;
 
@@ -759,7 +762,7 @@ pub(super) fn find(c: &Connection, tenant: &TenantId, filter: &EntryFilter, stre
 
 fn select(c: &Connection, from: &str, values: Vec<Sql>, filter: &EntryFilter, limit: u32) -> R<Vec<Entry>> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut found = Vec::new();
+    let mut found = Vec::with_capacity(limit.min(ENTRIES_AT_ONCE));
     each(c, from, values, filter, |entry| {
         found.push(entry);
         found.len() < limit
