@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::{Clock, random_bytes};
 use crate::faults;
-use crate::sql::{self, Connection, DatabaseError, Link, Queries, SqlError, Target};
+use crate::sql::{self, Connection, DatabaseError, Link, Queries, SqlError, Target, queue};
 
 type Result<T> = std::result::Result<T, DatabaseError>;
 
@@ -226,19 +226,8 @@ impl Database {
         let lane = if near == 0 || others == 0 { 0 } else { usize::try_from(1 + near % others).unwrap_or(0) };
         let Some(lane) = self.shared.lanes.get(lane) else { return Err(DatabaseError::Closed) };
         let (answer, wait) = oneshot::channel();
-        let mut verb: Box<dyn Verb> =
-            Box::new(Asked { work, result: None, answer, since: self.shared.clock.monotonic() });
-        // The queue is bounded: under overload callers wait here, without holding a thread.
-        loop {
-            match lane.try_send(verb) {
-                Ok(()) => break,
-                Err(mpsc::TrySendError::Full(back)) => {
-                    verb = back;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                Err(mpsc::TrySendError::Disconnected(_)) => return Err(DatabaseError::Closed),
-            }
-        }
+        let verb: Box<dyn Verb> = Box::new(Asked { work, result: None, answer, since: self.shared.clock.monotonic() });
+        queue(lane, verb).await?;
         wait.await.map_err(|_| DatabaseError::Closed)?
     }
 

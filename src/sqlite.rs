@@ -12,7 +12,7 @@ use rusqlite::{OpenFlags, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use crate::faults;
-use crate::sql::{self, Connection, DatabaseError, Queries, SqlError};
+use crate::sql::{self, Connection, DatabaseError, Queries, SqlError, queue};
 
 type Result<T> = std::result::Result<T, DatabaseError>;
 
@@ -137,7 +137,7 @@ impl Database {
         work: impl FnOnce(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, wait) = oneshot::channel();
-        let mut verb: Verb = Box::new(move |connection| {
+        let verb: Verb = Box::new(move |connection| {
             let result = connection.map(|connection| in_savepoint(connection, work));
             Box::new(move |committed| {
                 let _ = answer.send(match committed {
@@ -150,17 +150,7 @@ impl Database {
                 });
             })
         });
-        // The queue is bounded: under overload callers wait here, without holding a thread.
-        loop {
-            match self.shared.verbs.try_send(verb) {
-                Ok(()) => break,
-                Err(mpsc::TrySendError::Full(back)) => {
-                    verb = back;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                Err(mpsc::TrySendError::Disconnected(_)) => return Err(DatabaseError::Closed),
-            }
-        }
+        queue(&self.shared.verbs, verb).await?;
         wait.await.map_err(|_| DatabaseError::Closed)?
     }
 

@@ -15,6 +15,7 @@ use super::auth::{Denied, Inspection};
 use super::doors::{self, Doors};
 use super::server::ConnectionInfo;
 use super::{auth, body};
+use crate::clock::Timestamp;
 use crate::engine::RefusalRecord;
 use crate::model::access::Caller;
 use crate::model::ids::TenantId;
@@ -26,29 +27,30 @@ const TENANT_PARAMETERS: [&str; 2] = ["org", "project"];
 /// What a handler answers; a refusal gets the shape of its dialect.
 pub type Reply = Result<Response, Refusal>;
 
-/// How a dialect shapes a refusal: the refusal and the request's id.
-pub type Envelope = fn(&Refusal, &str) -> Response;
+/// How a dialect shapes what its handlers refuse with: the refusal, the request's id, and the time.
+pub type Envelope<E> = fn(&E, &str, Timestamp) -> Response;
 
 /// An answer on its way.
 pub type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// Makes an axum handler of a function that takes a call and may refuse it.
-pub fn handle<H, F>(
-    envelope: Envelope,
+pub fn handle<H, F, E>(
+    envelope: Envelope<E>,
     handler: H,
 ) -> impl Fn(State<Arc<Doors>>, Request) -> Answering + Clone + Send + Sync + 'static
 where
     H: Fn(Arc<Doors>, Call) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Reply> + Send + 'static,
+    F: Future<Output = Result<Response, E>> + Send + 'static,
+    E: 'static,
 {
     move |State(doors), request| {
         let handler = handler.clone();
         Box::pin(async move {
             let call = Call::read(request).await;
             let request_id = call.request_id.clone();
-            match handler(doors, call).await {
+            match handler(Arc::clone(&doors), call).await {
                 Ok(response) => response,
-                Err(refused) => envelope(&refused, &request_id),
+                Err(refused) => envelope(&refused, &request_id, doors.engine.clock.now()),
             }
         })
     }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use link::{Link, Target};
-pub use queries::Queries;
+pub use queries::{Queries, queue};
 
 /// Why a statement did not do it, by what can be done about it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

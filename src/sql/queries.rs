@@ -3,11 +3,15 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::DatabaseError;
+
+/// How long a caller waits for room in a queue before it looks again.
+const FULL: Duration = Duration::from_millis(1);
 
 type Query = Box<dyn FnOnce() + Send>;
 
@@ -29,6 +33,23 @@ struct State {
 impl fmt::Debug for Queries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queries").field("most", &self.most).finish_non_exhaustive()
+    }
+}
+
+/// Puts something into a bounded queue. While it is full, as under overload, callers wait here without holding a thread.
+///
+/// # Errors
+/// [`DatabaseError::Closed`] when nobody takes from it any more.
+pub async fn queue<T>(queue: &mpsc::SyncSender<T>, mut what: T) -> Result<(), DatabaseError> {
+    loop {
+        match queue.try_send(what) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::TrySendError::Full(back)) => {
+                what = back;
+                tokio::time::sleep(FULL).await;
+            }
+            Err(mpsc::TrySendError::Disconnected(_)) => return Err(DatabaseError::Closed),
+        }
     }
 }
 
@@ -89,8 +110,6 @@ impl Queries {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::FutureExt;
 
     use super::*;

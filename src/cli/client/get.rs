@@ -6,17 +6,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use clap::Args;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use http::{Method, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::remote::{Remote, passes, refusal, retry_after};
+use super::remote::{Patience, Remote, passes, refusal, retry_after};
 use super::terminal::{Progress, Terminal, plain, size, text};
 use super::{Failed, Server};
 use crate::model::file::RunningCrcs;
-use crate::outbound::Payload;
+use crate::outbound::{Head, OutboundError, Payload};
 
 const READ_BYTES: usize = 1024 * 1024;
 /// When more than this is missing, it comes in ranges, several at once.
@@ -188,23 +189,8 @@ impl Getting<'_> {
         while part.length < total {
             progress.goes_on_at(part.length);
             let before = part.length;
-            let mut ask = self.remote.ask(Method::GET, &url, Payload::None);
-            if part.length > 0 {
-                ask.headers.push((header::RANGE, format!("bytes={}-", part.length)));
-            }
-            // Bytes of another version must not be mixed in.
-            ask.headers.push((header::IF_RANGE, etag.clone()));
-            let (head, mut body) = match self.remote.http.open(ask).await {
-                Ok(answer) => answer,
-                Err(error) if error.passing => {
-                    patience.wait(&error.what, None).await?;
-                    continue;
-                }
-                Err(error) => return Err(Failed::new(error.what)),
-            };
-            if head.header("etag").is_some_and(|now| now != etag) && matches!(head.status, 200 | 206) {
-                return Err(Failed::new("the file has a new version: start again"));
-            }
+            let range = (part.length > 0).then(|| format!("bytes={}-", part.length));
+            let Some((head, mut body)) = self.ask(&url, &etag, range, &mut patience).await? else { continue };
             match head.status {
                 206 if head.header("content-range").is_some_and(|r| r.starts_with(&format!("bytes {before}-"))) => {}
                 200 => part.restart()?,
@@ -273,25 +259,36 @@ impl Getting<'_> {
         Ok(())
     }
 
+    /// An answer with this version's bytes, if there is one now: what passes was waited for, and is to be asked again.
+    async fn ask(
+        &self,
+        url: &str,
+        etag: &str,
+        range: Option<String>,
+        patience: &mut Patience,
+    ) -> Result<Option<(Head, impl Stream<Item = Result<Bytes, OutboundError>> + Unpin + use<>)>, Failed> {
+        let mut ask = self.remote.ask(Method::GET, url, Payload::None);
+        ask.headers.extend(range.map(|range| (header::RANGE, range)));
+        // Bytes of another version must not be mixed in.
+        ask.headers.push((header::IF_RANGE, etag.to_owned()));
+        let (head, body) = match self.remote.http.open(ask).await {
+            Ok(answer) => answer,
+            Err(error) if error.passing => return patience.wait(&error.what, None).await.map(|()| None),
+            Err(error) => return Err(Failed::new(error.what)),
+        };
+        if head.header("etag").is_some_and(|now| now != etag) && matches!(head.status, 200 | 206) {
+            return Err(Failed::new("the file has a new version: start again"));
+        }
+        Ok(Some((head, body)))
+    }
+
     /// One range, whole; `None` where the server gives none.
     async fn range(&self, url: &str, etag: &str, from: u64, to: u64) -> Result<Option<Vec<u8>>, Failed> {
         let length = usize::try_from(to - from).unwrap_or(usize::MAX);
         let mut patience = self.remote.patience();
         loop {
-            let mut ask = self.remote.ask(Method::GET, url, Payload::None);
-            ask.headers.push((header::RANGE, format!("bytes={from}-{}", to - 1)));
-            ask.headers.push((header::IF_RANGE, etag.to_owned()));
-            let (head, mut body) = match self.remote.http.open(ask).await {
-                Ok(answer) => answer,
-                Err(error) if error.passing => {
-                    patience.wait(&error.what, None).await?;
-                    continue;
-                }
-                Err(error) => return Err(Failed::new(error.what)),
-            };
-            if head.header("etag").is_some_and(|now| now != etag) && matches!(head.status, 200 | 206) {
-                return Err(Failed::new("the file has a new version: start again"));
-            }
+            let range = format!("bytes={from}-{}", to - 1);
+            let Some((head, mut body)) = self.ask(url, etag, Some(range), &mut patience).await? else { continue };
             if head.status == 200 {
                 return Ok(None);
             }

@@ -106,17 +106,7 @@ where
     H: Fn(Arc<Doors>, Call) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    move |State(doors), request| {
-        let handler = handler.clone();
-        Box::pin(async move {
-            let call = Call::read(request).await;
-            let request_id = call.request_id.clone();
-            match handler(Arc::clone(&doors), call).await {
-                Ok(response) => response,
-                Err(fault) => envelope::answer(&fault, &request_id, doors.engine.clock.now()),
-            }
-        })
-    }
+    call::handle(envelope::answer, handler)
 }
 
 /// The answer to a path that no call has.

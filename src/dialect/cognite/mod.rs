@@ -106,19 +106,15 @@ where
     H: Fn(Arc<Doors>, Call) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    move |State(doors), request| {
-        let handler = handler.clone();
-        Box::pin(async move {
-            let call = Call::read(request).await;
+    call::handle(
+        |fault, _, _| envelope::answer(fault),
+        move |doors, call: Call| {
             // What a client says about itself, for those who look for its mistakes.
             let said = |name: &str| String::from_utf8_lossy(call.headers.get(name).map_or(b"", |v| v.as_bytes()));
             tracing::debug!(request_id = call.request_id, sdk = %said("x-cdp-sdk"), app = %said("x-cdp-app"), "called");
-            match handler(doors, call).await {
-                Ok(response) => response,
-                Err(fault) => envelope::answer(&fault),
-            }
-        })
-    }
+            handler(doors, call)
+        },
+    )
 }
 
 /// The answer to a path that no call has.

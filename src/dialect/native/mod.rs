@@ -97,7 +97,7 @@ where
     H: Fn(Arc<Doors>, Call) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    call::handle(envelope::refuse, handler)
+    call::handle(|refused, id, _| envelope::refuse(refused, id), handler)
 }
 
 async fn unknown(request: Request) -> Response {

@@ -287,72 +287,70 @@ pub(super) fn open_for(c: &Connection, which: &EntryRef, session: &Session) -> R
     }))
 }
 
-fn insert(c: &Connection, entry: &Entry, expires: Option<Timestamp>) -> R<i64> {
+/// Hands on what is said about an entry, and when it was changed, as values for `?1` to `?16`, with more behind them.
+fn stored<T>(entry: &Entry, more: &[&dyn Param], write: impl FnOnce(&[&dyn Param]) -> R<T>) -> R<T> {
     let facts = &entry.facts;
-    made(
-        c,
-        "INSERT INTO entries (tenant, file, external_id, space, node, name, folded, directory, source, mime_type, metadata,
-         assets, data_set, labels, security, place, source_created, source_modified, created, changed, expires,
-         properties)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) RETURNING number",
-        params![
+    write(
+        &[
+            &params![
+                facts.external_id,
+                facts.name,
+                facts.name.to_lowercase(),
+                facts.directory,
+                facts.source,
+                facts.mime_type,
+                packed(&facts.metadata, facts.metadata.is_empty())?,
+                packed(&facts.assets, facts.assets.is_empty())?,
+                facts.data_set,
+                packed(&facts.labels, facts.labels.is_empty())?,
+                packed(&facts.security, facts.security.is_empty())?,
+                packed(&facts.place, facts.place.is_none())?,
+                facts.source_created.map(|at| at.0),
+                facts.source_modified.map(|at| at.0),
+                packed(&facts.properties, facts.properties.is_empty())?,
+                entry.changed.0,
+            ][..],
+            more,
+        ]
+        .concat(),
+    )
+}
+
+fn insert(c: &Connection, entry: &Entry, expires: Option<Timestamp>) -> R<i64> {
+    stored(
+        entry,
+        &params![
             entry.tenant.0,
             entry.file.0.as_bytes(),
-            facts.external_id,
             entry.node.as_ref().map(|node| &node.space),
             entry.node.as_ref().map(|node| &node.id),
-            facts.name,
-            facts.name.to_lowercase(),
-            facts.directory,
-            facts.source,
-            facts.mime_type,
-            packed(&facts.metadata, facts.metadata.is_empty())?,
-            packed(&facts.assets, facts.assets.is_empty())?,
-            facts.data_set,
-            packed(&facts.labels, facts.labels.is_empty())?,
-            packed(&facts.security, facts.security.is_empty())?,
-            packed(&facts.place, facts.place.is_none())?,
-            facts.source_created.map(|at| at.0),
-            facts.source_modified.map(|at| at.0),
             entry.created.0,
-            entry.changed.0,
             expires.map(|at| at.0),
-            packed(&facts.properties, facts.properties.is_empty())?
         ],
+        |values| {
+            let sql = "INSERT INTO entries (external_id, name, folded, directory, source, mime_type, metadata, assets, data_set, labels,
+             security, place, source_created, source_modified, properties, changed, tenant, file, space, node, created, expires)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
+             RETURNING number";
+            made(c, sql, values)
+        },
     )
 }
 
 /// Writes what changed of an entry.
 fn put(c: &Connection, before: &Entry, entry: &Entry) -> R<()> {
-    let facts = &entry.facts;
-    run(
-        c,
-        "UPDATE entries SET external_id = ?2, name = ?3, folded = ?4, directory = ?5, source = ?6, mime_type = ?7,
-         metadata = ?8, assets = ?9, data_set = ?10, labels = ?11, security = ?12, place = ?13, source_created = ?14,
-         source_modified = ?15, changed = ?16, properties = ?17 WHERE number = ?1",
-        params![
-            entry.number,
-            facts.external_id,
-            facts.name,
-            facts.name.to_lowercase(),
-            facts.directory,
-            facts.source,
-            facts.mime_type,
-            packed(&facts.metadata, facts.metadata.is_empty())?,
-            packed(&facts.assets, facts.assets.is_empty())?,
-            facts.data_set,
-            packed(&facts.labels, facts.labels.is_empty())?,
-            packed(&facts.security, facts.security.is_empty())?,
-            packed(&facts.place, facts.place.is_none())?,
-            facts.source_created.map(|at| at.0),
-            facts.source_modified.map(|at| at.0),
-            entry.changed.0,
-            packed(&facts.properties, facts.properties.is_empty())?
-        ],
-    )?;
+    stored(entry, &params![entry.number], |values| {
+        run(
+            c,
+            "UPDATE entries SET external_id = ?1, name = ?2, folded = ?3, directory = ?4, source = ?5, mime_type = ?6,
+             metadata = ?7, assets = ?8, data_set = ?9, labels = ?10, security = ?11, place = ?12, source_created = ?13,
+             source_modified = ?14, properties = ?15, changed = ?16 WHERE number = ?17",
+            values,
+        )
+    })?;
     let (old, new) = (
         terms(&before.tenant, &before.facts, before.uploaded.is_some()),
-        terms(&entry.tenant, facts, entry.uploaded.is_some()),
+        terms(&entry.tenant, &entry.facts, entry.uploaded.is_some()),
     );
     drop_terms(c, entry.number, old.difference(&new))?;
     add_terms(c, entry.number, new.difference(&old))?;

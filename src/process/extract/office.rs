@@ -1,6 +1,7 @@
 //! Office documents: Office Open XML and OpenDocument by their markup, workbooks through calamine.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io::{self, Cursor, Read};
 
 use calamine::{Data, DataRef, ExcelDateTime, Reader as _, Xls, Xlsb, Xlsx};
@@ -323,17 +324,10 @@ fn workbook_xlsx(bytes: Cursor<Vec<u8>>, text: &mut Text) -> Result<(), Failure>
     })?;
     for name in book.sheet_names() {
         heading(text, &name);
-        // Cell by cell: a whole sheet is allocated as large as its farthest cell says.
         let Ok(mut cells) = book.worksheet_cells_reader(&name) else { continue };
-        let mut row = None;
-        while let Some(cell) = cells.next_cell().map_err(|error| Failure::Corrupt(error.to_string()))? {
-            if row.replace(cell.get_position().0) != Some(cell.get_position().0) {
-                text.line();
-            }
-            cell_text(cell.get_value(), text);
-            if text.is_full() {
-                return Ok(());
-            }
+        cells_text(|| cells.next_cell(), text)?;
+        if text.is_full() {
+            return Ok(());
         }
     }
     Ok(())
@@ -344,15 +338,27 @@ fn workbook_xlsb(bytes: Cursor<Vec<u8>>, text: &mut Text) -> Result<(), Failure>
     for name in book.sheet_names() {
         heading(text, &name);
         let Ok(mut cells) = book.worksheet_cells_reader(&name) else { continue };
-        let mut row = None;
-        while let Some(cell) = cells.next_cell().map_err(|error| Failure::Corrupt(error.to_string()))? {
-            if row.replace(cell.get_position().0) != Some(cell.get_position().0) {
-                text.line();
-            }
-            cell_text(cell.get_value(), text);
-            if text.is_full() {
-                return Ok(());
-            }
+        cells_text(|| cells.next_cell(), text)?;
+        if text.is_full() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A sheet cell by cell: as a whole it is allocated as large as its farthest cell says.
+fn cells_text<'c, E: fmt::Display>(
+    mut next: impl FnMut() -> Result<Option<calamine::Cell<DataRef<'c>>>, E>,
+    text: &mut Text,
+) -> Result<(), Failure> {
+    let mut row = None;
+    while let Some(cell) = next().map_err(|error| Failure::Corrupt(error.to_string()))? {
+        if row.replace(cell.get_position().0) != Some(cell.get_position().0) {
+            text.line();
+        }
+        cell_text(cell.get_value(), text);
+        if text.is_full() {
+            break;
         }
     }
     Ok(())

@@ -100,7 +100,7 @@ where
     H: Fn(Arc<Doors>, Call) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    call::handle(refuse, handler)
+    call::handle(|refused, id, _| refuse(refused, id), handler)
 }
 
 /// The answer to a refusal.
