@@ -18,6 +18,7 @@
 )]
 
 mod catalogue;
+mod far;
 mod floors;
 mod load;
 mod parts;
@@ -130,6 +131,8 @@ const COMPLETE_8G: &str = "completing 8 GiB in 16 parts, ms";
 const COMPLETES: &str = "slowest of these ÷ fastest";
 const PARTS_MIB: &str = "peak MiB, 64 parts in flight";
 const LIST: &str = "list of 1,000 of 100,000 files ÷ bare SQL, slowest filter";
+const FAR: &str = "one stream of 512 MiB into Garage, MB/s until complete";
+const FAR_MIB: &str = "peak MiB, one stream into Garage";
 const SESSIONS_MIB: &str = "peak MiB, 10,000 open sessions";
 
 fn wanted() -> Vec<Wanted> {
@@ -172,6 +175,8 @@ fn wanted() -> Vec<Wanted> {
         most(COMPLETES, COMPLETES, 2.0),
         most("MiB with 64 parts in flight", PARTS_MIB, 150.0),
         most(LIST, LIST, 3.0),
+        ratio("gateway into Garage ÷ parts straight to it", FAR, US, (FAR, "straight, best of 1 to 3 at once"), 0.8),
+        most(FAR_MIB, FAR_MIB, 100.0),
     ]
 }
 
@@ -180,11 +185,13 @@ struct Options {
     data: PathBuf,
     nginx: Option<PathBuf>,
     tusd: Option<PathBuf>,
+    garage: Option<PathBuf>,
     only: Option<String>,
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { runs: 3, data: std::env::temp_dir(), nginx: None, tusd: None, only: None };
+    let mut options =
+        Options { runs: 3, data: std::env::temp_dir(), nginx: None, tusd: None, garage: None, only: None };
     let mut arguments = std::env::args().skip(1);
     let mut measuring = false;
     while let Some(argument) = arguments.next() {
@@ -195,6 +202,7 @@ fn options() -> Option<Options> {
             "--data" => options.data = value().into(),
             "--nginx" => options.nginx = Some(value().into()),
             "--tusd" => options.tusd = Some(value().into()),
+            "--garage" => options.garage = Some(value().into()),
             "--only" => options.only = Some(value()),
             // What cargo itself passes.
             _ => {}
@@ -234,6 +242,9 @@ fn main() {
         }
         if wants("lists") {
             lists(place.path(), &mut table);
+        }
+        if wants("far") {
+            far_stream(&options, place.path(), &mut table);
         }
     }
     table.print(&wanted());
@@ -392,6 +403,25 @@ fn in_parts(place: &Path, table: &mut Table) {
     table.add(PARTS_MIB, US, server.peak_mib());
     server.stop();
     floors::remove(&place.join("parts"));
+}
+
+/// Through the server into a store elsewhere, and straight to it from here.
+fn far_stream(options: &Options, place: &Path, table: &mut Table) {
+    const SIZE: u64 = 512 * MIB;
+    let Some(program) = &options.garage else { return };
+    let garage = far::garage(program, &place.join("garage"));
+    // Once unmeasured: its first requests find nothing prepared.
+    garage.straight(64 * MIB, 1);
+    let straight = (1..=3).map(|at_once| garage.straight(SIZE, at_once));
+    table.add(FAR, "straight, best of 1 to 3 at once", straight.fold(0.0, f64::max));
+    let data = place.join("far");
+    let server = peers::landfall_with(&data, &[("LANDFALL_DIGESTS", ""), ("LANDFALL_STORAGE", &garage.storage())]);
+    let sample = load::streams(&server, 1, SIZE, |client, size| client.upload_whole(size));
+    table.add(FAR, US, sample.megabytes_per_second());
+    table.add(FAR_MIB, US, server.peak_mib());
+    server.stop();
+    garage.server.stop();
+    floors::remove(&place.join("garage"));
 }
 
 fn lists(place: &Path, table: &mut Table) {

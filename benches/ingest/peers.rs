@@ -14,7 +14,7 @@ pub struct Server {
     pub key: String,
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
@@ -29,8 +29,13 @@ fn until_listening(port: u16, child: &mut Child) {
 
 /// This project's server, on a new data directory.
 pub fn landfall(data: &Path, digests: &str) -> Server {
+    landfall_with(data, &[("LANDFALL_DIGESTS", digests)])
+}
+
+/// The same with other settings.
+pub fn landfall_with(data: &Path, settings: &[(&str, &str)]) -> Server {
     let port = free_port();
-    let (mut child, mut lines) = spawn(data, digests, port);
+    let (mut child, mut lines) = spawn(data, settings, port);
     let form = |word: &&str| word.len() == 38 && word.starts_with("lf") && word.matches('-').count() == 4;
     let key = lines
         .by_ref()
@@ -44,12 +49,12 @@ pub fn landfall(data: &Path, digests: &str) -> Server {
 
 type Lines = std::io::Lines<BufReader<std::process::ChildStdout>>;
 
-fn spawn(data: &Path, digests: &str, port: u16) -> (Child, Lines) {
+fn spawn(data: &Path, settings: &[(&str, &str)], port: u16) -> (Child, Lines) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_landfall"))
         .args(["serve", "--data"])
         .arg(data)
         .args(["--listen", &format!("127.0.0.1:{port}")])
-        .env("LANDFALL_DIGESTS", digests)
+        .envs(settings.iter().copied())
         .env("LANDFALL_LOG_FILTER", "warn")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -79,7 +84,7 @@ pub fn nginx(program: &Path, directory: &Path) -> Server {
     };
     let path = directory.join("nginx.conf");
     fs::write(&path, format!("{user}{configuration}")).expect("a configuration");
-    let mut child = Command::new(program)
+    let child = Command::new(program)
         .args(["-e", "/dev/null", "-p"])
         .arg(directory)
         .arg("-c")
@@ -88,26 +93,30 @@ pub fn nginx(program: &Path, directory: &Path) -> Server {
         .stderr(Stdio::null())
         .spawn()
         .expect("nginx");
-    until_listening(port, &mut child);
-    Server { child, port, key: String::new() }
+    Server::of(child, port)
 }
 
 /// tusd with its defaults.
 pub fn tusd(program: &Path, directory: &Path) -> Server {
     let port = free_port();
     fs::create_dir_all(directory).expect("a directory");
-    let mut child = Command::new(program)
+    let child = Command::new(program)
         .args(["-host", "127.0.0.1", "-port", &port.to_string(), "-hooks-enabled-events", "", "-upload-dir"])
         .arg(directory)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("tusd");
-    until_listening(port, &mut child);
-    Server { child, port, key: String::new() }
+    Server::of(child, port)
 }
 
 impl Server {
+    /// A process, as soon as it listens.
+    pub fn of(mut child: Child, port: u16) -> Self {
+        until_listening(port, &mut child);
+        Self { child, port, key: String::new() }
+    }
+
     fn processes(&self) -> Vec<u32> {
         let mut all = vec![self.child.id()];
         let mut at = 0;
@@ -138,7 +147,7 @@ impl Server {
     pub fn killed_and_started_again(mut self, data: &Path) -> Self {
         self.child.kill().expect("a process");
         self.child.wait().expect("a process");
-        let (mut child, lines) = spawn(data, "md5", self.port);
+        let (mut child, lines) = spawn(data, &[("LANDFALL_DIGESTS", "md5")], self.port);
         std::thread::spawn(move || lines.for_each(drop));
         until_listening(self.port, &mut child);
         Self { child, port: self.port, key: self.key }
