@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::bucket::{Harm, Store, Ways};
-use crate::harness::{PAIR, PROGRAM, Reply, Server, accepted, noise, program};
+use crate::harness::{PAIR, PROGRAM, Reply, Server, accepted, in_bucket, noise, program};
 use crate::uploads::sha256;
 
 const MIB: usize = 1 << 20;
@@ -555,6 +555,56 @@ async fn a_bucket_that_can_not_do_it_is_told_before_a_port_is_bound() {
     let said = serve(&store, "native", "c").await;
     assert!(said.contains("If-None-Match"), "{said}");
     assert!(store.objects("").iter().all(|(key, _)| !key.contains("owner")), "nothing was claimed");
+}
+
+/// In the store that this run is about, where there is one: perhaps a real one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_of_this_run_takes_what_clients_send() {
+    if !in_bucket() {
+        return;
+    }
+    let server = Server::start_with(|config| config.set_text("direct", "native").unwrap()).await;
+    let data = noise(11 * MIB);
+    let digests = json!({ "sha256": sha256(&data[..100_000]) });
+    let ask = json!({ "name": "a", "size": 100_000, "strategy": "single", "digests": digests });
+    let single = opened(&server, ask).await;
+    assert!(!text(&single, "url").starts_with(&server.url("/")));
+    put(&server, &single, &data[..100_000]).await.expect(200);
+    assert_eq!(put(&server, &single, &data[..100_000]).await.status, 412);
+    assert_eq!(commit(&server, &single).await.expect(200).json()["digests"]["sha256"], sha256(&data[..100_000]));
+    assert!(content(&server, &single).await == data[..100_000]);
+    let crc64 = format!("{:016x}", crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &data));
+    let ask = json!({ "name": "b", "size": data.len(), "strategy": "multipart", "parts": 2, "digests": { "crc64nvme": crc64 } });
+    let parts = opened(&server, ask).await;
+    let size = usize::try_from(parts["part_size"].as_u64().unwrap()).unwrap();
+    for (part, url) in data.chunks(size).zip(parts["part_urls"].as_array().unwrap()) {
+        server.bare("PUT", url.as_str().unwrap()).body(part).send().await.expect(200);
+    }
+    assert_eq!(commit(&server, &parts).await.expect(200).json()["digests"]["crc64nvme"], crc64);
+    assert!(content(&server, &parts).await == data);
+    server.leaves_everything_whole().await;
+}
+
+/// The vendor's published client, unmodified, where `tests/clients/run` says how it is started.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_published_client_of_containers_sends_to_the_store() {
+    let Ok(command) = std::env::var("LANDFALL_TEST_CONTAINER_CLIENT") else { return };
+    let store = Store::with_versions();
+    let server = on(&store, "coveo").await;
+    store.calls();
+    let mut words = command.split(' ');
+    let mut client = tokio::process::Command::new(words.next().unwrap());
+    for proxy in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
+        client.env_remove(proxy);
+    }
+    client.args(words).env("LANDFALL_URL", server.url("")).env("LANDFALL_KEY", &server.key);
+    client.env("LANDFALL_TENANT", &server.tenant).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(300), client.output()).await.expect("it ends").unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && !said.contains("not ok "), "{said}");
+    assert!(said.lines().filter(|line| line.starts_with("ok ")).count() > 10, "{said}");
+    assert!(store.calls().iter().any(|call| call.what == "PutObject" && call.path.ends_with("-0000000000000000")));
+    whole(server, &store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

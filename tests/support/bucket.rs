@@ -40,6 +40,8 @@ pub const ACCESS_KEY: &str = "AKIATESTTESTTEST";
 pub const SECRET_KEY: &str = "a-secret-for-tests-only";
 /// S3's smallest part but the last.
 const PART_BYTES: u64 = 5 * 1024 * 1024;
+/// Bodies of so many bytes are read before they are judged.
+const SHORT: u64 = 1024 * 1024;
 /// Entries of a page: few, so that tests turn pages.
 const PAGE: usize = 50;
 
@@ -576,6 +578,13 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         builder.build()
     };
     let damaged = harm == Some(Harm::Damage);
+    // Read whatever becomes of it: who is refused before a short body was read would see a broken connection.
+    if bytes <= SHORT && !damaged {
+        let (head, body) = request.into_parts();
+        let whole = http_body_util::BodyExt::collect(body).await.map_err(|_| cut())?.to_bytes();
+        let request = Request::from_parts(head, Body::from(whole));
+        return harmed(harm, || service.call(request)).await;
+    }
     let request = request.map(|body| {
         if !damaged {
             return Body::from(body);
@@ -592,7 +601,16 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         });
         Body::http_body_unsync(http_body_util::StreamBody::new(stream))
     });
-    let run = async || service.call(request).await.map_err(|_| std::io::Error::other("the store failed"));
+    harmed(harm, || service.call(request)).await
+}
+
+/// The answer to a call, or what became of it.
+async fn harmed<F, E>(harm: Option<Harm>, call: impl FnOnce() -> F) -> Result<Response<Body>, std::io::Error>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    let cut = || std::io::Error::other("cut");
+    let run = async || call().await.map_err(|_| std::io::Error::other("the store failed"));
     match harm {
         None | Some(Harm::Damage) => run().await,
         Some(Harm::CutBefore) => Err(cut()),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::layout::{PART_BYTES, Recorded, WHOLE};
 use super::{BlobError, BlobStore, Listed, S3, SegmentWriter, Wanted};
-use crate::blob::bucket::{Harm, Store};
+use crate::blob::bucket::{Harm, Store, Ways};
 use crate::blob::contract::{read_all, segment};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Storage};
@@ -460,6 +460,21 @@ async fn a_bucket_is_checked_before_it_is_used_and_belongs_to_one() {
     store.harm("PutObject", 1, Harm::Refuse(404, "NoSuchBucket"));
     let refused = s3.check("first", Wanted::default()).await.unwrap_err().to_string();
     assert!(refused.contains("NoSuchBucket"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_clients_rely_on_is_checked_before_they_do() {
+    let both = Wanted { create_only: true, versions: true };
+    let store = Store::with_versions();
+    of(&store, "a").check("first", both).await.unwrap();
+    assert_eq!(store.versions("").len(), 1, "the probe is gone with all its versions");
+    store.behave(Ways { conditions: false, ..Ways::default() });
+    let refused = of(&store, "b").check("first", both).await.unwrap_err().to_string();
+    assert!(refused.contains("If-None-Match") && refused.contains("`direct`"), "{refused}");
+    store.behave(Ways::default());
+    let refused = of(&store, "c").check("first", both).await.unwrap_err().to_string();
+    assert!(refused.contains("versioning") && refused.contains("`direct`"), "{refused}");
+    of(&store, "d").check("first", Wanted { versions: false, ..both }).await.unwrap();
 }
 
 /// A service that hands out credentials, as a container's and an instance's do.
