@@ -1,5 +1,6 @@
 //! Assembly: the one place that names concrete keepers, and puts the doors on their paths.
 
+mod direct;
 mod root;
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::blob::{BlobStore, Local, S3, Unusable, sync_directory};
+use crate::blob::{BlobStore, Local, S3, Unusable, Wanted, sync_directory};
 use crate::clock::{Clock, random_bytes, random_uuid};
 use crate::config::{Config, ConfigError, Storage, cloud_environment};
 use crate::credential;
@@ -152,11 +153,12 @@ impl App {
     /// [`StartError`], before a port is bound wherever possible.
     pub async fn start(mut config: Config, clock: Clock) -> Result<Self, StartError> {
         config.validate()?;
+        let wires = direct::wires(&config)?;
         let config = Arc::new(config);
         let mut lock = lock(&config.data)?;
         let holder = holder(&mut lock)?;
         let keepers = open(&config, &clock, holder).await?;
-        check_storage(&config, keepers.meta.as_ref()).await?;
+        check_storage(&config, keepers.meta.as_ref(), direct::wanted(&wires)).await?;
         keepers.meta.release_leases().await?;
         let search = Arc::clone(&keepers.search);
         let engine = Arc::new(engine(&config, clock, keepers.meta, keepers.blobs, keepers.search).await?);
@@ -316,16 +318,16 @@ async fn off_the_runtime<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| StartError::Io(io::Error::other(error)))?
 }
 
-/// Can a bucket be written, read and listed, and is it ours? Asked over connections of its own: those of the server belong
+/// Can a bucket be written, read and listed, and whatever else is `wanted` of it, and is it ours? Asked over connections of its own: those of the server belong
 /// to its planes.
-async fn check_storage(config: &Config, meta: &dyn MetaStore) -> Result<(), StartError> {
+async fn check_storage(config: &Config, meta: &dyn MetaStore, wanted: Wanted) -> Result<(), StartError> {
     let Storage::Bucket(bucket) = &config.storage else { return Ok(()) };
     let id = match meta.setting(INSTALLATION).await? {
         Some(id) => id,
         None => meta.set_setting(INSTALLATION, random_uuid().to_string().into_bytes(), true).await?,
     };
     let id = String::from_utf8_lossy(&id).into_owned();
-    Ok(S3::open(bucket, cloud_environment(), Clock::system(), config.body_memory_max)?.check(&id).await?)
+    Ok(S3::open(bucket, cloud_environment(), Clock::system(), config.body_memory_max)?.check(&id, wanted).await?)
 }
 
 fn make(directory: &Path) -> io::Result<()> {
@@ -405,6 +407,8 @@ fn assemble(
         free_space_min: config.free_space_min,
         create_providers: config.create_providers,
         keep_md5: config.digests.iter().any(|digest| digest == "md5"),
+        // Judged when the server starts; nobody else issues tickets.
+        direct: direct::wires(config).unwrap_or_default(),
     };
     Engine::new(meta, blobs, search, clock, Tickets::new(secret), policy)
 }

@@ -95,6 +95,8 @@ pub struct Config {
     pub database: Option<DatabaseUrl>,
     /// Where bytes are kept.
     pub storage: Storage,
+    /// The APIs whose clients send to the bucket themselves. Which there are is known where they are put together.
+    pub direct: Vec<String>,
     /// Where the server listens.
     pub listen: SocketAddr,
     /// The server's address as clients see it, without a slash at its end.
@@ -155,6 +157,7 @@ impl Default for Config {
             data: PathBuf::from("./landfall-data"),
             database: None,
             storage: Storage::Disk,
+            direct: Vec::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
             container_max: limits::CONTAINER_DEFAULT_BYTES,
@@ -190,6 +193,7 @@ const FIELDS: &[&str] = &[
     "data",
     "database",
     "storage",
+    "direct",
     "listen",
     "public_url",
     "container_max",
@@ -287,6 +291,7 @@ impl Config {
                 let shown = if value.contains('@') { "(not shown)" } else { value.as_str() };
                 self.storage = storage::parse(&value).map_err(|remedy| invalid(field, shown, remedy))?;
             }
+            "direct" => self.direct = list(field, value)?,
             "listen" => self.listen = address(field, value)?,
             "public_url" => self.public_url = Some(text(field, value)?),
             "container_max" => self.container_max = bytes(field, value)?,
@@ -607,7 +612,7 @@ mod tests {
     #[test]
     fn errors_name_field_value_and_remedy() {
         for (file, parts) in [
-            ("datta = 'x'", ["`datta`", "fields are", "data, database, storage, listen"]),
+            ("datta = 'x'", ["`datta`", "fields are", "data, database, storage, direct, listen"]),
             ("listen = 'localhost'", ["`listen`", "`localhost`", "127.0.0.1:8080"]),
             ("container_max = '5 gigs'", ["`container_max`", "`5 gigs`", "GiB"]),
             ("container_max = 0", ["`container_max`", "`0`", "between 1 and"]),

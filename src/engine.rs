@@ -23,7 +23,7 @@ pub use readers::{Kept, Readers};
 pub use seats::{Called, Parked, Seats, Superseded, Turn};
 
 /// The limits that are configuration.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
     /// Largest container, in bytes, inclusive.
     pub container_max: u64,
@@ -33,6 +33,17 @@ pub struct Policy {
     pub create_providers: bool,
     /// Is the MD5 of resumable uploads computed, although no client asked for it?
     pub keep_md5: bool,
+    /// Whose clients send to the store itself.
+    pub direct: Vec<DirectWire>,
+}
+
+/// A wire whose clients send to the store itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirectWire {
+    /// The dialect's name.
+    pub wire: String,
+    /// Do its clients send the header with which the store takes one body only? Otherwise the store keeps versions.
+    pub create_only: bool,
 }
 
 impl Default for Policy {
@@ -42,6 +53,7 @@ impl Default for Policy {
             free_space_min: 256 * 1024 * 1024,
             create_providers: false,
             keep_md5: true,
+            direct: Vec::new(),
         }
     }
 }

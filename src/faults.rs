@@ -55,6 +55,8 @@ pub const POINTS: &[&str] = &[
     "part.recorded",
     "part.reply",
     "parts.committed",
+    "direct.joined",
+    "direct.committed",
     "parts.reply",
     "file.checked",
     "file.registered",

@@ -15,7 +15,7 @@ pub const CHUNK_BYTES: u64 = 32 * GRANULE_BYTES;
 /// Life of a resumable session, from its creation; progress does not extend it.
 pub const SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a file that came with its call may wait for the end of that call.
-pub const DIRECT_LIFE: Duration = Duration::from_secs(24 * 3600);
+pub const ENCLOSED_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Largest file of the resumable APIs: 5 GiB.
 pub const FILE_MAX_BYTES: u64 = 5 * 1024 * 1024 * 1024;
 /// Most parts of one upload.

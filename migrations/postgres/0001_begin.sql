@@ -133,7 +133,9 @@ CREATE TABLE sessions (
     parts            BIGINT,
     part_min         BIGINT,
     part_max         BIGINT,
-    parts_received   BIGINT NOT NULL DEFAULT 0
+    parts_received   BIGINT NOT NULL DEFAULT 0,
+    -- How its client sends to the store itself, as JSON; null for what comes to us.
+    direct           TEXT
 ) WITH (fillfactor = 80);
 CREATE INDEX sessions_open ON sessions (expires) WHERE state = 'open';
 CREATE INDEX sessions_over ON sessions (expires) WHERE state <> 'open';
@@ -145,8 +147,8 @@ CREATE TABLE receipts (
     session   BYTEA PRIMARY KEY REFERENCES sessions ON DELETE CASCADE,
     version   BYTEA NOT NULL,
     size      BIGINT NOT NULL,
-    crc32c    BIGINT NOT NULL,
-    crc64nvme BIGINT NOT NULL,
+    crc32c    BIGINT,
+    crc64nvme BIGINT,
     md5       BYTEA,
     sha256    BYTEA,
     committed BIGINT NOT NULL
@@ -201,8 +203,8 @@ CREATE TABLE files (
     -- The current version; null when its bytes are gone and only the answer to a repeated call is kept.
     version      BYTEA,
     size         BIGINT NOT NULL,
-    crc32c       BIGINT NOT NULL,
-    crc64nvme    BIGINT NOT NULL,
+    crc32c       BIGINT,
+    crc64nvme    BIGINT,
     created      BIGINT NOT NULL,
     -- When an unused file goes; null when something holds it.
     expires      BIGINT,
@@ -227,8 +229,9 @@ CREATE TABLE versions (
     tenant    TEXT COLLATE "C" NOT NULL,
     file      BYTEA NOT NULL,
     size      BIGINT NOT NULL,
-    crc32c    BIGINT NOT NULL,
-    crc64nvme BIGINT NOT NULL,
+    -- Of what a client sent to a store itself, what that store tells.
+    crc32c    BIGINT,
+    crc64nvme BIGINT,
     md5       BYTEA,
     sha256    BYTEA,
     committed BIGINT NOT NULL,
@@ -242,8 +245,8 @@ CREATE TABLE pieces (
     position  BIGINT NOT NULL,
     segment   TEXT COLLATE "C" NOT NULL,
     length    BIGINT NOT NULL,
-    crc32c    BIGINT NOT NULL,
-    crc64nvme BIGINT NOT NULL,
+    crc32c    BIGINT,
+    crc64nvme BIGINT,
     backend   TEXT COLLATE "C" NOT NULL,
     PRIMARY KEY (version, position)
 );

@@ -125,7 +125,9 @@ CREATE TABLE sessions (
     parts            INTEGER,
     part_min         INTEGER,
     part_max         INTEGER,
-    parts_received   INTEGER NOT NULL DEFAULT 0
+    parts_received   INTEGER NOT NULL DEFAULT 0,
+    -- How its client sends to the store itself, as JSON; null for what comes to us.
+    direct           TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_open ON sessions (expires) WHERE state = 'open';
 CREATE INDEX sessions_over ON sessions (expires) WHERE state <> 'open';
@@ -137,8 +139,8 @@ CREATE TABLE receipts (
     session   BLOB PRIMARY KEY REFERENCES sessions ON DELETE CASCADE,
     version   BLOB NOT NULL,
     size      INTEGER NOT NULL,
-    crc32c    INTEGER NOT NULL,
-    crc64nvme INTEGER NOT NULL,
+    crc32c    INTEGER,
+    crc64nvme INTEGER,
     md5       BLOB,
     sha256    BLOB,
     committed INTEGER NOT NULL
@@ -193,8 +195,8 @@ CREATE TABLE files (
     -- The current version; null when its bytes are gone and only the answer to a repeated call is kept.
     version      BLOB,
     size         INTEGER NOT NULL,
-    crc32c       INTEGER NOT NULL,
-    crc64nvme    INTEGER NOT NULL,
+    crc32c       INTEGER,
+    crc64nvme    INTEGER,
     created      INTEGER NOT NULL,
     -- When an unused file goes; null when something holds it.
     expires      INTEGER,
@@ -219,8 +221,9 @@ CREATE TABLE versions (
     tenant    TEXT NOT NULL,
     file      BLOB NOT NULL,
     size      INTEGER NOT NULL,
-    crc32c    INTEGER NOT NULL,
-    crc64nvme INTEGER NOT NULL,
+    -- Of what a client sent to a store itself, what that store tells.
+    crc32c    INTEGER,
+    crc64nvme INTEGER,
     md5       BLOB,
     sha256    BLOB,
     committed INTEGER NOT NULL,
@@ -234,8 +237,8 @@ CREATE TABLE pieces (
     position  INTEGER NOT NULL,
     segment   TEXT NOT NULL,
     length    INTEGER NOT NULL,
-    crc32c    INTEGER NOT NULL,
-    crc64nvme INTEGER NOT NULL,
+    crc32c    INTEGER,
+    crc64nvme INTEGER,
     backend   TEXT NOT NULL,
     PRIMARY KEY (version, position)
 ) STRICT, WITHOUT ROWID;

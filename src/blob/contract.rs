@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 use super::bucket::Store;
-use super::{BlobError, BlobStore, Faulty, Form, Local, Memory, Operation};
+use super::{BlobError, BlobStore, Faulty, Form, Local, Memory, Operation, PutAsk};
 use crate::clock::{Clock, ordered_uuid, random_bytes};
+use crate::model::file::{Declared, RunningCrcs};
 use crate::model::ids::{SegmentId, SessionId};
+use crate::outbound::{Ask, Outbound, Payload};
 
 pub(super) fn segment() -> SegmentId {
     let clock = Clock::system();
@@ -114,6 +117,108 @@ pub(super) async fn suite(store: &dyn BlobStore) {
     assert!(matches!(store.open(id, "").await, Err(BlobError::NotFound(gone)) if gone == id));
 }
 
+/// A PUT as a client would send it to the store; its status.
+async fn sent(url: &str, headers: &[(String, String)], body: &Bytes) -> u16 {
+    let stall = std::time::Duration::from_secs(60);
+    let outbound = Outbound::to_service(stall, stall, true).unwrap();
+    let stream = futures_util::stream::once({
+        let body = body.clone();
+        async move { Ok(body) }
+    });
+    let header = |(name, value): &(String, String)| (http::HeaderName::try_from(name).unwrap(), value.clone());
+    let ask = Ask {
+        method: http::Method::PUT,
+        url,
+        key: None,
+        headers: headers.iter().map(header).collect(),
+        payload: Payload::Stream(u64::try_from(body.len()).unwrap(), stream.boxed()),
+    };
+    outbound.call(ask).await.unwrap().0.status
+}
+
+/// What every store must do that clients send to themselves.
+pub(super) async fn direct_suite(store: &dyn BlobStore) {
+    let direct = store.direct().expect("clients can send to it");
+    let ask = |session, declared| PutAsk {
+        session,
+        headers: &[("content-type", "text/x; charset=utf-8")],
+        declared,
+        create_only: true,
+        life_seconds: 600,
+    };
+    let (none, session) = (Declared::default(), segment().session);
+    let ticket = direct.ticket(ask(session, &none)).await.unwrap();
+    assert_eq!(direct.arrived(session, true).await.unwrap(), None);
+    // With all headers, and with no others of the store's own.
+    let body = Bytes::from_static(b"what a client sent");
+    let with = |name: &str, value: &str| {
+        let mut headers: Vec<_> = ticket.headers.iter().filter(|(n, _)| n != name).cloned().collect();
+        headers.extend((!value.is_empty()).then(|| (name.to_owned(), value.to_owned())));
+        headers
+    };
+    let wrong = [("content-type", "text/y"), ("content-type", ""), ("if-none-match", ""), ("x-amz-meta-a", "b")];
+    for (name, value) in wrong {
+        assert_eq!(sent(&ticket.url, &with(name, value), &body).await, 403, "{name}: {value}");
+    }
+    assert_eq!(direct.arrived(session, true).await.unwrap(), None);
+    assert_eq!(sent(&ticket.url, &ticket.headers, &body).await, 200);
+    assert_eq!(sent(&ticket.url, &ticket.headers, &Bytes::from_static(b"other")).await, 412);
+    let arrived = direct.arrived(session, true).await.unwrap().unwrap();
+    assert_eq!((arrived.length, arrived.segment.session), (18, session));
+    assert_eq!(direct.arrived(session, true).await.unwrap(), Some(arrived.clone()), "the same as often as it is asked");
+    // It is a segment like others.
+    assert_eq!(store.length(arrived.segment, &arrived.backend).await.unwrap(), Some(18));
+    assert_eq!(read_all(store, arrived.segment, &arrived.backend).await, body);
+    let mut listed = Vec::new();
+    store.list(&mut |batch| listed.extend(batch.into_iter().map(|l| l.segment))).await.unwrap();
+    assert!(listed.contains(&arrived.segment), "{listed:?}");
+    for _ in 0..2 {
+        store.delete(arrived.segment, &arrived.backend).await.unwrap();
+    }
+    assert_eq!(store.length(arrived.segment, &arrived.backend).await.unwrap(), None);
+    assert!(store.open(arrived.segment, &arrived.backend).await.is_err());
+
+    // What was declared is compared by the store.
+    let crcs = |body: &[u8]| {
+        let mut crcs = RunningCrcs::default();
+        crcs.update(body);
+        crcs.value()
+    };
+    let session = segment().session;
+    let declared = Declared { crc64nvme: Some(crcs(&body).crc64nvme), ..none };
+    let ticket = direct.ticket(ask(session, &declared)).await.unwrap();
+    assert_eq!(sent(&ticket.url, &ticket.headers, &Bytes::from_static(b"something else")).await, 400);
+    assert_eq!(sent(&ticket.url, &ticket.headers, &body).await, 200);
+    let arrived = direct.arrived(session, true).await.unwrap().unwrap();
+    assert_eq!(arrived.digests.crc64nvme, declared.crc64nvme);
+
+    // Parts, in any order; the last of each number counts.
+    let session = segment().session;
+    let upload = direct.begin_parts(session).await.unwrap();
+    let urls = direct.part_tickets(session, &upload, &[1, 2], 600).await.unwrap();
+    let parts = [Bytes::from(vec![7; 5 << 20]), Bytes::from_static(b"the end")];
+    assert_eq!(direct.arrived_parts(session, &upload).await.unwrap(), Some(vec![]));
+    for (url, body) in
+        [(&urls[1], Bytes::from_static(b"x")), (&urls[1], parts[1].clone()), (&urls[0], parts[0].clone())]
+    {
+        assert_eq!(sent(url, &[], &body).await, 200);
+    }
+    let arrived = direct.arrived_parts(session, &upload).await.unwrap().unwrap();
+    assert_eq!(arrived.iter().map(|p| (p.number, p.length)).collect::<Vec<_>>(), [(1, 5 << 20), (2, 7)]);
+    let joined = direct.join(session, &upload, &arrived).await.unwrap().unwrap();
+    assert_eq!(joined.length, (5 << 20) + 7);
+    assert_eq!(direct.join(session, &upload, &arrived).await.unwrap(), Some(joined.clone()), "it may be repeated");
+    assert_eq!(direct.arrived_parts(session, &upload).await.unwrap(), None);
+    assert!(read_all(store, joined.segment, &joined.backend).await == parts.concat());
+    assert_eq!(sent(&urls[0], &[], &parts[1]).await, 404, "nothing can be added");
+    // Everything of a session goes at once, whatever it is.
+    let session = segment().session;
+    let upload = direct.begin_parts(session).await.unwrap();
+    store.delete(SegmentId::direct(session), "").await.unwrap();
+    assert_eq!(direct.arrived_parts(session, &upload).await.unwrap(), None);
+    direct.abandon(session, &upload).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_local_disk_keeps_the_contract() {
     let directory = tempfile::tempdir().unwrap();
@@ -139,8 +244,67 @@ async fn memory_in_parts_keeps_the_contract() {
 
 #[tokio::test]
 async fn a_bucket_keeps_the_contract() {
-    let store = Store::start();
-    suite(&super::s3::of(&store, "some/where")).await;
+    for store in [Store::start(), Store::with_versions()] {
+        suite(&super::s3::of(&store, "some/where")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_keeps_the_contract_with_clients() {
+    for store in [Store::start(), Store::with_versions()] {
+        direct_suite(&super::s3::of(&store, "some/where")).await;
+    }
+}
+
+#[tokio::test]
+async fn versions_are_told_apart_and_only_where_there_are_any() {
+    let none = Declared::default();
+    let ask = |session| PutAsk { session, headers: &[], declared: &none, create_only: false, life_seconds: 600 };
+    let (bucket, session) = (Store::with_versions(), segment().session);
+    let store = super::s3::of(&bucket, "p");
+    let direct = store.direct().unwrap();
+    let ticket = direct.ticket(ask(session)).await.unwrap();
+    assert_eq!(ticket.headers, []);
+    let mut arrived = Vec::new();
+    for body in [b"one".as_slice(), b"two!", b"one"] {
+        assert_eq!(sent(&ticket.url, &[], &Bytes::from_static(body)).await, 200);
+        arrived.push(direct.arrived(session, false).await.unwrap().unwrap());
+    }
+    let mut names: Vec<_> = arrived.iter().map(|a| a.segment).collect();
+    for (arrived, body) in arrived.iter().zip([b"one".as_slice(), b"two!", b"one"]) {
+        assert_eq!(read_all(&store, arrived.segment, &arrived.backend).await, body);
+    }
+    let listed = async || {
+        let mut listed = Vec::new();
+        store.list(&mut |batch| listed.extend(batch)).await.unwrap();
+        listed.sort_by_key(|l| l.segment);
+        listed
+    };
+    names.sort();
+    let found = listed().await;
+    assert_eq!(found.iter().map(|l| l.segment).collect::<Vec<_>>(), names);
+    // One goes, by what its row keeps or by what the listing says, and the others stay.
+    store.delete(arrived[2].segment, &arrived[2].backend).await.unwrap();
+    assert_eq!(direct.arrived(session, false).await.unwrap(), Some(arrived[1].clone()));
+    let first = found.iter().find(|l| l.segment == arrived[0].segment).unwrap();
+    store.delete(first.segment, &first.backend).await.unwrap();
+    assert_eq!(listed().await.len(), 1);
+    assert_eq!(read_all(&store, arrived[1].segment, &arrived[1].backend).await, b"two!");
+    // An upload in parts beside them that nobody needs takes none along.
+    direct.begin_parts(session).await.unwrap();
+    let beside = listed().await.into_iter().find(|l| l.segment == SegmentId::direct(session)).unwrap();
+    store.delete(beside.segment, &beside.backend).await.unwrap();
+    assert_eq!((bucket.uploads("").len(), bucket.versions("").len()), (0, 1));
+    store.delete(SegmentId::direct(session), "").await.unwrap();
+    assert_eq!(bucket.versions(""), []);
+
+    // A bucket that keeps none can't tell: nothing is believed.
+    let (bucket, session) = (Store::start(), segment().session);
+    let store = super::s3::of(&bucket, "p");
+    let direct = store.direct().unwrap();
+    let ticket = direct.ticket(ask(session)).await.unwrap();
+    assert_eq!(sent(&ticket.url, &[], &Bytes::from_static(b"one")).await, 200);
+    assert!(direct.arrived(session, false).await.is_err());
 }
 
 /// A real one, where tests/stores/run started it.
@@ -149,7 +313,9 @@ async fn a_bucket_keeps_the_contract() {
 async fn a_store_that_was_started_keeps_the_contract() {
     let Ok(url) = std::env::var("LANDFALL_TEST_STORAGE") else { return };
     if let Some((place, how)) = url.split_once('?') {
-        suite(&super::s3::at(&format!("{place}/contract-{}?{how}", crate::clock::random_uuid()))).await;
+        let store = super::s3::at(&format!("{place}/contract-{}?{how}", crate::clock::random_uuid()));
+        suite(&store).await;
+        direct_suite(&store).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobError, BlobStore, Extent, Listed, SegmentReader, SegmentWriter, Space};
+use super::{BlobError, BlobStore, Direct, Extent, Listed, SegmentReader, SegmentWriter, Space};
 use crate::model::ids::SegmentId;
 
 /// What can be made to fail.
@@ -91,6 +91,10 @@ impl BlobStore for Faulty {
 
     async fn list(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError> {
         self.inner.list(each).await
+    }
+
+    fn direct(&self) -> Option<&dyn Direct> {
+        self.inner.direct()
     }
 
     async fn space(&self) -> Result<Option<Space>, BlobError> {

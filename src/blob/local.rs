@@ -250,6 +250,7 @@ fn list_directory(path: &Path, tidies: bool) -> io::Result<Vec<Listed>> {
         };
         let written = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis());
         listed.push(Listed {
+            backend: String::new(),
             segment,
             length: metadata.len(),
             written: Timestamp(i64::try_from(written).unwrap_or(i64::MAX)),

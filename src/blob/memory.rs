@@ -122,7 +122,12 @@ impl BlobStore for Memory {
         let listed = self
             .state()
             .iter()
-            .map(|(segment, s)| Listed { segment: *segment, length: s.length(), written: s.written })
+            .map(|(segment, s)| Listed {
+                segment: *segment,
+                backend: String::new(),
+                length: s.length(),
+                written: s.written,
+            })
             .collect();
         each(listed);
         Ok(())

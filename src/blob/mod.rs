@@ -33,10 +33,11 @@ pub use local::{Local, sync_directory, write_durably};
 pub use memory::{Form, Memory};
 #[cfg(test)]
 pub(crate) use s3::of as in_bucket;
-pub use s3::{S3, Unusable};
+pub use s3::{S3, Unusable, Wanted};
 
 use crate::clock::Timestamp;
-use crate::model::ids::SegmentId;
+use crate::model::file::{Declared, Digests};
+use crate::model::ids::{SegmentId, SessionId};
 
 /// Why a backend could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +125,8 @@ pub trait SegmentReader: Send + Sync + fmt::Debug {
 pub struct Listed {
     /// Its name.
     pub segment: SegmentId,
+    /// What deleting it takes besides; often nothing.
+    pub backend: String,
     /// Its length in bytes.
     pub length: u64,
     /// When it was last written.
@@ -137,6 +140,119 @@ pub struct Space {
     pub free: u64,
     /// Bytes in all.
     pub total: u64,
+}
+
+/// A PUT that a client is to send to the store itself.
+#[derive(Clone, Copy, Debug)]
+pub struct PutAsk<'a> {
+    /// Whose bytes they are.
+    pub session: SessionId,
+    /// Headers that its clients send.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// What the store is to compare, as far as it can.
+    pub declared: &'a Declared,
+    /// Is only the first PUT that succeeds taken? A header sees to it, which clients must send too.
+    pub create_only: bool,
+    /// For how long, at most a week.
+    pub life_seconds: u32,
+}
+
+/// A location at the store itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// A secret.
+    pub url: String,
+    /// What must come with the PUT, exactly so.
+    pub headers: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("headers", &self.headers).finish_non_exhaustive()
+    }
+}
+
+/// What a client sent to the store itself, as the store tells about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Arrived {
+    /// The name of these very bytes: whatever comes later has another one, or is refused by the store.
+    pub segment: SegmentId,
+    /// What their row has to keep.
+    pub backend: String,
+    /// Bytes.
+    pub length: u64,
+    /// What the store computed or compared itself.
+    pub digests: Digests,
+    /// What the store calls their content, without quotes: opaque, unless it is something that somebody else computed.
+    pub etag: Option<String>,
+}
+
+/// A part that a client sent to the store itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ArrivedPart {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Bytes.
+    pub length: u64,
+    /// What the store calls its content.
+    pub etag: String,
+}
+
+/// The way for clients to send to the store themselves. What they sent is nobody's until it was looked for here and a row
+/// names it; then it is a segment like others.
+#[async_trait]
+pub trait Direct: Send + Sync + fmt::Debug {
+    /// Signs a location for one PUT. Asks nothing of the store.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`] when there are no credentials.
+    async fn ticket(&self, ask: PutAsk<'_>) -> Result<Ticket, BlobError>;
+
+    /// Begins an upload in parts; the store's name for it.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn begin_parts(&self, session: SessionId) -> Result<String, BlobError>;
+
+    /// Signs locations for parts of it. Asks nothing of the store.
+    ///
+    /// # Errors
+    /// As [`Self::ticket`].
+    async fn part_tickets(
+        &self,
+        session: SessionId,
+        upload: &str,
+        numbers: &[u32],
+        life_seconds: u32,
+    ) -> Result<Vec<String>, BlobError>;
+
+    /// What is there for a session, the newest. With `create_only` there is one at most; without, the store must keep
+    /// apart what was sent one after the other.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`], also when it can't be told apart.
+    async fn arrived(&self, session: SessionId, create_only: bool) -> Result<Option<Arrived>, BlobError>;
+
+    /// The parts that are there, in the order of their numbers; `None` when there is no such upload, because it was joined
+    /// or lost.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn arrived_parts(&self, session: SessionId, upload: &str) -> Result<Option<Vec<ArrivedPart>>, BlobError>;
+
+    /// Makes one of these parts, which must be all that count. May be repeated, also when it was done; `None` when nothing is
+    /// there that they could have become.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`], also when what is there is something else.
+    async fn join(&self, session: SessionId, upload: &str, parts: &[ArrivedPart])
+    -> Result<Option<Arrived>, BlobError>;
+
+    /// Ends an upload in parts that nobody was told about.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn abandon(&self, session: SessionId, upload: &str) -> Result<(), BlobError>;
 }
 
 /// A place for bytes.
@@ -188,6 +304,11 @@ pub trait BlobStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`BlobError::Io`].
     async fn list(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError>;
+
+    /// The way for clients to send to the store themselves, where it has one.
+    fn direct(&self) -> Option<&dyn Direct> {
+        None
+    }
 
     /// The space left, where the backend has such a thing.
     ///

@@ -32,6 +32,9 @@ pub(super) struct Serve {
     /// Where bytes are kept: `disk`, or a bucket such as s3://bucket/prefix?region=eu-1 [default: disk]
     #[arg(long, value_name = "WHERE")]
     storage: Option<String>,
+    /// The APIs whose clients send to the bucket themselves, such as `native,coveo` [default: none]
+    #[arg(long, value_name = "APIS")]
+    direct: Option<String>,
     /// The largest container, such as 2GiB [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     container_max: Option<String>,
@@ -51,6 +54,9 @@ impl Serve {
         }
         if let Some(storage) = &self.storage {
             config.set_text("storage", storage)?;
+        }
+        if let Some(direct) = &self.direct {
+            config.set_text("direct", direct)?;
         }
         if let Some(size) = &self.container_max {
             config.set_text("container_max", size)?;

@@ -23,6 +23,8 @@ pub struct Bucket {
     pub prefix: String,
     /// `scheme://host[:port]` of the store; without it Amazon's own.
     pub endpoint: Option<String>,
+    /// The same as clients reach it that send to it themselves, where that is another one.
+    pub public_endpoint: Option<String>,
     /// The region that requests are signed for; without it the environment's, or `us-east-1`.
     pub region: Option<String>,
     /// Does the bucket's name stand in the path, and not in the host?
@@ -64,6 +66,7 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
         name: name.to_owned(),
         prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
         endpoint: None,
+        public_endpoint: None,
         region: None,
         path_style: name.contains('.'),
         checksums: true,
@@ -76,6 +79,7 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
             return Err(format!("`{field}` has no value"));
         }
         match &*field {
+            "public_endpoint" => bucket.public_endpoint = Some(endpoint(&value)?),
             "endpoint" => bucket.endpoint = Some(endpoint(&value)?),
             "region" => bucket.region = Some(value.into_owned()),
             "path_style" => path_style = Some(boolean(&field, &value)?),
@@ -83,7 +87,7 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
             "credentials" => bucket.credentials = Some(PathBuf::from(value.into_owned())),
             "profile" => bucket.profile = Some(value.into_owned()),
             other => {
-                let known = "endpoint, region, path_style, checksums, credentials and profile";
+                let known = "endpoint, public_endpoint, region, path_style, checksums, credentials and profile";
                 return Err(format!("there is no `{other}`; what may follow the bucket is {known}"));
             }
         }
@@ -147,7 +151,9 @@ mod tests {
         assert_eq!(all.prefix, "a/b/");
         assert_eq!(all.endpoint.as_deref(), Some("http://127.0.0.1:3900"));
         assert_eq!((all.region.as_deref(), all.profile.as_deref()), (Some("garage"), Some("x")));
-        assert!(all.path_style && !all.checksums);
+        assert!(all.path_style && !all.checksums && all.public_endpoint.is_none());
+        let two = bucket("s3://bytes?endpoint=http://10.0.0.7:3900&public_endpoint=https://s.example.com");
+        assert_eq!(two.public_endpoint.as_deref(), Some("https://s.example.com"));
         assert!(!bucket("s3://bytes?endpoint=https://s.example.com&path_style=false").path_style);
     }
 
@@ -164,6 +170,7 @@ mod tests {
             "s3://bytes/a b",
             "s3://bytes?endpoint=storage.example.com",
             "s3://bytes?endpoint=https://storage.example.com/path",
+            "s3://bytes?public_endpoint=s.example.com",
             "s3://bytes?region=",
             "s3://bytes?checksums=maybe",
             "s3://bytes?colour=red",

@@ -207,7 +207,8 @@ fn stored(receipt: &Receipt, request_id: &str) -> Response {
 /// Opaque, unless the client made us compute the MD5 that S3 would show.
 pub(super) fn etag(receipt: &Receipt) -> String {
     receipt.digests.md5.map_or_else(
-        || format!("\"{:016x}-{:x}\"", receipt.digests.crc64nvme, receipt.size),
+        // Of what came here it is always known.
+        || format!("\"{:016x}-{:x}\"", receipt.digests.crc64nvme.unwrap_or_default(), receipt.size),
         |md5| format!("\"{}\"", hex::encode(md5)),
     )
 }

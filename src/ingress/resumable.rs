@@ -254,11 +254,13 @@ fn object(file: &FileRecord, base: &str) -> serde_json::Value {
         "contentType": file.mime_type,
         "storageClass": "STANDARD",
         "size": file.size.to_string(),
-        "crc32c": STANDARD.encode(file.digests.crc32c.to_be_bytes()),
         "etag": etag(file),
         "timeCreated": at,
         "updated": at,
     });
+    if let (Some(crc), Some(fields)) = (file.digests.crc32c, object.as_object_mut()) {
+        fields.insert("crc32c".into(), STANDARD.encode(crc.to_be_bytes()).into());
+    }
     if let (Some(md5), Some(fields)) = (file.digests.md5, object.as_object_mut()) {
         fields.insert("md5Hash".into(), STANDARD.encode(md5).into());
     }

@@ -23,6 +23,7 @@ macro_rules! on_every_store {
     };
 }
 
+mod direct;
 mod entries;
 mod parts;
 mod replicas;
@@ -137,6 +138,7 @@ impl Case {
             declaration: None,
             needs_file: false,
             parts: None,
+            direct: None,
         }
     }
 
@@ -147,7 +149,7 @@ impl Case {
     }
 
     fn version(&self, session: &Session, crc: u32) -> NewVersion {
-        let digests = Digests { crc32c: crc, crc64nvme: u64::MAX, ..Digests::default() };
+        let digests = Digests { crc32c: Some(crc), crc64nvme: Some(u64::MAX), ..Digests::default() };
         let segment =
             SegmentId { session: session.id, epoch: session.epoch, attempt: u64::from_be_bytes(random_bytes()) };
         NewVersion {
@@ -160,7 +162,7 @@ impl Case {
             digests,
             now: self.now,
             keep_replaced: ZERO,
-            only_new: false,
+            over: Over::Anything,
         }
     }
 
@@ -962,7 +964,7 @@ async fn a_push_whose_container_got_another_content_is_told_so(case: Case) {
 
 async fn a_version_that_is_to_be_the_first_replaces_nothing(case: Case) {
     let session = case.session().await;
-    let only_new = |crc| NewVersion { only_new: true, ..case.version(&session, crc) };
+    let only_new = |crc| NewVersion { over: Over::Nothing, ..case.version(&session, crc) };
     let first = only_new(1);
     assert!(matches!(case.store.commit(first.clone()).await.unwrap(), Committed::New(_)));
     for crc in [1, 2] {

@@ -226,8 +226,19 @@ pub struct NewVersion {
     pub now: Timestamp,
     /// How long replaced bytes are kept for those who still read them.
     pub keep_replaced: Duration,
-    /// Only where there is no version yet.
-    pub only_new: bool,
+    /// What it may replace.
+    pub over: Over,
+}
+
+/// What a new version may replace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// Whatever is there.
+    Anything,
+    /// There may be no version yet.
+    Nothing,
+    /// This one, or none, was current when the new one was looked for; or it is current itself.
+    This(Option<VersionId>),
 }
 
 /// What became of a commit.
@@ -244,7 +255,7 @@ pub enum Committed {
         /// Digests of the bytes that were used.
         digests: Digests,
     },
-    /// There is a version already, and this one was to be the first.
+    /// There is another version than this one may replace.
     Exists,
     /// The file has been used and its bytes were others.
     Used,
@@ -1038,6 +1049,9 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     /// Ends an open session without a version, as `Aborted` or `Failed`; its epoch rises, so that its writer is fenced,
     /// and its bytes are due for deletion. Says how the session stands then, if it is remembered.
     async fn end_session(&self, id: SessionId, state: SessionState, now: Timestamp) -> Result<Option<SessionState>>;
+    /// Remembers the store's name for the upload in parts of a session whose client sends to the store itself. The answer
+    /// is the name that counts, the first that was told; `None` when the session is not open.
+    async fn begun(&self, id: SessionId, upload: String, now: Timestamp) -> Result<Option<String>>;
     /// Makes a version exist, whole, in one step.
     async fn commit(&self, version: NewVersion) -> Result<Committed>;
     /// The tenant's file, if it has been committed.

@@ -109,13 +109,14 @@ impl RunningCrcs {
     }
 }
 
-/// Digests of some bytes. The two CRCs are always there; the others where somebody asked for them.
+/// Digests that are known of some bytes. Of bytes that passed through this server the two CRCs always are; of what a client
+/// sent to a store itself, what that store tells. The others where somebody asked for them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Digests {
     /// CRC-32C (Castagnoli).
-    pub crc32c: u32,
+    pub crc32c: Option<u32>,
     /// CRC-64/NVME.
-    pub crc64nvme: u64,
+    pub crc64nvme: Option<u64>,
     /// MD5.
     pub md5: Option<[u8; 16]>,
     /// SHA-256.
@@ -123,16 +124,39 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// The checksums alone.
+    /// The checksums alone, as pieces have them.
     #[must_use]
-    pub const fn crcs(&self) -> Crcs {
-        Crcs { crc32c: self.crc32c, crc64nvme: self.crc64nvme }
+    pub const fn checksums(self) -> Self {
+        Self { md5: None, sha256: None, ..self }
+    }
+
+    /// Both checksums, where they are known.
+    #[must_use]
+    pub fn crcs(&self) -> Option<Crcs> {
+        Some(Crcs { crc32c: self.crc32c?, crc64nvme: self.crc64nvme? })
+    }
+
+    /// Are these, of bytes of one length, of the same bytes, for all that can be told?
+    #[must_use]
+    pub fn same_bytes(&self, other: &Self) -> bool {
+        self.crcs().is_some() && self.crcs() == other.crcs()
+    }
+
+    /// What is known here, and what else there is known.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            crc32c: if self.crc32c.is_some() { self.crc32c } else { other.crc32c },
+            crc64nvme: if self.crc64nvme.is_some() { self.crc64nvme } else { other.crc64nvme },
+            md5: if self.md5.is_some() { self.md5 } else { other.md5 },
+            sha256: if self.sha256.is_some() { self.sha256 } else { other.sha256 },
+        }
     }
 }
 
 impl From<Crcs> for Digests {
     fn from(crcs: Crcs) -> Self {
-        Self { crc32c: crcs.crc32c, crc64nvme: crcs.crc64nvme, md5: None, sha256: None }
+        Self { crc32c: Some(crcs.crc32c), crc64nvme: Some(crcs.crc64nvme), md5: None, sha256: None }
     }
 }
 
@@ -151,6 +175,33 @@ pub struct Declared {
     /// CRC-64/NVME.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc64nvme: Option<u64>,
+}
+
+impl Declared {
+    /// What of these can be compared with what is known.
+    #[must_use]
+    pub fn told_by(&self, known: &Digests) -> Self {
+        Self {
+            crc32c: self.crc32c.filter(|_| known.crc32c.is_some()),
+            crc64nvme: self.crc64nvme.filter(|_| known.crc64nvme.is_some()),
+            md5: self.md5.filter(|_| known.md5.is_some()),
+            sha256: self.sha256.filter(|_| known.sha256.is_some()),
+        }
+    }
+
+    /// And what can't. A longer one that is known settles a checksum beside it: bytes that have the one that was declared
+    /// are those that were meant.
+    #[must_use]
+    pub fn untold_by(&self, known: &Digests) -> Self {
+        let hashed = self.sha256.is_some() && known.sha256.is_some();
+        let settled = hashed || self.crc64nvme.is_some() && known.crc64nvme.is_some();
+        Self {
+            crc32c: self.crc32c.filter(|_| known.crc32c.is_none() && !settled),
+            crc64nvme: self.crc64nvme.filter(|_| known.crc64nvme.is_none() && !hashed),
+            md5: self.md5.filter(|_| known.md5.is_none()),
+            sha256: self.sha256.filter(|_| known.sha256.is_none()),
+        }
+    }
 }
 
 /// A segment's recorded, durable extent.
@@ -238,6 +289,21 @@ pub fn storage_path(tenant: &TenantId, file: FileId, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_known_is_not_taken_for_compared() {
+        let declared = Declared { crc32c: Some(1), crc64nvme: Some(2), md5: Some([3; 16]), sha256: Some([4; 32]) };
+        let none = Digests::default();
+        assert_eq!((declared.told_by(&none), declared.untold_by(&none)), (Declared::default(), declared));
+        let crc64 = Digests { crc64nvme: Some(2), ..none };
+        let left = Declared { crc32c: None, crc64nvme: None, ..declared };
+        assert_eq!(declared.untold_by(&crc64), left, "the shorter checksum is settled, a hash is not");
+        let crc32 = Digests { crc32c: Some(1), ..none };
+        assert_eq!(declared.untold_by(&crc32), Declared { crc32c: None, ..declared });
+        let sha256 = Digests { sha256: Some([4; 32]), ..none };
+        assert_eq!(declared.untold_by(&sha256), Declared { md5: declared.md5, ..Declared::default() });
+        assert!(!none.same_bytes(&none), "what is not known is not the same");
+    }
 
     #[test]
     fn checksums_of_neighbours_combine() {

@@ -156,6 +156,14 @@ pub struct SegmentId {
     pub attempt: u64,
 }
 
+impl SegmentId {
+    /// Under which a store keeps what a client sends to it itself for a session. No attempt of ours has this name.
+    #[must_use]
+    pub const fn direct(session: SessionId) -> Self {
+        Self { session, epoch: 1, attempt: 0 }
+    }
+}
+
 impl fmt::Display for SegmentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{:08x}-{:016x}", self.session.0.simple(), self.epoch, self.attempt)

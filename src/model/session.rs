@@ -207,12 +207,12 @@ pub enum Lacking {
 }
 
 /// What parts make together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Joined {
     /// Bytes in all.
     pub size: u64,
-    /// Their checksums.
-    pub crcs: Crcs,
+    /// Their checksums, where those of all parts are known.
+    pub crcs: Option<Crcs>,
 }
 
 impl Parts {
@@ -237,9 +237,10 @@ impl Parts {
         if too_small.count > 0 {
             return Err(Lacking::TooSmall(too_small));
         }
-        Ok(parts.iter().fold(Joined::default(), |all, Part { piece, .. }| Joined {
+        let none = Joined { size: 0, crcs: Some(Crcs::default()) };
+        Ok(parts.iter().fold(none, |all, Part { piece, .. }| Joined {
             size: all.size.saturating_add(piece.length),
-            crcs: all.crcs.followed_by(piece.digests.crcs(), piece.length),
+            crcs: all.crcs.zip(piece.digests.crcs()).map(|(all, next)| all.followed_by(next, piece.length)),
         }))
     }
 }
@@ -283,6 +284,18 @@ pub struct Session {
     pub needs_file: bool,
     /// What its parts must be; `None` for what does not come in parts.
     pub parts: Option<Parts>,
+    /// How its bytes go to the store itself; `None` for those that come to us.
+    pub direct: Option<Direct>,
+}
+
+/// A session whose client sends to the store itself. The serialization is its stored form.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Direct {
+    /// Does the store take the first body only? Otherwise it keeps each, and the newest one counts until it is used.
+    pub create_only: bool,
+    /// The store's name for the upload in parts, once that has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<String>,
 }
 
 #[cfg(test)]
@@ -307,8 +320,12 @@ mod tests {
         let all = [part(1, b"abc"), part(2, b"defg"), part(3, b"")];
         let mut whole = RunningCrcs::default();
         whole.update(b"abcdefg");
-        assert_eq!(parts(3).join(&all), Ok(Joined { size: 7, crcs: whole.value() }));
-        assert_eq!(parts(1).join(&[part(1, b"")]), Ok(Joined::default()), "the last may be empty");
+        assert_eq!(parts(3).join(&all), Ok(Joined { size: 7, crcs: Some(whole.value()) }));
+        assert_eq!(
+            parts(1).join(&[part(1, b"")]),
+            Ok(Joined { size: 0, crcs: Some(Crcs::default()) }),
+            "the last may be empty"
+        );
         let missing = |numbers: &[u32]| Err(Lacking::Missing(numbers.iter().copied().collect()));
         assert_eq!(parts(4).join(&all), missing(&[4]));
         assert_eq!(parts(4).join(&all[1..2]), missing(&[1, 3, 4]));

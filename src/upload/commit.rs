@@ -9,7 +9,7 @@ use crate::clock::ordered_uuid;
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
-use crate::meta::{Committed, NewVersion};
+use crate::meta::{Committed, NewVersion, Over};
 use crate::model::file::{Digests, Piece, Version};
 use crate::model::ids::{SegmentId, VersionId};
 use crate::model::refusal::{Refusal, TicketRefusal};
@@ -30,7 +30,8 @@ pub(super) async fn single(
 ) -> Result<Receipt, Refusal> {
     let (segment, backend) = (piece.segment, piece.backend.clone());
     let digests = receipt.digests;
-    let version = NewVersion { only_new, ..version_of(engine, session, piece, digests) };
+    let over = if only_new { Over::Nothing } else { Over::Anything };
+    let version = NewVersion { over, ..version_of(engine, session, piece, digests) };
     let ticket = |rule, detail: &str| Some(Refusal::Ticket(TicketRefusal { rule, detail: detail.into() }));
     let refusal = match engine.meta.commit(version).await? {
         Committed::New(_) => {
@@ -103,7 +104,7 @@ pub(super) async fn resumable(
         digests,
         now,
         keep_replaced: limits::DOWNLOAD_MAX,
-        only_new: false,
+        over: Over::Anything,
     };
     match engine.meta.commit(new).await? {
         Committed::New(version) => {
@@ -132,7 +133,8 @@ async fn sealed(engine: &Engine, pieces: Vec<Piece>) -> Result<Vec<Piece>, Refus
     futures_util::stream::iter(pieces).map(seal).buffered(limits::SEALS_AT_ONCE).try_collect().await
 }
 
-fn version_of(engine: &Engine, session: &Session, piece: Piece, digests: Digests) -> NewVersion {
+/// The version of one piece that a session makes.
+pub(super) fn version_of(engine: &Engine, session: &Session, piece: Piece, digests: Digests) -> NewVersion {
     let now = engine.clock.now();
     NewVersion {
         session: session.id,
@@ -145,6 +147,6 @@ fn version_of(engine: &Engine, session: &Session, piece: Piece, digests: Digests
         now,
         // A container can't be downloaded before it is used: nobody reads replaced bytes.
         keep_replaced: if session.declaration.is_some() { limits::DOWNLOAD_MAX } else { Duration::ZERO },
-        only_new: false,
+        over: Over::Anything,
     }
 }

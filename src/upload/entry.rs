@@ -35,6 +35,8 @@ pub struct Ask<'a> {
     pub max_bytes: u64,
     /// In which parts it comes; whole without any.
     pub parts: Option<Parts>,
+    /// May its client send parts to the store itself, if the configuration says so?
+    pub direct: bool,
     /// The entry.
     pub of: Of,
 }
@@ -57,7 +59,7 @@ pub enum Opened {
 /// # Errors
 /// [`Refusal::Quota`], [`Refusal::OutOfSpace`], and the keepers' own.
 pub async fn open(engine: &Engine, grant: &Grant, ask: Ask<'_>) -> Result<Opened, Refusal> {
-    let Ask { wire, max_bytes, parts, of } = ask;
+    let Ask { wire, max_bytes, parts, direct, of } = ask;
     receive::require_space(engine, 0).await?;
     let strategy = if parts.is_some() { Strategy::Multipart } else { Strategy::Single };
     let now = engine.clock.now();
@@ -66,7 +68,9 @@ pub async fn open(engine: &Engine, grant: &Grant, ask: Ask<'_>) -> Result<Opened
     let new = open::NewFile { size: None, registers: true, declaration: Declaration::default(), next_of: None };
     // A single upload may be sent again as long as its session lives: each is a new version.
     let versions_allowed = strategy == Strategy::Single;
-    let session = Session { versions_allowed, file, parts, ..open::with_file(session, new, strategy) };
+    // Nobody tells when a whole file has come to the store.
+    let direct = if direct && parts.is_some() { super::direct::way(engine, wire) } else { None };
+    let session = Session { versions_allowed, file, parts, direct, ..open::with_file(session, new, strategy) };
     let made = match of {
         Of::New { facts, overwrite } => {
             let new = NewEntry {

@@ -1,15 +1,13 @@
 //! Files of a tenant: registered after their upload, found, listed, deleted.
 
-use futures_util::StreamExt;
-
 use super::access::Grant;
-use super::pour::{Hashers, Pour, verify};
+use super::pour::verify;
 use super::read::{self, VersionReader};
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
 use crate::meta::{FileDeleted, FileFilter, Holder, RegisterFile, Registered};
-use crate::model::file::{Declared, Digests, FileRecord, Version};
+use crate::model::file::{Declared, FileRecord, Version};
 use crate::model::ids::{FileId, SessionId, TenantId};
 use crate::model::refusal::Refusal;
 use crate::model::session::{Hashes, SessionState};
@@ -120,18 +118,16 @@ async fn compare(engine: &Engine, grant: &Grant, file: &FileRecord, declared: &D
         md5: declared.md5.is_some() && known.md5.is_none(),
         sha256: declared.sha256.is_some() && known.sha256.is_none(),
     };
-    if wanted == Hashes::default() {
+    let crcs_known = (declared.crc32c.is_none() || known.crc32c.is_some())
+        && (declared.crc64nvme.is_none() || known.crc64nvme.is_some());
+    if wanted == Hashes::default() && crcs_known {
         return verify(declared, &known);
     }
-    let reader = read::version(engine, grant.tenant(), file.version).await?;
-    let mut bytes = reader.stream(0..file.size);
-    let mut pour = Pour::new(None, Hashers::start(wanted), &engine.receiving);
-    while let Some(chunk) = bytes.next().await {
-        pour.take(chunk.map_err(|_| Refusal::Internal)?).await?;
-    }
-    pour.flush().await?;
-    let read = pour.finish_hashes().await?;
-    verify(declared, &Digests { md5: read.md5.or(known.md5), sha256: read.sha256.or(known.sha256), ..known })
+    let Some(version) = engine.meta.version(grant.tenant(), file.version).await? else {
+        return Err(Refusal::NotFound { what: "the content" });
+    };
+    let read = read::digests(engine, &version, wanted).await?;
+    verify(declared, &known.or(read))
 }
 
 /// A registered file of the tenant.

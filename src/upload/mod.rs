@@ -4,6 +4,7 @@
 pub mod access;
 pub mod check;
 pub mod commit;
+pub mod direct;
 pub mod entry;
 pub mod file;
 pub mod open;

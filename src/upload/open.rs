@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::access::Grant;
-use super::receive;
+use super::{direct, receive};
 use crate::clock::{Timestamp, ordered_uuid};
 use crate::engine::Engine;
 use crate::faults;
@@ -27,6 +27,8 @@ pub struct Single<'a> {
     pub max_bytes: u64,
     /// How long the session and its ticket live.
     pub life: Duration,
+    /// How long what was sent to the store itself may wait for its use.
+    pub held: Duration,
     /// The file, if it is one of its own.
     pub file: Option<NewFile>,
 }
@@ -106,16 +108,30 @@ pub struct Opened {
 /// # Errors
 /// [`Refusal::Quota`], and [`Refusal::Unavailable`] or [`Refusal::OutOfSpace`] when the fact could not be made durable.
 pub async fn single(engine: &Engine, grant: &Grant, ask: Single<'_>) -> Result<Opened, Refusal> {
-    let session = match ask.file {
+    let mut session = match ask.file {
         None => session(engine, grant, ask.wire, ask.max_bytes, ask.life),
         Some(file) => {
             receive::require_space(engine, file.size.unwrap_or(0)).await?;
             with_file(session(engine, grant, ask.wire, ask.max_bytes, ask.life), file, Strategy::Single)
         }
     };
+    if let Some(way) = direct::way(engine, ask.wire) {
+        session.direct = Some(way);
+        session.expires = session.created.plus(ask.held);
+        if session.declaration.is_none() {
+            // Whoever uses the file finds by its id what to ask the store for.
+            session.file = FileId(session.id.0);
+        }
+    }
     record(engine, vec![session.clone()]).await?;
     faults::point("single.session_row");
-    let url = single_url(engine, &session, ask.base, ask.headers, ask.life);
+    let url = match session.direct {
+        Some(_) => {
+            let seconds = u32::try_from(ask.life.as_secs()).unwrap_or(u32::MAX);
+            direct::ticket(engine, &session, ask.headers, seconds).await?.url
+        }
+        None => single_url(engine, &session, ask.base, ask.headers, ask.life),
+    };
     metrics::counter!("landfall_sessions_opened_total", "strategy" => "single").increment(1);
     Ok(Opened { session: session.id, file: session.file, url, expires: session.expires })
 }
@@ -161,7 +177,12 @@ pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<S
         return Err(Refusal::NotFound { what: "the store" });
     }
     receive::require_space(engine, file.size.unwrap_or(0)).await?;
-    let session = Session { parts, ..with_file(session(engine, grant, wire, max_bytes, life), file, strategy) };
+    let direct = match (strategy, parts) {
+        (Strategy::Single, _) => direct::way(engine, wire),
+        (Strategy::Multipart, Some(parts)) => direct::way_of_parts(engine, wire, parts, file.size),
+        (Strategy::Multipart, None) | (Strategy::Resumable, _) => None,
+    };
+    let session = Session { parts, direct, ..with_file(session(engine, grant, wire, max_bytes, life), file, strategy) };
     match once {
         None => record(engine, vec![session.clone()]).await?,
         Some(once) => match engine.meta.open_marked(session.clone(), once).await? {
@@ -205,9 +226,12 @@ pub async fn multipart(engine: &Engine, grant: &Grant, ask: Plainly<'_>, parts: 
     record(engine, vec![session.clone()]).await?;
     faults::point("parts.session_row");
     metrics::counter!("landfall_sessions_opened_total", "strategy" => "multipart").increment(1);
-    let urls = (1..=parts.count).map(|number| part_url(engine, &session, base, number)).collect();
+    let urls = all_part_urls(engine, &session, base).await?;
     Ok(OpenedParts { session: session.id, file: session.file, urls, expires: session.expires })
 }
+
+/// Names and values.
+pub type Headers = Vec<(String, String)>;
 
 async fn plainly(engine: &Engine, grant: &Grant, ask: Plainly<'_>, strategy: Strategy) -> Result<Session, Refusal> {
     if let Some(id) = ask.file.next_of {
@@ -226,11 +250,46 @@ pub fn whole_url(engine: &Engine, session: &Session, base: &str) -> String {
     engine.tickets.plain_url(base, &plain, session.expires)
 }
 
-/// The plain ticket of one part of a session.
-#[must_use]
-pub fn part_url(engine: &Engine, session: &Session, base: &str, number: u32) -> String {
-    let plain = Plain { wire: session.wire.clone(), session: session.id, part: Some(number) };
-    engine.tickets.plain_url(base, &plain, session.expires)
+/// Where these parts of a session are sent: plain tickets, or locations at the store itself.
+///
+/// # Errors
+/// The keepers' own, and [`Refusal::Gone`] or [`Refusal::Conflict`] when the session ended meanwhile.
+pub async fn part_urls(
+    engine: &Engine,
+    session: &Session,
+    base: &str,
+    numbers: &[u32],
+) -> Result<Vec<String>, Refusal> {
+    if session.direct.is_some() {
+        return direct::part_tickets(engine, session, numbers).await;
+    }
+    let url = |number: &u32| {
+        let plain = Plain { wire: session.wire.clone(), session: session.id, part: Some(*number) };
+        engine.tickets.plain_url(base, &plain, session.expires)
+    };
+    Ok(numbers.iter().map(url).collect())
+}
+
+/// The same of all parts, the first part's first.
+///
+/// # Errors
+/// As [`part_urls`].
+pub async fn all_part_urls(engine: &Engine, session: &Session, base: &str) -> Result<Vec<String>, Refusal> {
+    let numbers: Vec<u32> = (1..=session.parts.map_or(0, |parts| parts.count)).collect();
+    part_urls(engine, session, base, &numbers).await
+}
+
+/// Where a session's whole body is sent, and the headers that must come with it.
+///
+/// # Errors
+/// The keepers' own.
+pub async fn put_location(engine: &Engine, session: &Session, base: &str) -> Result<(String, Headers), Refusal> {
+    if session.direct.is_none() {
+        return Ok((location(engine, session, base), Headers::new()));
+    }
+    let mime_type = session.declaration.as_ref().map_or("", |declaration| declaration.mime_type.as_str());
+    let ticket = direct::ticket(engine, session, &[("content-type", mime_type)], u32::MAX).await?;
+    Ok((ticket.url, ticket.headers))
 }
 
 async fn opened_before(engine: &Engine, grant: &Grant, once: &Once) -> Result<Option<Session>, Refusal> {
@@ -344,5 +403,6 @@ pub(super) fn session(engine: &Engine, grant: &Grant, wire: &str, max_bytes: u64
         declaration: None,
         needs_file: false,
         parts: None,
+        direct: None,
     }
 }

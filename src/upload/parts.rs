@@ -2,9 +2,9 @@
 //! transaction over their rows that copies, renames and syncs nothing.
 
 use super::access::{self, Grant};
-use super::commit;
 use super::receive::{self, Body, Expected, Receipt};
 use super::track::Claim;
+use super::{commit, direct};
 use crate::clock::ordered_uuid;
 use crate::engine::Engine;
 use crate::faults;
@@ -98,8 +98,7 @@ async fn take(
     let extent = receive::finish(engine, segment, writer).await?;
     faults::point("part.written");
     let backend = extent.backend.clone();
-    let piece =
-        Piece { segment, length: extent.length, digests: receipt.digests.crcs().into(), backend: extent.backend };
+    let piece = Piece { segment, length: extent.length, digests: receipt.digests.checksums(), backend: extent.backend };
     let part = Part { number, piece };
     let new = NewPart { session: session.id, epoch: session.epoch, part, now: engine.clock.now() };
     let refusal = match engine.meta.record_part(new).await? {
@@ -135,6 +134,9 @@ pub async fn complete(
         return Err(Refusal::NotFound { what: "the upload" });
     };
     only_crcs(&claim.digests)?;
+    if let (Some(_), Some(parts)) = (&session.direct, session.parts) {
+        return receive::noted(engine, id, direct::join(engine, &session, parts, claim).await);
+    }
     let now = engine.clock.now();
     let ask = CommitParts {
         session: id,
@@ -182,14 +184,19 @@ pub fn only_crcs(declared: &Declared) -> Result<(), Refusal> {
     Err(Refusal::invalid(other, "can't be checked for a file in parts: name its crc32c or crc64nvme"))
 }
 
-/// Which parts of a session have not come, none for what does not come in parts.
+/// Which parts of a session have not come, none for what does not come in parts; and how many bytes have, where the store
+/// had to be asked.
 ///
 /// # Errors
 /// The keepers' own.
-pub async fn missing(engine: &Engine, session: &Session) -> Result<Numbers, Refusal> {
+pub async fn missing(engine: &Engine, session: &Session) -> Result<(Numbers, Option<u64>), Refusal> {
     let Some(parts) = session.parts.filter(|_| session.state == SessionState::Open) else {
-        return Ok(Numbers::default());
+        return Ok((Numbers::default(), None));
     };
+    if session.direct.is_some() {
+        let (missing, received) = direct::missing(engine, session, parts).await?;
+        return Ok((missing, Some(received)));
+    }
     let present = engine.meta.parts(session.id).await?;
-    Ok(parts.missing(present.iter().map(|part| part.number)))
+    Ok((parts.missing(present.iter().map(|part| part.number)), None))
 }

@@ -197,8 +197,8 @@ pub(super) fn verify(declared: &Declared, found: &Digests) -> Result<(), Refusal
             _ => Ok(()),
         }
     }
-    check("crc32c", declared.crc32c.map(u32::to_be_bytes), Some(found.crc32c.to_be_bytes()))?;
-    check("crc64nvme", declared.crc64nvme.map(u64::to_be_bytes), Some(found.crc64nvme.to_be_bytes()))?;
+    check("crc32c", declared.crc32c.map(u32::to_be_bytes), found.crc32c.map(u32::to_be_bytes))?;
+    check("crc64nvme", declared.crc64nvme.map(u64::to_be_bytes), found.crc64nvme.map(u64::to_be_bytes))?;
     check("md5", declared.md5, found.md5)?;
     check("sha256", declared.sha256, found.sha256)
 }

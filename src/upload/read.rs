@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use tokio::runtime::Handle;
 
+use super::pour::{Hashers, Pour};
 use crate::blob::{BlobError, BlobStore, SegmentReader};
 use crate::engine::{Engine, Kept};
 use crate::limits;
-use crate::model::file::{Piece, Version};
+use crate::model::file::{Digests, Piece, Version};
 use crate::model::ids::{TenantId, VersionId};
 use crate::model::refusal::Refusal;
+use crate::model::session::Hashes;
 
 /// Opens a version of a tenant by its id.
 ///
@@ -23,6 +25,26 @@ use crate::model::refusal::Refusal;
 pub async fn version(engine: &Engine, tenant: &TenantId, id: VersionId) -> Result<VersionReader, Refusal> {
     let found = engine.meta.version(tenant, id).await?.ok_or(Refusal::NotFound { what: "the content" })?;
     Ok(VersionReader::open(engine, &found).await?)
+}
+
+/// The checksums of a version's bytes, and what else is wanted of them, by reading all of them once.
+///
+/// # Errors
+/// [`Refusal::Unavailable`] when they can't be read to their end, [`Refusal::Internal`] when they are damaged.
+pub(super) async fn digests(engine: &Engine, version: &Version, wanted: Hashes) -> Result<Digests, Refusal> {
+    let reader = VersionReader::open(engine, version).await?;
+    let mut bytes = reader.stream(0..version.size);
+    let mut pour = Pour::new(None, Hashers::start(wanted), &engine.receiving);
+    while let Some(chunk) = bytes.next().await {
+        let chunk = chunk.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => Refusal::Internal,
+            _ => Refusal::Unavailable,
+        })?;
+        pour.take(chunk).await?;
+    }
+    pour.flush().await?;
+    let read = pour.finish_hashes().await?;
+    Ok(Digests { md5: read.md5, sha256: read.sha256, ..pour.crcs().into() })
 }
 
 /// A version of so many pieces is opened whole; of one with more, one piece at a time: file descriptors are few.
@@ -161,13 +183,20 @@ impl Check {
     fn take(&mut self, reader: &VersionReader, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let index = reader.index(offset);
         let Placed { start, piece, .. } = &reader.pieces[index];
+        let known = match (piece.digests.crc64nvme, piece.digests.crc32c) {
+            (Some(crc), _) => Some((CrcAlgorithm::Crc64Nvme, crc)),
+            (None, Some(crc)) => Some((CrcAlgorithm::Crc32Iscsi, crc.into())),
+            (None, None) => None,
+        };
+        // Of what the store told no checksum of, there is nothing to compare with.
+        let Some((algorithm, wanted)) = known else { return Ok(()) };
         if offset == *start {
-            self.0 = Some((index, crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme)));
+            self.0 = Some((index, crc_fast::Digest::new(algorithm)));
         }
         let Some((_, digest)) = self.0.as_mut().filter(|(begun, _)| *begun == index) else { return Ok(()) };
         digest.update(bytes);
         let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        if end == start.saturating_add(piece.length) && digest.finalize() != piece.digests.crc64nvme {
+        if end == start.saturating_add(piece.length) && digest.finalize() != wanted {
             tracing::error!(segment = %piece.segment, "stored bytes are damaged");
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the stored bytes are damaged"));
         }

@@ -230,7 +230,7 @@ pub(super) async fn require_space(engine: &Engine, bytes: u64) -> Result<(), Ref
     Ok(())
 }
 
-fn too_large(session: &Session) -> Refusal {
+pub(super) fn too_large(session: &Session) -> Refusal {
     let limit = session.max_bytes;
     match session.declaration {
         Some(_) => Refusal::TooLarge { what: "a file in one PUT", limit, remedy: "send it in parts or chunks" },
@@ -273,7 +273,7 @@ async fn take(
         Expected { too_large: too_large(&session), ..Expected::new(session.max_bytes, length, declared) };
     if let Some(used) = used {
         let (_, received) = pour(engine, None, body, &expected).await?;
-        return if received.size == used.size && received.digests.crcs() == used.digests.crcs() {
+        return if received.size == used.size && received.digests.same_bytes(&used.digests) {
             Ok(received)
         } else {
             Err(refused("used", "the container has been used; other bytes can't replace what was pushed".into()))
@@ -301,8 +301,7 @@ async fn take(
         return Err(refusal);
     }
     let extent = finish(engine, segment, writer).await?;
-    let piece =
-        Piece { segment, length: extent.length, digests: receipt.digests.crcs().into(), backend: extent.backend };
+    let piece = Piece { segment, length: extent.length, digests: receipt.digests.checksums(), backend: extent.backend };
     commit::single(engine, &session, piece, receipt, only_new).await
 }
 
@@ -344,7 +343,7 @@ pub struct Stored {
 
 /// A file that comes whole with the call that names it.
 #[derive(Clone, Debug)]
-pub struct Direct<'a> {
+pub struct Enclosed<'a> {
     /// The dialect's name.
     pub wire: &'a str,
     /// Most bytes it may have.
@@ -354,16 +353,21 @@ pub struct Direct<'a> {
 }
 
 /// Stores a file that comes with the call that names it. It is committed and not registered: nobody sees it, and it goes
-/// after [`limits::DIRECT_LIFE`] unless it is registered.
+/// after [`limits::ENCLOSED_LIFE`] unless it is registered.
 ///
 /// # Errors
 /// Nothing is stored with any of them: as [`single`].
-pub async fn direct(engine: &Engine, grant: &Grant, ask: Direct<'_>, body: Body<'_>) -> Result<FileRecord, Refusal> {
+pub async fn enclosed(
+    engine: &Engine,
+    grant: &Grant,
+    ask: Enclosed<'_>,
+    body: Body<'_>,
+) -> Result<FileRecord, Refusal> {
     require_space(engine, 0).await?;
     let mut declaration = ask.declaration;
     // As for a resumable upload: nobody knows yet who will want to compare.
     declaration.hashes = declaration.hashes.and(Hashes { md5: engine.policy.keep_md5, sha256: false });
-    let session = open::session(engine, grant, ask.wire, ask.max_bytes, limits::DIRECT_LIFE);
+    let session = open::session(engine, grant, ask.wire, ask.max_bytes, limits::ENCLOSED_LIFE);
     let file = open::NewFile { size: None, registers: false, declaration, next_of: None };
     let session = open::with_file(session, file, Strategy::Single);
     open::record(engine, vec![session.clone()]).await?;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::access::Grant;
+use super::direct;
 use super::receive::{self, Stored};
 use crate::clock::{Timestamp, ordered_uuid};
 use crate::engine::Engine;
@@ -30,11 +31,12 @@ pub struct Container {
 /// Looks up a container by the id that the client gave. `name` is the parameter's name, for the refusal.
 ///
 /// # Errors
-/// [`Refusal::Invalid`] when there is no such container in the tenant, it is expired, or nothing was uploaded to it.
+/// [`Refusal::Invalid`] when there is no such container in the tenant, it is expired, or nothing was uploaded to it;
+/// [`Refusal::TooLarge`] when what was sent to the store itself is too large.
 pub async fn container(engine: &Engine, grant: &Grant, name: &str, id: &str) -> Result<Container, Refusal> {
     let unknown = |why: &str| Err(Refusal::invalid(name, format!("`{}` {why}", printable(id))));
     let Ok(file) = id.parse::<FileId>() else { return unknown("is not the id of a file container") };
-    match engine.meta.file(grant.tenant(), file).await? {
+    match direct::file(engine, grant, file).await? {
         None => unknown("is not a file container with content: it is unknown, expired, or nothing was uploaded to it"),
         Some(info) if info.used.is_some() => Ok(Container { file, version: None }),
         Some(info) if info.expires.is_some_and(|expires| expires <= engine.clock.now()) => {
@@ -60,7 +62,7 @@ pub async fn filled_containers(
 ) -> Result<Vec<Container>, Refusal> {
     let mut containers = Vec::new();
     for file in files {
-        let Some(info) = engine.meta.file(grant.tenant(), file).await? else { continue };
+        let Some(info) = direct::file(engine, grant, file).await? else { continue };
         if info.used.is_some() {
             return Err(Refusal::invalid(name, format!("has a container, `{file}`, that was used by another call")));
         }

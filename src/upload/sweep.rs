@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::blob::Listed;
 use crate::clock::Timestamp;
 use crate::engine::Engine;
 use crate::faults;
@@ -218,15 +219,12 @@ async fn delete(engine: &Engine, tombstones: Vec<Tombstone>, now: Timestamp) -> 
 async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
     let before = now.minus(limits::ORPHAN_GRACE);
     let mut old = Vec::new();
-    engine
-        .blobs
-        .list(&mut |batch| old.extend(batch.into_iter().filter(|l| l.written <= before).map(|l| l.segment)))
-        .await?;
+    engine.blobs.list(&mut |batch| old.extend(batch.into_iter().filter(|l| l.written <= before))).await?;
     let mut deleted = 0;
     for batch in old.chunks(1000) {
-        let known = engine.meta.known_segments(batch.to_vec()).await?;
-        for (segment, _) in batch.iter().zip(known).filter(|(_, known)| !known) {
-            match engine.blobs.delete(*segment, "").await {
+        let known = engine.meta.known_segments(batch.iter().map(|listed| listed.segment).collect()).await?;
+        for (Listed { segment, backend, .. }, _) in batch.iter().zip(known).filter(|(_, known)| !known) {
+            match engine.blobs.delete(*segment, backend).await {
                 Ok(()) => deleted += 1,
                 Err(error) => tracing::error!(%segment, %error, "an orphan can't be deleted; tried again in an hour"),
             }

@@ -1,5 +1,6 @@
 //! The verbs over keepers that are no local disk: bytes that can't be appended to, and bytes that fail.
 
+mod direct;
 mod parts;
 mod resumable;
 
@@ -17,7 +18,7 @@ use super::{check, open, read, receive, register, sweep};
 use crate::blob::bucket::{Harm, Store};
 use crate::blob::{BlobStore, Faulty, Form, Memory, Operation, in_bucket};
 use crate::clock::{Clock, random_uuid};
-use crate::engine::{Engine, Policy};
+use crate::engine::{DirectWire, Engine, Policy};
 use crate::meta::sql::SqlMeta;
 use crate::meta::{MetaStore, Quota, TenantInfo};
 use crate::model::file::Declared;
@@ -48,6 +49,11 @@ impl Place {
     }
 
     async fn over(blobs: Arc<dyn BlobStore>, memory: Memory, clock: Clock) -> Self {
+        Self::going(blobs, memory, clock, Vec::new()).await
+    }
+
+    /// Where clients of some wires send to the store themselves.
+    async fn going(blobs: Arc<dyn BlobStore>, memory: Memory, clock: Clock, direct: Vec<DirectWire>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let faults = Faulty::new(blobs);
         let meta = SqlMeta::open(directory.path()).unwrap();
@@ -60,7 +66,7 @@ impl Place {
             Arc::new(SqliteSearch::open(directory.path()).unwrap()),
             clock,
             Tickets::new(b"secret"),
-            Policy::default(),
+            Policy { direct, ..Policy::default() },
         );
         Self { engine, memory, faults, grant: Grant::internal(tenant), _directory: directory }
     }
@@ -72,6 +78,7 @@ impl Place {
             headers: &[],
             max_bytes: 64 << 20,
             life: Duration::from_secs(3600),
+            held: Duration::from_secs(3600),
             file: None,
         };
         open::single(&self.engine, &self.grant, ask).await.unwrap()

@@ -1,8 +1,8 @@
 //! The uploads of a tenant, by their ids: found, committed, ended.
 
 use super::access::Grant;
-use super::parts;
 use super::resume::{self, Standing};
+use super::{direct, parts};
 use crate::engine::{Engine, Trouble};
 use crate::meta::{self, UploadFilter};
 use crate::model::file::{Declared, Receipt};
@@ -156,6 +156,11 @@ pub async fn commit(engine: &Engine, grant: &Grant, id: SessionId, claim: Claim)
         conclude(engine, &found, claim).await?;
         found = row(engine, grant.tenant(), id).await?;
     }
+    if found.state == SessionState::Open && found.upload.session.direct.is_some() {
+        check_size(found.upload.session.size, claim)?;
+        direct::single(engine, &found.upload.session, &claim.digests).await?;
+        found = row(engine, grant.tenant(), id).await?;
+    }
     let session = &found.upload.session;
     match (found.state, found.upload.receipt) {
         (SessionState::Committed, Some(receipt)) => {
@@ -227,11 +232,18 @@ fn agree(receipt: &Receipt, claim: Claim) -> Result<(), Refusal> {
     if let Some(size) = claim.size.filter(|size| *size != receipt.size) {
         return other("size", size.to_string(), receipt.size.to_string());
     }
-    if let Some(crc) = claimed.crc32c.filter(|crc| *crc != stored.crc32c) {
-        return other("crc32c", format!("{crc:08x}"), format!("{:08x}", stored.crc32c));
+    let untold = claimed.untold_by(&stored);
+    computed("digests.crc32c", untold.crc32c.is_some(), false)?;
+    computed("digests.crc64nvme", untold.crc64nvme.is_some(), false)?;
+    if let (Some(claimed), Some(stored)) = (claimed.crc32c, stored.crc32c)
+        && claimed != stored
+    {
+        return other("crc32c", format!("{claimed:08x}"), format!("{stored:08x}"));
     }
-    if let Some(crc) = claimed.crc64nvme.filter(|crc| *crc != stored.crc64nvme) {
-        return other("crc64nvme", format!("{crc:016x}"), format!("{:016x}", stored.crc64nvme));
+    if let (Some(claimed), Some(stored)) = (claimed.crc64nvme, stored.crc64nvme)
+        && claimed != stored
+    {
+        return other("crc64nvme", format!("{claimed:016x}"), format!("{stored:016x}"));
     }
     computed("digests.md5", claimed.md5.is_some(), stored.md5.is_some())?;
     computed("digests.sha256", claimed.sha256.is_some(), stored.sha256.is_some())?;

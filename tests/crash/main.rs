@@ -20,6 +20,7 @@
 
 mod bucket;
 mod client;
+mod direct;
 mod disk;
 mod eyes;
 mod faulty;

@@ -35,6 +35,8 @@ enum Tested {
     InBucket(Session),
     /// In an upload in parts.
     OfParts(InParts),
+    /// In an upload that goes to a bucket itself: in `direct.rs`.
+    Direct,
     /// Of a store.
     InStore(Store),
     /// In the first start of a data directory.
@@ -45,7 +47,7 @@ enum Tested {
     Elsewhere,
 }
 
-use Tested::{Crash, Elsewhere, EveryTime, FirstStart, InBucket, InSession, InStore, OfParts};
+use Tested::{Crash, Direct, Elsewhere, EveryTime, FirstStart, InBucket, InSession, InStore, OfParts};
 
 const CASES: &[(&str, Tested)] = &[
     ("start.tenant", FirstStart),
@@ -108,6 +110,8 @@ const CASES: &[(&str, Tested)] = &[
     ("parts.committed", OfParts(InParts::Replacing)),
     ("parts.reply", OfParts(InParts::First)),
     ("parts.reply", OfParts(InParts::Replacing)),
+    ("direct.joined", Direct),
+    ("direct.committed", Direct),
     ("file.checked", InSession(Session::Fresh)),
     ("file.registered", InSession(Session::Fresh)),
     ("register.checked", Crash(During::Upload)),
@@ -142,28 +146,28 @@ const CASES: &[(&str, Tested)] = &[
 fn crash_cases() -> impl Iterator<Item = (&'static str, During)> {
     CASES.iter().filter_map(|(point, tested)| match tested {
         Crash(during) => Some((*point, *during)),
-        InSession(_) | InBucket(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+        InSession(_) | InBucket(_) | OfParts(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
     })
 }
 
 fn in_sessions(kind: &str, case: fn(&str, Session) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InSession(session) => Some((format!("{kind} at {point} ({session:?})"), case(point, *session))),
-        Crash(_) | InBucket(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InBucket(_) | OfParts(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
 fn of_parts(kind: &str, case: fn(&str, InParts) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         OfParts(when) => Some((format!("{kind} at {point} ({when:?})"), case(point, *when))),
-        Crash(_) | InSession(_) | InBucket(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InSession(_) | InBucket(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
 fn in_stores(kind: &str, case: fn(&str, Store) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InStore(store) => Some((format!("{kind} at {point} ({store:?})"), case(point, *store))),
-        Crash(_) | InSession(_) | InBucket(_) | OfParts(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InSession(_) | InBucket(_) | OfParts(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
@@ -463,7 +467,7 @@ fn killed_where_a_bucket_has_steps_of_its_own() {
         InBucket(session) => {
             Some((format!("bucket, kill -9 at {point} ({session:?})"), resumable::killed_in_bucket(point, *session)))
         }
-        Crash(_) | InSession(_) | OfParts(_) | InStore(_) | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InSession(_) | OfParts(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 

@@ -23,16 +23,18 @@ pub struct Start {
     pub fail: String,
     /// How far in the future, in seconds.
     pub clock: u64,
+    /// The APIs whose clients send to the bucket themselves.
+    pub direct: &'static str,
 }
 
 impl Start {
     pub fn failing(points: impl Into<String>) -> Self {
-        Self { fail: points.into(), clock: 0 }
+        Self { fail: points.into(), ..Self::default() }
     }
 
     /// A start in the future, where the sweeper does not wait for an hour of agreeing clocks first.
     pub fn at(clock: u64) -> Self {
-        Self { fail: "sweep.agreement=return(skip)".into(), clock }
+        Self { fail: "sweep.agreement=return(skip)".into(), clock, ..Self::default() }
     }
 
     pub fn and(mut self, point: &str) -> Self {
@@ -63,6 +65,7 @@ impl Server {
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
             .arg(data)
             .env("LANDFALL_STORAGE", bucket::storage(data))
+            .env("LANDFALL_DIRECT", start.direct)
             .env("FAILPOINTS", &start.fail)
             .env("LANDFALL_TEST_CLOCK", start.clock.to_string())
             // The images are small on purpose.

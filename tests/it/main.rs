@@ -15,6 +15,7 @@ mod bucket;
 mod client;
 mod cognite;
 mod coveo;
+mod direct;
 mod doctor;
 mod files;
 mod first_start;

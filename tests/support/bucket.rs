@@ -32,6 +32,7 @@ use s3s::auth::SimpleAuth;
 use s3s::dto::*;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+use sha2::Digest as _;
 
 /// The one bucket, and who may use it.
 pub const BUCKET: &str = "bytes";
@@ -39,6 +40,8 @@ pub const ACCESS_KEY: &str = "AKIATESTTESTTEST";
 pub const SECRET_KEY: &str = "a-secret-for-tests-only";
 /// S3's smallest part but the last.
 const PART_BYTES: u64 = 5 * 1024 * 1024;
+/// Bodies of so many bytes are read before they are judged.
+const SHORT: u64 = 1024 * 1024;
 /// Entries of a page: few, so that tests turn pages.
 const PAGE: usize = 50;
 
@@ -88,21 +91,91 @@ struct Shared {
     harms: Mutex<Vec<(&'static str, u32, Harm)>>,
     calls: Mutex<Vec<Call>>,
     keys: Mutex<(String, String)>,
+    ways: Mutex<Ways>,
     directory: PathBuf,
     names: AtomicU64,
 }
 
+/// What a store does as Amazon's does, and others may not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ways {
+    /// Does the bucket keep every version of an object?
+    pub versions: bool,
+    /// Is a CRC-64/NVME computed of an object that came without a checksum, and are checksums told?
+    pub checksums: bool,
+    /// Is `If-None-Match: *` heeded?
+    pub conditions: bool,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self { versions: false, checksums: true, conditions: true }
+    }
+}
+
 #[derive(Default)]
 struct Kept {
+    /// The current ones.
     objects: BTreeMap<String, Object>,
+    /// Versions that are not current, the oldest first.
+    older: BTreeMap<String, Vec<Object>>,
+    /// Of keys whose current version says that they are deleted.
+    marks: BTreeMap<String, (String, SystemTime)>,
     uploads: BTreeMap<(String, String), Upload>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Object {
     etag: String,
     blobs: Vec<Arc<Blob>>,
     modified: SystemTime,
+    version: Option<String>,
+    /// In Base64.
+    crc32c: Option<String>,
+    crc64nvme: Option<String>,
+    sha256: Option<String>,
+}
+
+impl Kept {
+    /// Puts an object in the place of the current one.
+    fn put(&mut self, key: String, object: Object) {
+        self.marks.remove(&key);
+        let keeps = object.version.is_some();
+        if let Some(before) = self.objects.insert(key.clone(), object)
+            && keeps
+        {
+            self.older.entry(key).or_default().push(before);
+        }
+    }
+
+    fn find(&self, key: &str, version: Option<&str>) -> S3Result<Object> {
+        let Some(version) = version else {
+            return self.objects.get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey));
+        };
+        let is = |object: &&Object| object.version.as_deref().unwrap_or("null") == version;
+        let current = self.objects.get(key).filter(is);
+        let older = self.older.get(key).into_iter().flatten().find(is);
+        current.or(older).cloned().ok_or_else(|| s3_error!(NoSuchVersion))
+    }
+
+    /// Removes one version; the newest of the others is the current one then.
+    fn remove(&mut self, key: &str, version: &str) {
+        let is = |object: &Object| object.version.as_deref().unwrap_or("null") == version;
+        if self.marks.get(key).is_some_and(|(mark, _)| mark == version) {
+            self.marks.remove(key);
+        } else if self.objects.get(key).is_some_and(is) {
+            self.objects.remove(key);
+        } else if let Some(older) = self.older.get_mut(key) {
+            older.retain(|object| !is(object));
+            return;
+        }
+        if !self.objects.contains_key(key)
+            && !self.marks.contains_key(key)
+            && let Some(newest) = self.older.get_mut(key).and_then(Vec::pop)
+        {
+            self.objects.insert(key.to_owned(), newest);
+        }
+    }
 }
 
 impl Object {
@@ -121,11 +194,13 @@ struct Upload {
 struct Part1 {
     etag: String,
     checksum: Option<String>,
+    crc64nvme: u64,
     blob: Arc<Blob>,
     modified: SystemTime,
 }
 
 /// Bytes in a file of their own.
+#[derive(Debug)]
 struct Blob {
     path: PathBuf,
     length: u64,
@@ -173,6 +248,7 @@ impl Store {
             harms: Mutex::default(),
             calls: Mutex::default(),
             keys: Mutex::new((ACCESS_KEY.into(), SECRET_KEY.into())),
+            ways: Mutex::default(),
             directory: path,
             names: AtomicU64::new(0),
         });
@@ -226,6 +302,35 @@ impl Store {
         lock(&self.shared.harms).clear();
     }
 
+    /// From now on it does things so.
+    pub fn behave(&self, ways: Ways) {
+        *lock(&self.shared.ways) = ways;
+    }
+
+    /// One whose bucket keeps versions.
+    pub fn with_versions() -> Self {
+        let store = Self::start();
+        store.behave(Ways { versions: true, ..Ways::default() });
+        store
+    }
+
+    /// Keys, versions and sizes of everything that is there, what is not current and marks included.
+    pub fn versions(&self, prefix: &str) -> Vec<(String, String, u64)> {
+        let kept = lock(&self.shared.kept);
+        let mut all = Vec::new();
+        let version = |object: &Object| object.version.clone().unwrap_or_else(|| "null".into());
+        for (key, object) in &kept.objects {
+            all.push((key.clone(), version(object), object.size()));
+        }
+        for (key, older) in &kept.older {
+            all.extend(older.iter().map(|object| (key.clone(), version(object), object.size())));
+        }
+        all.extend(kept.marks.iter().map(|(key, (mark, _))| (key.clone(), mark.clone(), 0)));
+        all.retain(|(key, _, _)| key.starts_with(prefix));
+        all.sort();
+        all
+    }
+
     /// From now on only these credentials are good; the file has them when asked to.
     pub fn rotate(&self, access_key: &str, secret_key: &str, in_file: bool) {
         *lock(&self.shared.keys) = (access_key.into(), secret_key.into());
@@ -267,8 +372,12 @@ impl Store {
             etag: format!("{:032x}", self.shared.name()),
             blobs: vec![self.shared.blob(bytes)],
             modified: SystemTime::now(),
+            version: self.shared.version(),
+            crc32c: None,
+            crc64nvme: None,
+            sha256: None,
         };
-        lock(&self.shared.kept).objects.insert(key.into(), object);
+        lock(&self.shared.kept).put(key.into(), object);
     }
 
     /// An object's bytes.
@@ -281,6 +390,7 @@ impl Store {
     pub fn age(&self, by: Duration) {
         let mut kept = lock(&self.shared.kept);
         kept.objects.values_mut().for_each(|object| object.modified -= by);
+        kept.older.values_mut().flatten().for_each(|object| object.modified -= by);
         for upload in kept.uploads.values_mut() {
             upload.initiated -= by;
             upload.parts.values_mut().for_each(|part| part.modified -= by);
@@ -291,6 +401,7 @@ impl Store {
     pub fn lose(&self, key: &str) {
         let mut kept = lock(&self.shared.kept);
         kept.objects.remove(key);
+        kept.older.remove(key);
         kept.uploads.retain(|(of, _), _| of != key);
     }
 
@@ -330,31 +441,61 @@ impl Shared {
         self.names.fetch_add(1, Ordering::Relaxed)
     }
 
+    fn ways(&self) -> Ways {
+        *lock(&self.ways)
+    }
+
+    /// A name for a version, where the bucket keeps them.
+    fn version(&self) -> Option<String> {
+        self.ways().versions.then(|| format!("v.{:06}/+{:x}", self.name(), 7))
+    }
+
     fn blob(&self, bytes: &[u8]) -> Arc<Blob> {
         let path = self.directory.join(format!("blob-{}", self.name()));
         std::fs::write(&path, bytes).unwrap();
         Arc::new(Blob { path, length: u64::try_from(bytes.len()).unwrap() })
     }
 
-    /// Writes a body as it comes; also its checksums.
-    async fn take(&self, body: Option<StreamingBlob>) -> S3Result<(Arc<Blob>, u32, String)> {
+    /// Writes a body as it comes, with its checksums, and the hashes where they are wanted.
+    async fn take(&self, body: Option<StreamingBlob>, hashes: bool) -> S3Result<Taken> {
         let path = self.directory.join(format!("blob-{}", self.name()));
         let mut blob = Blob { path: path.clone(), length: 0 };
         let mut file = std::fs::File::create(&path).unwrap();
         let mut crc32c = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
         let mut crc64 = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
+        let (mut md5, mut sha256) = (md5::Md5::new(), sha2::Sha256::new());
         if let Some(mut body) = body {
             while let Some(bytes) = body.next().await {
                 let bytes = bytes.map_err(|_| s3_error!(IncompleteBody))?;
                 crc32c.update(&bytes);
                 crc64.update(&bytes);
+                if hashes {
+                    md5.update(&bytes);
+                    sha256.update(&bytes);
+                }
                 file.write_all(&bytes).unwrap();
                 blob.length += u64::try_from(bytes.len()).unwrap();
             }
         }
-        let etag = format!("{:016x}{:016x}", crc64.finalize(), self.name());
-        Ok((Arc::new(blob), u32::try_from(crc32c.finalize()).unwrap(), etag))
+        Ok(Taken {
+            etag: format!("{:016x}{:016x}", crc64.finalize(), self.name()),
+            blob: Arc::new(blob),
+            crc32c: u32::try_from(crc32c.finalize()).unwrap(),
+            crc64nvme: crc64.finalize(),
+            md5: md5.finalize().into(),
+            sha256: sha256.finalize().into(),
+        })
     }
+}
+
+/// A body that came.
+struct Taken {
+    blob: Arc<Blob>,
+    etag: String,
+    crc32c: u32,
+    crc64nvme: u64,
+    md5: [u8; 16],
+    sha256: [u8; 32],
 }
 
 fn read(blobs: &[Arc<Blob>], from: u64, to: u64) -> Vec<u8> {
@@ -388,6 +529,7 @@ fn what(request: &Request<Incoming>) -> &'static str {
         (&Method::DELETE, true) if has("uploadId") => "AbortMultipartUpload",
         (&Method::DELETE, true) => "DeleteObject",
         (&Method::GET, false) if has("uploads") => "ListMultipartUploads",
+        (&Method::GET, false) if has("versions") => "ListObjectVersions",
         (&Method::GET, false) => "ListObjectsV2",
         (&Method::HEAD, false) => "HeadBucket",
         _ => "?",
@@ -397,6 +539,20 @@ fn what(request: &Request<Incoming>) -> &'static str {
 fn refusal(status: u16, code: &str) -> Response<Body> {
     let xml = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as asked</Message></Error>");
     Response::builder().status(status).header("content-type", "application/xml").body(Body::from(xml)).unwrap()
+}
+
+/// What Amazon refuses and the crate does not: headers of its own that no signature covers, which would let whoever holds a
+/// URL do other things with it, and two ways of saying who one is.
+fn unsigned(request: &Request<Incoming>) -> Option<Response<Body>> {
+    let query = request.uri().query().unwrap_or_default();
+    let signed = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-SignedHeaders="))?;
+    let signed: Vec<&str> = signed.split("%3B").collect();
+    if request.headers().contains_key("authorization") {
+        return Some(refusal(400, "InvalidArgument"));
+    }
+    let own = |name: &&str| name.starts_with("x-amz-") && !signed.contains(name);
+    let mut names = request.headers().keys().map(http::HeaderName::as_str);
+    names.find(own).map(|_| refusal(403, "AccessDenied"))
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
@@ -411,6 +567,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             harms[at].2
         })
     };
+    if let Some(refused) = unsigned(&request) {
+        return Ok(refused);
+    }
     let cut = || std::io::Error::other("cut");
     let (access_key, secret_key) = lock(&shared.keys).clone();
     let service: S3Service = {
@@ -419,6 +578,13 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         builder.build()
     };
     let damaged = harm == Some(Harm::Damage);
+    // Read whatever becomes of it: who is refused before a short body was read would see a broken connection.
+    if bytes <= SHORT && !damaged {
+        let (head, body) = request.into_parts();
+        let whole = http_body_util::BodyExt::collect(body).await.map_err(|_| cut())?.to_bytes();
+        let request = Request::from_parts(head, Body::from(whole));
+        return harmed(harm, || service.call(request)).await;
+    }
     let request = request.map(|body| {
         if !damaged {
             return Body::from(body);
@@ -435,7 +601,16 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         });
         Body::http_body_unsync(http_body_util::StreamBody::new(stream))
     });
-    let run = async || service.call(request).await.map_err(|_| std::io::Error::other("the store failed"));
+    harmed(harm, || service.call(request)).await
+}
+
+/// The answer to a call, or what became of it.
+async fn harmed<F, E>(harm: Option<Harm>, call: impl FnOnce() -> F) -> Result<Response<Body>, std::io::Error>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    let cut = || std::io::Error::other("cut");
+    let run = async || call().await.map_err(|_| std::io::Error::other("the store failed"));
     match harm {
         None | Some(Harm::Damage) => run().await,
         Some(Harm::CutBefore) => Err(cut()),
@@ -482,10 +657,13 @@ impl Backend {
     }
 }
 
-fn verify(given: Option<&String>, found: u32) -> S3Result<Option<String>> {
-    let found = base64::engine::general_purpose::STANDARD.encode(found.to_be_bytes());
+fn encoded(digest: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(digest)
+}
+
+fn verify(given: Option<&String>, found: &[u8]) -> S3Result<Option<String>> {
     match given {
-        Some(given) if *given != found => Err(s3_error!(BadDigest)),
+        Some(given) if *given != encoded(found) => Err(s3_error!(BadDigest)),
         given => Ok(given.cloned()),
     }
 }
@@ -505,34 +683,60 @@ impl S3 for Backend {
     }
 
     async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-        let input = req.input;
-        let (blob, crc32c, etag) = self.0.take(input.body).await?;
-        verify(input.checksum_crc32c.as_ref(), crc32c)?;
-        if input.content_length.is_some_and(|length| length != number(blob.length)) {
+        let (input, ways) = (req.input, self.0.ways());
+        let hashes = input.content_md5.is_some() || input.checksum_sha256.is_some();
+        let taken = self.0.take(input.body, hashes).await?;
+        let crc32c = verify(input.checksum_crc32c.as_ref(), &taken.crc32c.to_be_bytes())?;
+        let crc64nvme = verify(input.checksum_crc64nvme.as_ref(), &taken.crc64nvme.to_be_bytes())?;
+        let sha256 = verify(input.checksum_sha256.as_ref(), &taken.sha256)?;
+        let md5 = verify(input.content_md5.as_ref(), &taken.md5)?;
+        if input.content_length.is_some_and(|length| length != number(taken.blob.length)) {
             return Err(s3_error!(IncompleteBody));
         }
         let mut kept = self.kept();
-        if input.if_none_match.is_some_and(|c| c.is_any()) && kept.objects.contains_key(&input.key) {
+        if ways.conditions && input.if_none_match.is_some_and(|c| c.is_any()) && kept.objects.contains_key(&input.key) {
             return Err(s3_error!(PreconditionFailed));
         }
-        kept.objects.insert(input.key, Object { etag: etag.clone(), blobs: vec![blob], modified: SystemTime::now() });
-        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
+        let none = crc32c.is_none() && sha256.is_none();
+        let object = Object {
+            // Whoever names an MD5 learns that it is one.
+            etag: if md5.is_some() { hex::encode(taken.md5) } else { taken.etag },
+            blobs: vec![taken.blob],
+            modified: SystemTime::now(),
+            version: self.0.version(),
+            crc64nvme: crc64nvme.or_else(|| none.then(|| encoded(&taken.crc64nvme.to_be_bytes()))),
+            crc32c,
+            sha256,
+        };
+        let answer = PutObjectOutput {
+            e_tag: Some(ETag::Strong(object.etag.clone())),
+            version_id: object.version.clone(),
+            ..Default::default()
+        };
+        kept.put(input.key, object);
+        Ok(S3Response::new(answer))
     }
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
-        let kept = self.kept();
-        let object = kept.objects.get(&req.input.key).ok_or_else(|| s3_error!(NoSuchKey))?;
+        let (input, ways) = (req.input, self.0.ways());
+        let object = self.kept().find(&input.key, input.version_id.as_deref())?;
+        let told = input.checksum_mode.is_some() && ways.checksums;
         Ok(S3Response::new(HeadObjectOutput {
             content_length: Some(number(object.size())),
             e_tag: Some(ETag::Strong(object.etag.clone())),
             last_modified: Some(time(object.modified)),
+            version_id: object.version.or_else(|| ways.versions.then(|| "null".into())),
+            checksum_crc32c: object.crc32c.filter(|_| told),
+            checksum_crc64nvme: object.crc64nvme.filter(|_| told),
+            checksum_sha256: object.sha256.filter(|_| told),
+            checksum_type: told.then(|| ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
             ..Default::default()
         }))
     }
 
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let input = req.input;
-        let object = self.kept().objects.get(&input.key).cloned().ok_or_else(|| s3_error!(NoSuchKey))?;
+        let object = self.kept().find(&input.key, input.version_id.as_deref())?;
         if let Some(ETagCondition::ETag(wanted)) = &input.if_match
             && wanted.value() != object.etag
         {
@@ -564,7 +768,19 @@ impl S3 for Backend {
     }
 
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.kept().objects.remove(&req.input.key);
+        let (input, ways) = (req.input, self.0.ways());
+        let mark = self.0.version();
+        let mut kept = self.kept();
+        if let Some(version) = &input.version_id {
+            kept.remove(&input.key, version);
+        } else if let Some(mark) = mark.filter(|_| ways.versions) {
+            if let Some(current) = kept.objects.remove(&input.key) {
+                kept.older.entry(input.key.clone()).or_default().push(current);
+            }
+            kept.marks.insert(input.key, (mark, SystemTime::now()));
+        } else {
+            kept.objects.remove(&input.key);
+        }
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -597,6 +813,67 @@ impl S3 for Backend {
         }))
     }
 
+    async fn list_object_versions(
+        &self,
+        req: S3Request<ListObjectVersionsInput>,
+    ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+        let input = req.input;
+        let prefix = input.prefix.unwrap_or_default();
+        let kept = self.kept();
+        // In the order of their keys, the newest first.
+        let mut all: Vec<(String, String, Option<&Object>, SystemTime, bool)> = Vec::new();
+        let keys: std::collections::BTreeSet<&String> =
+            kept.objects.keys().chain(kept.older.keys()).chain(kept.marks.keys()).collect();
+        for key in keys.into_iter().filter(|key| key.starts_with(&prefix)) {
+            let version = |object: &Object| object.version.clone().unwrap_or_else(|| "null".into());
+            if let Some((mark, at)) = kept.marks.get(key) {
+                all.push((key.clone(), mark.clone(), None, *at, true));
+            }
+            if let Some(object) = kept.objects.get(key) {
+                all.push((key.clone(), version(object), Some(object), object.modified, true));
+            }
+            for object in kept.older.get(key).into_iter().flatten().rev() {
+                all.push((key.clone(), version(object), Some(object), object.modified, false));
+            }
+        }
+        let after = input.key_marker.map(|key| (key, input.version_id_marker.unwrap_or_default()));
+        let from = after.map_or(0, |(key, version)| {
+            all.iter().position(|entry| entry.0 == key && entry.1 == version).map_or(usize::MAX, |at| at + 1)
+        });
+        let page: Vec<_> = all.iter().skip(from).take(PAGE).collect();
+        let more = from.saturating_add(PAGE) < all.len();
+        let last = page.last().filter(|_| more);
+        let (mut versions, mut marks) = (Vec::new(), Vec::new());
+        for (key, version, object, at, latest) in page.iter().copied() {
+            match object {
+                Some(object) => versions.push(ObjectVersion {
+                    key: Some(key.clone()),
+                    version_id: Some(version.clone()),
+                    is_latest: Some(*latest),
+                    size: Some(number(object.size())),
+                    last_modified: Some(time(*at)),
+                    e_tag: Some(ETag::Strong(object.etag.clone())),
+                    ..Default::default()
+                }),
+                None => marks.push(DeleteMarkerEntry {
+                    key: Some(key.clone()),
+                    version_id: Some(version.clone()),
+                    is_latest: Some(*latest),
+                    last_modified: Some(time(*at)),
+                    ..Default::default()
+                }),
+            }
+        }
+        Ok(S3Response::new(ListObjectVersionsOutput {
+            is_truncated: Some(more),
+            next_key_marker: last.map(|last| last.0.clone()),
+            next_version_id_marker: last.map(|last| last.1.clone()),
+            versions: Some(versions),
+            delete_markers: Some(marks),
+            ..Default::default()
+        }))
+    }
+
     async fn create_multipart_upload(
         &self,
         req: S3Request<CreateMultipartUploadInput>,
@@ -617,14 +894,14 @@ impl S3 for Backend {
     async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
         let input = req.input;
         let name = (input.key, input.upload_id);
-        let (blob, crc32c, etag) = self.0.take(input.body).await?;
-        let checksum = verify(input.checksum_crc32c.as_ref(), crc32c)?;
+        let Taken { blob, etag, crc32c, crc64nvme, .. } = self.0.take(input.body, false).await?;
+        let checksum = verify(input.checksum_crc32c.as_ref(), &crc32c.to_be_bytes())?;
         if !(1..=10_000).contains(&input.part_number) {
             return Err(s3_error!(InvalidArgument));
         }
         let mut kept = self.kept();
         let upload = kept.uploads.get_mut(&name).ok_or_else(|| s3_error!(NoSuchUpload))?;
-        let part = Part1 { etag: etag.clone(), checksum, blob, modified: SystemTime::now() };
+        let part = Part1 { etag: etag.clone(), checksum, crc64nvme, blob, modified: SystemTime::now() };
         upload.parts.insert(input.part_number, part);
         Ok(S3Response::new(UploadPartOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
     }
@@ -690,10 +967,15 @@ impl S3 for Backend {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
         let name = (input.key.clone(), input.upload_id);
+        let (ways, version) = (self.0.ways(), self.0.version());
         let mut kept = self.kept();
         let upload = kept.uploads.get(&name).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        if ways.conditions && input.if_none_match.is_some_and(|c| c.is_any()) && kept.objects.contains_key(&input.key) {
+            return Err(s3_error!(PreconditionFailed));
+        }
         let listed = input.multipart_upload.and_then(|m| m.parts).unwrap_or_default();
         let mut blobs: Vec<Arc<Blob>> = Vec::new();
+        let mut crc64nvme = 0;
         let mut before = 0;
         for part in listed {
             let number = part.part_number.ok_or_else(|| s3_error!(MalformedXML))?;
@@ -712,18 +994,32 @@ impl S3 for Backend {
             if blobs.last().is_some_and(|last| last.length < PART_BYTES) {
                 return Err(S3ErrorCode::EntityTooSmall.into());
             }
+            let length = stored.blob.length;
+            crc64nvme = crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, crc64nvme, stored.crc64nvme, length);
             blobs.push(Arc::clone(&stored.blob));
         }
         if blobs.is_empty() {
             return Err(s3_error!(MalformedXML));
         }
         let etag = format!("{:032x}-{}", self.0.name(), blobs.len());
+        // An upload that was begun with another checksum has that one, of its parts alone.
+        let plain = !upload.checksums;
         kept.uploads.remove(&name);
-        kept.objects.insert(input.key.clone(), Object { etag: etag.clone(), blobs, modified: SystemTime::now() });
+        let object = Object {
+            etag: etag.clone(),
+            blobs,
+            modified: SystemTime::now(),
+            version: version.clone(),
+            crc32c: None,
+            crc64nvme: plain.then(|| encoded(&crc64nvme.to_be_bytes())),
+            sha256: None,
+        };
+        kept.put(input.key.clone(), object);
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
             e_tag: Some(ETag::Strong(etag)),
+            version_id: version,
             ..Default::default()
         }))
     }

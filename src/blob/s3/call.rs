@@ -64,6 +64,13 @@ pub(super) struct Fault {
     pub(super) what: String,
 }
 
+impl Fault {
+    /// One that does not pass by itself.
+    pub(super) fn lasting(what: impl Into<String>) -> Self {
+        Self { kind: Kind::Lasting, what: what.into() }
+    }
+}
+
 impl From<Fault> for BlobError {
     fn from(fault: Fault) -> Self {
         match fault.kind {
@@ -162,6 +169,8 @@ pub(super) struct Caller {
     host: String,
     /// What stands before a key in the path.
     root: String,
+    /// Scheme and host by which clients reach the same bucket.
+    public: (&'static str, String),
     region: String,
 }
 
@@ -179,22 +188,16 @@ impl Caller {
     ) -> Result<Self, OutboundError> {
         let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| environment.get(*name).cloned());
         let region = bucket.region.clone().or(named).unwrap_or_else(|| REGION.into());
-        let (scheme, host) = match bucket.endpoint.as_deref() {
-            Some(endpoint) => match endpoint.split_once("://") {
-                Some(("http", host)) => ("http", host.to_owned()),
-                Some((_, host)) => ("https", host.to_owned()),
-                None => ("https", endpoint.to_owned()),
-            },
-            None => ("https", format!("s3.{region}.amazonaws.com")),
-        };
-        let (host, root) = match bucket.path_style {
-            true => (host, format!("/{}", bucket.name)),
-            false => (format!("{}.{host}", bucket.name), String::new()),
-        };
+        let own = || ("https", format!("s3.{region}.amazonaws.com"));
+        let (scheme, host) = bucket.endpoint.as_deref().map_or_else(own, split);
+        let public = bucket.public_endpoint.as_deref().map_or_else(|| (scheme, host.clone()), split);
+        let placed = |host: String| if bucket.path_style { host } else { format!("{}.{host}", bucket.name) };
+        let root = if bucket.path_style { format!("/{}", bucket.name) } else { String::new() };
+        let (host, public) = (placed(host), (public.0, placed(public.1)));
         // A store that is reached without encryption is in our own network.
         let outbound = Outbound::to_service(CONNECT, stall, scheme == "http")?;
         let credentials = Credentials::new(bucket, environment)?;
-        Ok(Self { outbound, credentials, clock: Clock::system(), scheme, host, root, region })
+        Ok(Self { outbound, credentials, clock: Clock::system(), scheme, host, root, public, region })
     }
 
     /// Where it is, for people.
@@ -291,34 +294,93 @@ impl Caller {
 
     /// The whole URL, with a signature over it and over the headers that need one.
     async fn sign(&self, ask: &Ask<'_>) -> Result<String, Fault> {
+        let headers = ask.headers.iter().filter(|(name, _)| name.starts_with("x-amz-"));
+        let headers: Vec<(&str, &str)> = headers.map(|(name, value)| (*name, value.as_str())).collect();
+        let query = ask.query.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let signer = self.signer().await?;
+        Ok(signer.url((self.scheme, &self.host), ask.method.as_str(), ask.key, query, &headers, SIGNED_SECONDS))
+    }
+
+    /// Who signs now: credentials may be others later.
+    pub(super) async fn signer(&self) -> Result<Signer<'_>, Fault> {
         let credential = self.credentials.get().await?;
         let secret = Secret::new(credential.secret_access_key.into_bytes());
         let key = SigningKey::new(credential.access_key_id, secret, self.region.clone());
-        let mut query: Vec<(String, String)> =
-            ask.query.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        if let Some(token) = credential.session_token {
-            query.push(("X-Amz-Security-Token".into(), token));
+        Ok(Signer { caller: self, key, token: credential.session_token })
+    }
+
+    /// Sends a request to a URL that was signed for somebody else, and answers its status alone.
+    pub(super) async fn status_of(&self, url: &str, body: Bytes) -> Result<u16, Fault> {
+        let length = u64::try_from(body.len()).unwrap_or(0);
+        let payload = Payload::Stream(length, futures_util::stream::once(async { Ok(body) }).boxed());
+        let ask = outbound::Ask { method: Method::PUT, url, key: None, headers: Vec::new(), payload };
+        let (head, stream) = self.outbound.open(ask).await?;
+        whole(stream).await?;
+        Ok(head.status)
+    }
+}
+
+/// Signs with the credentials of one moment.
+pub(super) struct Signer<'a> {
+    caller: &'a Caller,
+    key: SigningKey,
+    token: Option<String>,
+}
+
+impl Signer<'_> {
+    /// A URL at which clients reach an object, for a PUT within so many seconds with exactly these headers.
+    pub(super) fn public(
+        &self,
+        key: &str,
+        query: Vec<(String, String)>,
+        headers: &[(&str, &str)],
+        life: u32,
+    ) -> String {
+        let (scheme, host) = &self.caller.public;
+        self.url((scheme, host), "PUT", key, query, headers, life)
+    }
+
+    /// The same at which this server reaches it.
+    pub(super) fn own(&self, key: &str, headers: &[(&str, &str)]) -> String {
+        self.url((self.caller.scheme, &self.caller.host), "PUT", key, Vec::new(), headers, SIGNED_SECONDS)
+    }
+
+    fn url(
+        &self,
+        (scheme, host): (&str, &str),
+        method: &str,
+        key: &str,
+        mut query: Vec<(String, String)>,
+        headers: &[(&str, &str)],
+        life: u32,
+    ) -> String {
+        if let Some(token) = &self.token {
+            query.push(("X-Amz-Security-Token".into(), token.clone()));
         }
-        let signed: Vec<(&str, &str)> = ask
-            .headers
-            .iter()
-            .filter(|(name, _)| name.starts_with("x-amz-"))
-            .map(|(name, value)| (*name, value.as_str()))
-            .collect();
-        let slash = if ask.key.is_empty() && !self.root.is_empty() { "" } else { "/" };
-        Ok(presign(
-            &key,
+        let root = &self.caller.root;
+        let slash = if key.is_empty() && !root.is_empty() { "" } else { "/" };
+        presign(
+            &self.key,
             &PresignRequest {
-                method: ask.method.as_str(),
-                scheme: self.scheme,
-                host: &self.host,
-                path: &format!("{}{slash}{}", self.root, ask.key),
+                method,
+                scheme,
+                host,
+                path: &format!("{root}{slash}{key}"),
                 query: &query,
-                signed_headers: &signed,
-                date: self.clock.now(),
-                expires_seconds: SIGNED_SECONDS,
+                signed_headers: headers,
+                date: self.caller.clock.now(),
+                expires_seconds: life,
             },
-        ))
+        )
+    }
+}
+
+/// Scheme and host of an endpoint.
+fn split(endpoint: &str) -> (&'static str, String) {
+    match endpoint.split_once("://") {
+        Some(("http", host)) => ("http", host.to_owned()),
+        Some((_, host)) => ("https", host.to_owned()),
+        None => ("https", endpoint.to_owned()),
     }
 }
 

@@ -101,6 +101,11 @@ impl Recorded {
 /// What a row keeps of a finished segment: that it is one object.
 pub(super) const WHOLE: &str = "whole";
 const FORM: &str = "parts1";
+/// What the listing says of uploads in parts that nothing but themselves is known of: they alone are removed with it.
+pub(super) const UPLOADS: &str = "uploads";
+const PINNED: &str = "pin1";
+/// Stands for what there is none of.
+const NONE: &str = "-";
 
 impl fmt::Display for Recorded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,7 +122,36 @@ impl fmt::Display for Recorded {
     }
 }
 
-/// A text that [`Recorded`] did not write.
+/// Which bytes of those that lie, or lay, under a session's own key: a version of the bucket's, and what the store calls
+/// their content. Without versions the key is given away once, so that there are no others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Pin {
+    pub(super) version: Option<String>,
+    pub(super) etag: Option<String>,
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| NONE.into());
+        write!(f, "{PINNED} {} {}", or_none(&self.version), or_none(&self.etag))
+    }
+}
+
+impl FromStr for Pin {
+    type Err = NotRecorded;
+
+    fn from_str(text: &str) -> Result<Self, NotRecorded> {
+        let mut words = text.splitn(3, ' ');
+        let mut next = || words.next().filter(|word| !word.is_empty()).ok_or(NotRecorded);
+        if next()? != PINNED {
+            return Err(NotRecorded);
+        }
+        let some = |word: &str| Some(word.to_owned()).filter(|word| word != NONE);
+        Ok(Self { version: some(next()?), etag: some(next()?) })
+    }
+}
+
+/// A text that [`Recorded`] or [`Pin`] did not write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("what the row keeps of an unfinished segment can't be read")]
 pub(super) struct NotRecorded;
@@ -196,5 +230,16 @@ mod tests {
             assert_eq!(bad.parse::<Recorded>(), Err(NotRecorded), "{bad}");
         }
         assert!(text.len() < 100, "{text}");
+    }
+
+    #[test]
+    fn a_pin_reads_back() {
+        for (version, etag) in [(None, Some("\"a b\"")), (Some("3/L4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY"), None)] {
+            let pin = Pin { version: version.map(str::to_owned), etag: etag.map(str::to_owned) };
+            assert_eq!(pin.to_string().parse(), Ok(pin));
+        }
+        for bad in ["", WHOLE, UPLOADS, "pin1", "pin1 ", "pin1 x", "pin1 x ", "pin2 x y"] {
+            assert_eq!(bad.parse::<Pin>(), Err(NotRecorded), "{bad}");
+        }
     }
 }

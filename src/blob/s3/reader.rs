@@ -11,7 +11,8 @@ use http::Method;
 use tokio::sync::Mutex;
 
 use super::S3;
-use super::call::{Ask, Fault, Kind};
+use super::call::{Ask, Fault};
+use super::objects::{Stat, VERSION_QUERY};
 use crate::blob::{BlobError, SegmentReader};
 use crate::faults;
 use crate::outbound::OutboundError;
@@ -30,6 +31,7 @@ pub(super) struct Reader {
     size: u64,
     /// What was opened is what is read: the store compares.
     etag: Option<String>,
+    version: Option<String>,
     place: Mutex<Place>,
 }
 
@@ -48,13 +50,16 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    pub(super) fn new(store: S3, key: String, size: u64, etag: Option<String>) -> Self {
+    pub(super) fn new(store: S3, key: String, found: Stat, version: Option<String>) -> Self {
         let place = Place { at: 0, pending: Bytes::new(), stream: None, next: FIRST_BYTES };
-        Self { store, key, size, etag, place: Mutex::new(place) }
+        Self { store, key, size: found.size, etag: found.etag, version, place: Mutex::new(place) }
     }
 
     async fn range(&self, from: u64, to: u64) -> Result<BoxStream<'static, Result<Bytes, OutboundError>>, Fault> {
         let mut ask = Ask::new("GetObject", Method::GET, &self.key).header("range", format!("bytes={from}-{}", to - 1));
+        if let Some(version) = &self.version {
+            ask = ask.query(VERSION_QUERY, version.clone());
+        }
         if let Some(etag) = &self.etag {
             ask = ask.header("if-match", etag.clone());
         }
@@ -63,7 +68,7 @@ impl Reader {
         if head.status == 206 || (from == 0 && to == self.size) {
             return Ok(stream);
         }
-        Err(Fault { kind: Kind::Lasting, what: "the store answers no range".into() })
+        Err(Fault::lasting("the store answers no range"))
     }
 }
 

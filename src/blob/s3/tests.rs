@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::layout::{PART_BYTES, Recorded, WHOLE};
-use super::{BlobError, BlobStore, Listed, S3, SegmentWriter};
-use crate::blob::bucket::{Harm, Store};
+use super::{BlobError, BlobStore, Listed, S3, SegmentWriter, Wanted};
+use crate::blob::bucket::{Harm, Store, Ways};
 use crate::blob::contract::{read_all, segment};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Storage};
@@ -448,18 +448,33 @@ async fn many_writers_share_the_memory_there_is() {
 async fn a_bucket_is_checked_before_it_is_used_and_belongs_to_one() {
     let store = Store::start();
     let s3 = of(&store, "mine");
-    s3.check("first").await.unwrap();
-    s3.check("first").await.unwrap();
-    let refused = s3.check("other").await.unwrap_err().to_string();
+    s3.check("first", Wanted::default()).await.unwrap();
+    s3.check("first", Wanted::default()).await.unwrap();
+    let refused = s3.check("other", Wanted::default()).await.unwrap_err().to_string();
     assert!(refused.contains("another installation"), "{refused}");
-    of(&store, "yours").check("other").await.unwrap();
+    of(&store, "yours").check("other", Wanted::default()).await.unwrap();
     assert_eq!(store.objects("").len(), 2, "nothing else is left");
     store.harm("ListMultipartUploads", 2, Harm::Refuse(403, "AccessDenied"));
-    let refused = s3.check("first").await.unwrap_err().to_string();
+    let refused = s3.check("first", Wanted::default()).await.unwrap_err().to_string();
     assert!(refused.contains("ListMultipartUploads") && refused.contains("permission"), "{refused}");
     store.harm("PutObject", 1, Harm::Refuse(404, "NoSuchBucket"));
-    let refused = s3.check("first").await.unwrap_err().to_string();
+    let refused = s3.check("first", Wanted::default()).await.unwrap_err().to_string();
     assert!(refused.contains("NoSuchBucket"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_clients_rely_on_is_checked_before_they_do() {
+    let both = Wanted { create_only: true, versions: true };
+    let store = Store::with_versions();
+    of(&store, "a").check("first", both).await.unwrap();
+    assert_eq!(store.versions("").len(), 1, "the probe is gone with all its versions");
+    store.behave(Ways { conditions: false, ..Ways::default() });
+    let refused = of(&store, "b").check("first", both).await.unwrap_err().to_string();
+    assert!(refused.contains("If-None-Match") && refused.contains("`direct`"), "{refused}");
+    store.behave(Ways::default());
+    let refused = of(&store, "c").check("first", both).await.unwrap_err().to_string();
+    assert!(refused.contains("versioning") && refused.contains("`direct`"), "{refused}");
+    of(&store, "d").check("first", Wanted { versions: false, ..both }).await.unwrap();
 }
 
 /// A service that hands out credentials, as a container's and an instance's do.
@@ -558,7 +573,7 @@ mod issuing {
         }
         assert_eq!(asked.load(Ordering::SeqCst), 2, "they are kept until shortly before they expire");
         for environment in [&[none][..], &[none, ("HOME", home)], &[none, ("AWS_ACCESS_KEY_ID", ACCESS_KEY)]] {
-            let refused = with(&store, environment).check("x").await.unwrap_err().to_string();
+            let refused = with(&store, environment).check("x", Wanted::default()).await.unwrap_err().to_string();
             assert!(refused.contains("AWS_ACCESS_KEY_ID") && refused.contains("no credentials"), "{refused}");
             assert!(!refused.contains(SECRET_KEY));
         }

@@ -94,7 +94,12 @@ impl Element {
 
     /// A key, which is sent encoded so that it may hold anything.
     pub(super) fn key(&self) -> Option<String> {
-        let text = self.get("Key")?;
+        self.key_at("Key")
+    }
+
+    /// The same under another name.
+    pub(super) fn key_at(&self, name: &str) -> Option<String> {
+        let text = self.get(name)?;
         Some(percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned())
     }
 

@@ -8,10 +8,11 @@ use bytes::{Bytes, BytesMut};
 use crc_fast::CrcAlgorithm;
 use tokio::task::JoinHandle;
 
+use super::S3;
 use super::call::Fault;
+use super::content::{Content, Held, crc32c, followed};
 use super::layout::{HELD_BYTES, Layout, Recorded, SEALING_PART, Tail, WHOLE};
 use super::wire::Sent;
-use super::{Content, Held, S3};
 use crate::blob::{BlobError, Extent, SegmentWriter};
 use crate::faults;
 use crate::limits;
@@ -229,7 +230,7 @@ impl SegmentWriter for Writer {
                 let bytes = chunk.split_to(chunk.len().min(most));
                 self.block.extend_from_slice(&bytes);
                 let length = u64::try_from(bytes.len()).unwrap_or(0);
-                self.crc32c = super::followed(self.crc32c, super::crc32c(&bytes), length);
+                self.crc32c = followed(self.crc32c, crc32c(&bytes), length);
                 self.held.add(length);
                 self.written += length;
                 if self.block.len() == limits::WRITE_BYTES {

@@ -319,8 +319,8 @@ pub(super) fn registered(file: &FileRecord) -> Value {
     let digests = file.digests;
     let mut receipt = json!({
         "size": file.size,
-        "crc32c": format!("{:08x}", digests.crc32c),
-        "crc64nvme": format!("{:016x}", digests.crc64nvme),
+        "crc32c": digests.crc32c.map(|crc| format!("{crc:08x}")),
+        "crc64nvme": digests.crc64nvme.map(|crc| format!("{crc:016x}")),
         "md5": digests.md5.map(hex::encode),
         "committed_at": time(file.committed),
     });

@@ -211,8 +211,8 @@ async fn take(
             "file" if taken.file.is_some() => return Err(Fault::field("file", "is one part")),
             "file" => {
                 let declaration = Declaration { store: Some(store.id), ..declaration(&part)? };
-                let ask = receive::Direct { wire: WIRE, max_bytes: DIRECT_MAX_BYTES, declaration };
-                taken.file = Some(receive::direct(&doors.engine, grant, ask, pin!(part.bytes())).await?);
+                let ask = receive::Enclosed { wire: WIRE, max_bytes: DIRECT_MAX_BYTES, declaration };
+                taken.file = Some(receive::enclosed(&doors.engine, grant, ask, pin!(part.bytes())).await?);
             }
             "relative_path" => taken.path = checked_path(Some(&part.text().await?))?,
             _ => drop(part.text().await?),

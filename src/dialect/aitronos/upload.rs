@@ -105,8 +105,8 @@ async fn take_file(doors: &Doors, grant: &Grant, part: Part) -> Result<Result<Fi
             return Ok(Err(fault));
         }
     };
-    let ask = receive::Direct { wire: WIRE, max_bytes: DIRECT_MAX_BYTES, declaration };
-    match receive::direct(&doors.engine, grant, ask, pin!(part.bytes())).await {
+    let ask = receive::Enclosed { wire: WIRE, max_bytes: DIRECT_MAX_BYTES, declaration };
+    match receive::enclosed(&doors.engine, grant, ask, pin!(part.bytes())).await {
         Ok(file) => Ok(Ok(file)),
         Err(refused @ Refusal::Quota { .. }) => Ok(Err(refused.into())),
         Err(refused) => Err(refused.into()),

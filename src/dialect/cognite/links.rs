@@ -74,7 +74,7 @@ fn existing(body: &Map<String, Value>) -> Result<Of, Fault> {
 }
 
 async fn open_single(doors: &Doors, grant: &Grant, of: Of) -> Result<(Entry, Session), Fault> {
-    open_entry(doors, grant, of, None, limits::FILE_MAX_BYTES).await
+    open_entry(doors, grant, of, None, false).await
 }
 
 async fn open_entry(
@@ -82,9 +82,11 @@ async fn open_entry(
     grant: &Grant,
     of: Of,
     parts: Option<Parts>,
-    max_bytes: u64,
+    direct: bool,
 ) -> Result<(Entry, Session), Fault> {
-    let ask = Ask { wire: WIRE, max_bytes, parts, of: of.clone() };
+    let in_parts = |parts: Parts| PART_MAX_BYTES.saturating_mul(parts.count.into());
+    let max_bytes = parts.map_or(limits::FILE_MAX_BYTES, in_parts);
+    let ask = Ask { wire: WIRE, max_bytes, parts, direct, of: of.clone() };
     entry_of(entry::open(&doors.engine, grant, ask).await?, &of)
 }
 
@@ -140,15 +142,19 @@ async fn open_parts(
     of: Of,
     parts: Parts,
 ) -> Result<Map<String, Value>, Fault> {
-    let most = PART_MAX_BYTES.saturating_mul(parts.count.into());
-    let (entry, session) = open_entry(doors, grant, of, Some(parts), most).await?;
-    let base = call.origin(doors);
-    let urls: Vec<String> =
-        (1..=parts.count).map(|number| open::part_url(&doors.engine, &session, &base, number)).collect();
+    let (entry, session) = open_entry(doors, grant, of, Some(parts), !sends_its_token(call)).await?;
+    let urls = open::all_part_urls(&doors.engine, &session, &call.origin(doors)).await?;
     let mut shown = wire::file(&entry)?;
     shown.insert("uploadId".to_owned(), upload_id(session.id).into());
     shown.insert("uploadUrls".to_owned(), urls.into());
     Ok(shown)
+}
+
+/// Does the client send its bearer token to whatever host an upload URL names? A store refuses that, and has no business
+/// with it.
+fn sends_its_token(call: &Call) -> bool {
+    let client = call.headers.get("x-cdp-sdk").and_then(|value| value.to_str().ok());
+    client.is_some_and(|client| client.starts_with("CognitePythonSDK:") && !client.starts_with("CognitePythonSDK:7."))
 }
 
 /// A session as clients name it: opaque, and in one spelling.

@@ -44,7 +44,7 @@ pub(super) async fn create(doors: Arc<Doors>, mut call: Call) -> Reply {
     inherit(&doors.engine, &grant, &mut ask).await?;
     let session = open::upload(&doors.engine, &grant, Upload { once, ..ask.upload }).await?;
     let mut shown = new_upload(&session);
-    locate(&doors.engine, &session, &call.origin(&doors), &mut shown);
+    locate(&doors.engine, &session, &call.origin(&doors), &mut shown).await?;
     let mut response = answer(StatusCode::CREATED, &shown)?;
     let at = format!("{}{}/uploads/{}", call.origin(&doors), super::BASE, session.id);
     if let Ok(at) = HeaderValue::try_from(at) {
@@ -193,22 +193,23 @@ async fn inherit(engine: &Engine, grant: &Grant, ask: &mut Asked) -> Result<(), 
 }
 
 /// Where the bytes go, and how.
-fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Map<String, Value>) {
-    match (session.strategy, session.parts) {
-        (Strategy::Multipart, parts) => {
-            let count = parts.map_or(0, |parts| parts.count);
-            let urls = (1..=count).map(|number| open::part_url(engine, session, base, number)).collect::<Vec<_>>();
-            into.insert("part_urls".into(), urls.into());
+async fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Map<String, Value>) -> Result<(), Refusal> {
+    match session.strategy {
+        Strategy::Multipart => {
+            into.insert("part_urls".into(), open::all_part_urls(engine, session, base).await?.into());
         }
-        (Strategy::Single, _) => {
-            into.insert("url".into(), open::location(engine, session, base).into());
-            into.insert("required_headers".into(), json!({}));
+        Strategy::Single => {
+            let (url, headers) = open::put_location(engine, session, base).await?;
+            into.insert("url".into(), url.into());
+            let headers = headers.into_iter().map(|(name, value)| (name, Value::from(value)));
+            into.insert("required_headers".into(), Value::Object(headers.collect()));
         }
-        (Strategy::Resumable, _) => {
+        Strategy::Resumable => {
             into.insert("url".into(), open::location(engine, session, base).into());
             into.insert("chunk_size".into(), limits::CHUNK_BYTES.into());
         }
     }
+    Ok(())
 }
 
 /// An upload as it begins: what the call that opened it answers, and every repetition of it.
@@ -293,7 +294,10 @@ pub(super) async fn one(doors: Arc<Doors>, call: Call) -> Reply {
     let found = track::find(&doors.engine, &tenant, id(&call)?).await?;
     let mut shown = tracked(&found);
     if found.state == SessionState::Open && found.upload.session.parts.is_some() {
-        let missing = parts::missing(&doors.engine, &found.upload.session).await?;
+        let (missing, received) = parts::missing(&doors.engine, &found.upload.session).await?;
+        if let Some(received) = received {
+            shown.insert("received".into(), received.into());
+        }
         shown.insert("missing_parts".into(), json!(missing.first));
         shown.insert("missing_count".into(), missing.count.into());
     }
@@ -322,12 +326,12 @@ pub(super) async fn urls(doors: Arc<Doors>, mut call: Call) -> Reply {
         match session.parts {
             Some(parts) => {
                 let wanted = asked_parts(&fields, parts)?;
-                let urls = wanted.iter().map(|number| open::part_url(&doors.engine, session, &base, *number));
-                shown.insert("part_urls".into(), urls.collect::<Vec<_>>().into());
+                let urls = open::part_urls(&doors.engine, session, &base, &wanted).await?;
+                shown.insert("part_urls".into(), urls.into());
                 shown.insert("parts".into(), wanted.into());
             }
             None if fields.has("parts") => return Err(fields.wrong("parts", "is for multipart uploads only")),
-            None => locate(&doors.engine, session, &base, &mut shown),
+            None => locate(&doors.engine, session, &base, &mut shown).await?,
         }
         Ok(shown.into())
     })

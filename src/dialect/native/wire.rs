@@ -176,8 +176,8 @@ pub(super) fn hit(hit: &Hit) -> Value {
 /// The digests that are known of some bytes.
 pub(super) fn digests(digests: &Digests) -> Value {
     declared(&Declared {
-        crc32c: Some(digests.crc32c),
-        crc64nvme: Some(digests.crc64nvme),
+        crc32c: digests.crc32c,
+        crc64nvme: digests.crc64nvme,
         md5: digests.md5,
         sha256: digests.sha256,
     })

@@ -37,6 +37,7 @@ fn session_of(now: Timestamp, bytes: u64) -> Session {
         declaration: None,
         needs_file: false,
         parts: None,
+        direct: None,
     }
 }
 

@@ -405,6 +405,10 @@ impl MetaStore for SqlMeta {
         self.write(self.near_session(id), move |c| resume::end_session(c, id, state, now)).await
     }
 
+    async fn begun(&self, id: SessionId, upload: String, now: Timestamp) -> Result<Option<String>> {
+        self.write(self.near_session(id), move |c| resume::begun(c, id, &upload, now)).await
+    }
+
     async fn versions_of(&self, tenant: &TenantId, file: FileId) -> Result<Vec<Version>> {
         let tenant = tenant.clone();
         self.read(move |c| uploads::versions_of(c, &tenant, file)).await

@@ -3,8 +3,8 @@
 use super::rows::{all, crcs, one, run, size, sql, word};
 use super::{quota, resume, rows, uploads};
 use crate::clock::Timestamp;
-use crate::meta::{CommitParts, Committed, NewPart, NewVersion, PartRecorded, PartsCommitted};
-use crate::model::file::{Declared, Piece, Receipt};
+use crate::meta::{CommitParts, Committed, NewPart, NewVersion, Over, PartRecorded, PartsCommitted};
+use crate::model::file::{Declared, Digests, Piece, Receipt};
 use crate::model::ids::SessionId;
 use crate::model::session::{Joined, Part, Session, SessionState};
 use crate::sql::{Connection, Row, params};
@@ -72,7 +72,7 @@ pub(super) fn record(c: &Connection, new: &NewPart) -> R<PartRecorded> {
             piece.segment.to_string(),
             sql(piece.length),
             piece.digests.crc32c,
-            piece.digests.crc64nvme.cast_signed(),
+            piece.digests.crc64nvme.map(u64::cast_signed),
             piece.backend
         ],
     )?;
@@ -121,10 +121,10 @@ pub(super) fn commit(c: &Connection, ask: &CommitParts) -> R<PartsCommitted> {
         version: ask.version,
         pieces: parts.into_iter().map(|part| part.piece).collect(),
         size: joined.size,
-        digests: joined.crcs.into(),
+        digests: joined.crcs.map_or_else(Digests::default, Digests::from),
         now: ask.now,
         keep_replaced: ask.keep_replaced,
-        only_new: false,
+        over: Over::Anything,
     };
     match uploads::make_version(c, &session, &new, present)? {
         Committed::New(version) => Ok(PartsCommitted::New(Receipt {
@@ -143,16 +143,23 @@ pub(super) fn commit(c: &Connection, ask: &CommitParts) -> R<PartsCommitted> {
 fn differs(session: &Session, ask: &CommitParts, joined: &Joined) -> Option<PartsCommitted> {
     let at_open = session.declaration.as_ref().map_or(Declared::default(), |d| d.digests);
     let size = [session.size, ask.size].into_iter().flatten().find(|size| *size != joined.size);
-    let crc32c = [at_open.crc32c, ask.digests.crc32c].into_iter().flatten().find(|crc| *crc != joined.crcs.crc32c);
+    let told = joined.crcs.map_or_else(Digests::default, Digests::from);
+    let crc32c = [at_open.crc32c, ask.digests.crc32c].into_iter().flatten().find(|crc| Some(*crc) != told.crc32c);
     let crc64nvme =
-        [at_open.crc64nvme, ask.digests.crc64nvme].into_iter().flatten().find(|crc| *crc != joined.crcs.crc64nvme);
+        [at_open.crc64nvme, ask.digests.crc64nvme].into_iter().flatten().find(|crc| Some(*crc) != told.crc64nvme);
     let (what, declared, found) = match (size, crc32c, crc64nvme) {
         (Some(size), _, _) => ("size", size.to_string(), joined.size.to_string()),
-        (None, Some(crc), _) => ("crc32c", format!("{crc:08x}"), format!("{:08x}", joined.crcs.crc32c)),
-        (None, None, Some(crc)) => ("crc64nvme", format!("{crc:016x}"), format!("{:016x}", joined.crcs.crc64nvme)),
+        (None, Some(crc), _) => ("crc32c", format!("{crc:08x}"), shown(told.crc32c.map(|crc| format!("{crc:08x}")))),
+        (None, None, Some(crc)) => {
+            ("crc64nvme", format!("{crc:016x}"), shown(told.crc64nvme.map(|crc| format!("{crc:016x}"))))
+        }
         (None, None, None) => return None,
     };
     Some(PartsCommitted::Differs { what, declared, found })
+}
+
+fn shown(digest: Option<String>) -> String {
+    digest.unwrap_or_else(|| "unknown".into())
 }
 
 /// The session's parts are pieces of a version now, or due for deletion: they are nobody's own any more.

@@ -6,8 +6,8 @@ use super::{parts, quota, rows};
 use crate::clock::Timestamp;
 use crate::meta::{Advance, Advanced, Upload, UploadFilter};
 use crate::model::file::Crcs;
-use crate::model::ids::{SessionId, TenantId};
-use crate::model::session::{Progress, Session, SessionState, Strategy};
+use crate::model::ids::{SegmentId, SessionId, TenantId};
+use crate::model::session::{Direct, Progress, Session, SessionState, Strategy};
 use crate::sql::{Connection, Flavour, Row, params};
 
 type R<T> = crate::sql::Result<T>;
@@ -28,7 +28,7 @@ fn with_progress(c: &Connection, session: Session) -> R<Upload> {
 }
 
 fn progress(c: &Connection, id: SessionId) -> R<Progress> {
-    let crcs_at = |row: &Row<'_>, index| crcs(row, index).map(|digests| digests.crcs());
+    let crcs_at = |row: &Row<'_>, index| crcs(row, index).map(|digests| digests.crcs().unwrap_or_default());
     let found = one(
         c,
         "SELECT received, crc32c, crc64nvme, told, told_crc32c, told_crc64nvme, md5_state, sha256_state
@@ -173,7 +173,7 @@ pub(super) fn advance(c: &Connection, advance: &Advance) -> R<Advanced> {
                 piece.segment.to_string(),
                 sql(piece.length),
                 piece.digests.crc32c,
-                piece.digests.crc64nvme.cast_signed(),
+                piece.digests.crc64nvme.map(u64::cast_signed),
                 piece.backend
             ],
         )?;
@@ -202,6 +202,32 @@ pub(super) fn bury(c: &Connection, id: SessionId, due: Timestamp) -> R<()> {
     parts::bury(c, id, due)
 }
 
+/// The same of what the client of a session that never was committed may have sent to the store itself. Its location may
+/// still work: what comes later is found by looking through the store.
+pub(super) fn bury_direct(c: &Connection, session: &Session, due: Timestamp) -> R<()> {
+    if session.direct.is_none() {
+        return Ok(());
+    }
+    let segment = SegmentId::direct(session.id).to_string();
+    run(
+        c,
+        "INSERT INTO tombstones (segment, backend, due) VALUES (?1, '', ?2) ON CONFLICT DO NOTHING",
+        params![segment, due.0],
+    )?;
+    run(c, "UPDATE sessions SET direct = NULL WHERE id = ?1", [session.id.0.as_bytes()]).map(drop)
+}
+
+/// The store's name for a session's upload in parts: the first that is told is kept.
+pub(super) fn begun(c: &Connection, id: SessionId, upload: &str, now: Timestamp) -> R<Option<String>> {
+    let Some(Session { direct: Some(direct), .. }) = open_session(c, id, now)? else { return Ok(None) };
+    if direct.upload.is_some() {
+        return Ok(direct.upload);
+    }
+    let direct = uploads::stored(&Direct { upload: Some(upload.to_owned()), ..direct })?;
+    run(c, "UPDATE sessions SET direct = ?2 WHERE id = ?1", params![id.0.as_bytes(), direct])?;
+    Ok(Some(upload.to_owned()))
+}
+
 pub(super) fn end_session(
     c: &Connection,
     id: SessionId,
@@ -219,5 +245,6 @@ pub(super) fn end_session(
     )?;
     quota::session_ended(c, &session)?;
     bury(c, id, now)?;
+    bury_direct(c, &session, now)?;
     Ok(Some(state))
 }

@@ -74,8 +74,8 @@ pub(super) fn digests(row: &Row<'_>, index: usize) -> R<Digests> {
 /// The two CRCs from the columns beginning at `index`.
 pub(super) fn crcs(row: &Row<'_>, index: usize) -> R<Digests> {
     Ok(Digests {
-        crc32c: row.get::<i64>(index).map(|n| u32::try_from(n).unwrap_or(0))?,
-        crc64nvme: row.get::<i64>(index + 1)?.cast_unsigned(),
+        crc32c: row.get(index)?,
+        crc64nvme: row.get::<Option<i64>>(index + 1)?.map(i64::cast_unsigned),
         ..Digests::default()
     })
 }

@@ -75,14 +75,26 @@ pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swep
     for session in &abandoned {
         resume::bury(c, *session, now)?;
     }
+    let unsent = all(
+        c,
+        &format!(
+            "{SESSION} WHERE state NOT IN ('open', 'committed') AND expires <= ?1 AND direct IS NOT NULL LIMIT ?2"
+        ),
+        params![now.0, limit],
+        uploads::read_session,
+    )?;
+    for session in &unsent {
+        resume::bury_direct(c, session, now)?;
+    }
     swept.sessions = rows(run(
         c,
         "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions s WHERE state <> 'open' AND expires <= ?1
          AND NOT EXISTS (SELECT 1 FROM session_progress p WHERE p.session = s.id)
-         AND NOT EXISTS (SELECT 1 FROM session_parts p WHERE p.session = s.id) LIMIT ?2)",
+         AND NOT EXISTS (SELECT 1 FROM session_parts p WHERE p.session = s.id)
+         AND (s.direct IS NULL OR s.state = 'committed') LIMIT ?2)",
         params![now.minus(limits::ORPHAN_GRACE).0, limit],
     )?);
-    swept.rows = rows(abandoned.len())
+    swept.rows = rows(abandoned.len() + unsent.len())
         + rows(run(
             c,
             "DELETE FROM pushes WHERE row IN (SELECT row FROM pushes WHERE finished <= ?1 LIMIT ?2)",
@@ -165,8 +177,9 @@ pub(super) fn known_segments(c: &Connection, segments: &[SegmentId]) -> R<Vec<bo
                 c,
                 "SELECT EXISTS (SELECT 1 FROM pieces WHERE segment = ?1) OR EXISTS (SELECT 1 FROM tombstones WHERE segment = ?1)
                  OR EXISTS (SELECT 1 FROM session_pieces WHERE segment = ?1)
-                 OR EXISTS (SELECT 1 FROM session_parts WHERE segment = ?1)",
-                [segment.to_string()],
+                 OR EXISTS (SELECT 1 FROM session_parts WHERE segment = ?1)
+                 OR EXISTS (SELECT 1 FROM sessions WHERE id = ?2 AND direct IS NOT NULL)",
+                params![segment.to_string(), segment.session.0.as_bytes()],
                 |row| row.get(0),
             )?;
             Ok(known == Some(true))

@@ -8,11 +8,11 @@ use super::rows::{
 };
 use super::{calls, entries, files, parts, quota, resume, rows, stores};
 use crate::clock::Timestamp;
-use crate::meta::{Committed, FileInfo, LinkFile, Marked, NewVersion, Once, Opening, OverQuota};
+use crate::meta::{Committed, FileInfo, LinkFile, Marked, NewVersion, Once, Opening, Over, OverQuota};
 use crate::model::change::Ordering;
 use crate::model::file::{Receipt, Version};
 use crate::model::ids::{FileId, KeyId, RequestId, SessionId, StoreFileId, StreamId, TenantId, VersionId};
-use crate::model::session::{Declaration, Parts, Session, SessionState, Strategy};
+use crate::model::session::{Declaration, Direct, Parts, Session, SessionState, Strategy};
 use crate::sql::{Connection, Row, SqlError, params};
 
 type R<T> = crate::sql::Result<T>;
@@ -54,8 +54,8 @@ fn open_session(c: &Connection, s: &Session) -> R<()> {
     run(
         c,
         "INSERT INTO sessions (id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires,
-         reserved, registers, key, name, declaration, needs_file, parts, part_min, part_max)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+         reserved, registers, key, name, declaration, needs_file, parts, part_min, part_max, direct)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
         params![
             s.id.0.as_bytes(),
             s.tenant.0,
@@ -77,7 +77,8 @@ fn open_session(c: &Connection, s: &Session) -> R<()> {
             s.needs_file,
             s.parts.map(|parts| parts.count),
             s.parts.map(|parts| sql(parts.smallest)),
-            s.parts.map(|parts| sql(parts.largest))
+            s.parts.map(|parts| sql(parts.largest)),
+            s.direct.as_ref().map(stored).transpose()?
         ],
     )?;
     quota::session_opened(c, &s.tenant, s.reserved)
@@ -85,7 +86,12 @@ fn open_session(c: &Connection, s: &Session) -> R<()> {
 
 pub(super) const SESSION: &str =
     "SELECT id, tenant, file, wire, strategy, state, epoch, size, max_bytes, versions_allowed, created, expires,
-     reserved, registers, key, name, declaration, needs_file, parts, part_min, part_max FROM sessions";
+     reserved, registers, key, name, declaration, needs_file, parts, part_min, part_max, direct FROM sessions";
+
+/// What is stored of a session's way to the store itself.
+pub(super) fn stored(direct: &Direct) -> R<String> {
+    serde_json::to_string(direct).map_err(|error| SqlError::Failed(error.to_string()))
+}
 
 pub(super) fn read_session(row: &Row<'_>) -> R<Session> {
     let name: Option<String> = row.get(15)?;
@@ -119,6 +125,10 @@ pub(super) fn read_session(row: &Row<'_>) -> R<Session> {
             None => None,
             Some(count) => Some(Parts { count, smallest: size(row, 19)?, largest: size(row, 20)? }),
         },
+        direct: match row.get::<Option<String>>(21)? {
+            None => None,
+            Some(text) => Some(serde_json::from_str(&text).map_err(|e| unreadable(21, e.to_string()))?),
+        },
     })
 }
 
@@ -140,13 +150,21 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
         return Ok(Committed::Closed);
     }
     let present = file(c, &session.tenant, session.file)?;
-    if new.only_new && present.is_some() {
-        return Ok(Committed::Exists);
+    let current = present.as_ref().and_then(|file| file.version.as_ref());
+    match new.over {
+        Over::Anything => {}
+        Over::Nothing if present.is_some() => return Ok(Committed::Exists),
+        Over::Nothing => {}
+        Over::This(_) if current.is_some_and(|version| version.pieces == new.pieces) => {}
+        Over::This(seen) if current.map(|version| version.id) != seen => return Ok(Committed::Exists),
+        Over::This(_) => {}
     }
     if let Some(present) = &present
         && session.state == SessionState::Committed
     {
-        let same = present.size == new.size && present.digests.crcs() == new.digests.crcs();
+        // What was committed by the same name is the same, whatever is known of it.
+        let same = present.size == new.size && present.digests.same_bytes(&new.digests)
+            || present.version.as_ref().is_some_and(|version| version.pieces == new.pieces);
         match (&present.version, present.used.is_some(), same) {
             (_, true, true) => {
                 return Ok(Committed::SameAsUsed { size: present.size, digests: present.digests });
@@ -161,8 +179,8 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
     if present.is_none() && (session.needs_file || session.state == SessionState::Committed) {
         return Ok(Committed::Closed);
     }
-    // Parts are committed by their rows.
-    if session.strategy == Strategy::Multipart {
+    // Parts are committed by their rows, unless the store has joined them.
+    if session.strategy == Strategy::Multipart && session.direct.is_none() {
         return Ok(Committed::Closed);
     }
     if session.strategy == Strategy::Resumable
@@ -273,7 +291,7 @@ fn put_file(c: &Connection, session: &Session, version: &Version) -> R<()> {
             version.id.0.as_bytes(),
             sql(version.size),
             version.digests.crc32c,
-            version.digests.crc64nvme.cast_signed(),
+            version.digests.crc64nvme.map(u64::cast_signed),
             version.committed.0,
             session.expires.0,
             session.key.map(|key| key.0.into_bytes()),
@@ -299,7 +317,7 @@ fn put_receipt(c: &Connection, session: SessionId, version: &Version) -> R<()> {
             version.id.0.as_bytes(),
             sql(version.size),
             d.crc32c,
-            d.crc64nvme.cast_signed(),
+            d.crc64nvme.map(u64::cast_signed),
             d.md5,
             d.sha256,
             version.committed.0
@@ -356,7 +374,7 @@ fn insert_version(c: &Connection, version: &Version) -> R<()> {
             version.file.0.as_bytes(),
             sql(version.size),
             d.crc32c,
-            d.crc64nvme.cast_signed(),
+            d.crc64nvme.map(u64::cast_signed),
             d.md5,
             d.sha256,
             version.committed.0
@@ -373,7 +391,7 @@ fn insert_version(c: &Connection, version: &Version) -> R<()> {
                 piece.segment.to_string(),
                 sql(piece.length),
                 piece.digests.crc32c,
-                piece.digests.crc64nvme.cast_signed(),
+                piece.digests.crc64nvme.map(u64::cast_signed),
                 piece.backend
             ],
         )?;

@@ -459,7 +459,7 @@ async fn late_writer(place: Place) {
             Arc::clone(&place.engine.search),
             place.engine.clock.clone(),
             place.engine.tickets.clone(),
-            place.engine.policy,
+            place.engine.policy.clone(),
         ),
         memory: place.memory.clone(),
         faults: place.faults.clone(),

@@ -1,6 +1,7 @@
 //! File containers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -22,14 +23,19 @@ pub(super) async fn create(doors: Arc<Doors>, mut call: Call) -> Reply {
     // Only the style of the vendor's link: checked and ignored.
     Query::parse(&call.query).flag("useVirtualHostedStyleUrl")?;
     super::no_body(&doors, &mut call).await?;
-    let (_, container) = open_container(&doors, &call, &grant).await?;
+    let (_, container) = open_container(&doors, &call, &grant, limits::CONTAINER_LIFE).await?;
     let reply = answer(StatusCode::CREATED, &container);
     faults::point("single.ticket_sent");
     reply
 }
 
-/// A new container with its upload URL.
-pub(super) async fn open_container(doors: &Doors, call: &Call, grant: &Grant) -> Result<(FileId, Container), Refusal> {
+/// A new container with its upload URL. What is put there must be used within `held`.
+pub(super) async fn open_container(
+    doors: &Doors,
+    call: &Call,
+    grant: &Grant,
+    held: Duration,
+) -> Result<(FileId, Container), Refusal> {
     let opened = open::single(
         &doors.engine,
         grant,
@@ -39,6 +45,7 @@ pub(super) async fn open_container(doors: &Doors, call: &Call, grant: &Grant) ->
             headers: &RequiredHeaders::PAIR,
             max_bytes: doors.engine.policy.container_max,
             life: limits::CONTAINER_LIFE,
+            held,
             file: None,
         },
     )

@@ -11,6 +11,7 @@ use crate::dialect::coveo::query::{self, Query};
 use crate::dialect::coveo::replies::StreamOpened;
 use crate::http::call::Call;
 use crate::http::doors::Doors;
+use crate::limits;
 use crate::model::access::Right;
 use crate::model::refusal::Refusal;
 use crate::model::source::{PushKind, Source};
@@ -35,7 +36,7 @@ async fn enter_with_container(doors: &Doors, call: &Call) -> Result<(Grant, Sour
 pub(super) async fn open(doors: Arc<Doors>, mut call: Call) -> Reply {
     let (grant, source) = enter_with_container(&doors, &call).await?;
     super::no_body(&doors, &mut call).await?;
-    let (file, container) = open_container(&doors, &call, &grant).await?;
+    let (file, container) = open_container(&doors, &call, &grant, limits::STREAM_LIFE).await?;
     let stream_id = stream::open(&doors.engine, grant.tenant(), &source, file).await?;
     answer(StatusCode::CREATED, &StreamOpened { stream_id, container })
 }
@@ -45,7 +46,7 @@ pub(super) async fn chunk(doors: Arc<Doors>, mut call: Call) -> Reply {
     let stream_id = query::stream_id(call.parameter("stream"))?;
     super::no_body(&doors, &mut call).await?;
     stream::check_open(&doors.engine, grant.tenant(), &source, &stream_id.to_string()).await?;
-    let (file, container) = open_container(&doors, &call, &grant).await?;
+    let (file, container) = open_container(&doors, &call, &grant, limits::STREAM_LIFE).await?;
     stream::add_chunk(&doors.engine, grant.tenant(), &source, &stream_id.to_string(), file).await?;
     answer(StatusCode::OK, &container)
 }

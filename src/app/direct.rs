@@ -1,0 +1,92 @@
+//! Which APIs' clients send to the bucket themselves, as the configuration says it.
+
+use crate::blob::Wanted;
+use crate::config::{Config, ConfigError, Storage};
+use crate::dialect::{aitronos, cognite, coveo, native};
+use crate::engine::DirectWire;
+
+/// Says that this API shall do so although one of its clients can't.
+const INSISTING: char = '!';
+
+/// The wires whose clients send to the bucket themselves.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] for an API that can't, and where bytes are in no bucket.
+pub(super) fn wires(config: &Config) -> Result<Vec<DirectWire>, ConfigError> {
+    let wires = config.direct.iter().map(|name| wire(name)).collect::<Result<Vec<_>, _>>()?;
+    match (&config.storage, config.direct.first()) {
+        (Storage::Disk, Some(first)) => Err(invalid(
+            first,
+            "it needs a bucket (`storage = \"s3://…\"`): from a disk there is nothing that clients could send to \
+             themselves",
+        )),
+        _ => Ok(wires),
+    }
+}
+
+fn invalid(value: &str, remedy: &str) -> ConfigError {
+    ConfigError::Invalid { field: "direct", value: value.to_owned(), remedy: remedy.to_owned() }
+}
+
+fn wire(name: &str) -> Result<DirectWire, ConfigError> {
+    let wire = |wire: &str, create_only| Ok(DirectWire { wire: wire.to_owned(), create_only });
+    match (name.trim_end_matches(INSISTING), name.ends_with(INSISTING)) {
+        // Its clients send a fixed pair of headers, and no condition.
+        (coveo::api::WIRE, false) => wire(coveo::api::WIRE, false),
+        (native::WIRE, false) => wire(native::WIRE, true),
+        // Of parts alone, which the server joins under that condition.
+        (cognite::WIRE, true) => wire(cognite::WIRE, true),
+        (cognite::WIRE, false) => Err(invalid(
+            name,
+            "its Python client from version 8 on sends its bearer token to whatever URL it is given, and its extractors \
+             put this server's name into it: neither works with a bucket. Calls of that Python client are recognised and \
+             stay with this server; write `cognite!` if you have no extractors",
+        )),
+        (aitronos::WIRE, _) => Err(invalid(
+            name,
+            "its uploads go on where they were interrupted, for which a bucket has no URL: they pass through this server \
+             also where bytes are in a bucket. Leave it out",
+        )),
+        _ => Err(invalid(name, "the list holds `native` and `coveo`, and `cognite!` for those who insist")),
+    }
+}
+
+/// What the bucket must be able to do for them.
+pub(super) fn wanted(wires: &[DirectWire]) -> Wanted {
+    Wanted {
+        create_only: wires.iter().any(|wire| wire.create_only),
+        versions: wires.iter().any(|wire| !wire.create_only),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wires_of(direct: &str, storage: &str) -> Result<Vec<(String, bool)>, String> {
+        let mut config = Config::default();
+        config.set_text("storage", storage).expect("a storage");
+        config.set_text("direct", direct).expect("a list");
+        let wires = wires(&config).map_err(|error| error.to_string())?;
+        Ok(wires.into_iter().map(|wire| (wire.wire, wire.create_only)).collect())
+    }
+
+    #[test]
+    fn what_can_not_be_is_told_with_what_to_do() {
+        let bucket = "s3://bytes/x";
+        let both = vec![("native".to_owned(), true), ("coveo".to_owned(), false)];
+        assert_eq!(wires_of("native, coveo", bucket), Ok(both));
+        assert_eq!(wires_of("cognite!", bucket), Ok(vec![("cognite".to_owned(), true)]));
+        assert_eq!(wires_of("", "disk"), Ok(Vec::new()));
+        for (direct, storage, said) in [
+            ("native", "disk", "s3://"),
+            ("cognite", bucket, "cognite!"),
+            ("aitronos", bucket, "Leave it out"),
+            ("native!", bucket, "the list holds"),
+            ("everything", bucket, "the list holds"),
+        ] {
+            let sentence = wires_of(direct, storage).expect_err(direct);
+            assert!(sentence.contains(said) && sentence.contains("`direct`"), "{sentence}");
+        }
+    }
+}

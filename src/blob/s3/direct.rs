@@ -1,0 +1,201 @@
+//! Objects that clients send to the store themselves: signed for them, looked for, and pinned.
+//!
+//! They lie under one key of their session. Where the bucket keeps versions, each of them is a segment of its own, whose
+//! name follows from the version; else the key takes one object, which the signature sees to.
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::Method;
+use sha2::{Digest, Sha256};
+
+use super::call::{Ask, Body, Fault, Kind};
+use super::layout::Pin;
+use super::objects::Stat;
+use super::wire::{Sent, completion};
+use super::{S3, Wanted};
+use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, PutAsk, Ticket};
+use crate::model::ids::{SegmentId, SessionId};
+
+/// The condition under which a key takes one object only.
+const CREATE_ONLY: (&str, &str) = ("if-none-match", "*");
+/// The version of what was put while the bucket kept none: it is replaced by the next.
+const NO_VERSION: &str = "null";
+
+/// The name of one version, or of the only object there is.
+pub(super) fn segment(session: SessionId, version: Option<&str>) -> SegmentId {
+    let Some(version) = version else { return SegmentId::direct(session) };
+    let mut first = [0; 8];
+    first.copy_from_slice(&Sha256::digest(version)[..8]);
+    SegmentId { attempt: u64::from_be_bytes(first).max(1), ..SegmentId::direct(session) }
+}
+
+/// The one header in which the store can be told what it has to receive, and the MD5 beside it.
+fn checks(ask: &PutAsk<'_>, checksums: bool) -> Vec<(&'static str, String)> {
+    let declared = ask.declared;
+    let mut headers = Vec::new();
+    if checksums {
+        let sha256 = declared.sha256.map(|digest| ("x-amz-checksum-sha256", BASE64.encode(digest)));
+        let crc64 = declared.crc64nvme.map(|crc| ("x-amz-checksum-crc64nvme", BASE64.encode(crc.to_be_bytes())));
+        let crc32 = declared.crc32c.map(|crc| ("x-amz-checksum-crc32c", BASE64.encode(crc.to_be_bytes())));
+        headers.extend(sha256.or(crc64).or(crc32));
+    }
+    headers.extend(declared.md5.map(|md5| ("content-md5", BASE64.encode(md5))));
+    headers
+}
+
+impl S3 {
+    /// Where what clients send for a session lies.
+    pub(super) fn direct_key(&self, session: SessionId) -> String {
+        self.key(SegmentId::direct(session))
+    }
+
+    /// What a pin names, if it is there and still what it was.
+    pub(super) async fn pinned(&self, segment: SegmentId, pin: &Pin) -> Result<Option<Stat>, Fault> {
+        let found = self.head_version(&self.direct_key(segment.session), pin.version.as_deref()).await?;
+        Ok(found.filter(|found| pin.etag.is_none() || found.etag == pin.etag))
+    }
+
+    /// Does the bucket do what clients' own requests rely on?
+    pub(super) async fn check_direct(&self, key: &str, version: Option<&str>, wanted: Wanted) -> Result<(), Fault> {
+        let told = self.shared.caller.signer().await?.own(key, &[CREATE_ONLY]);
+        // The signature is over a header that does not come.
+        let status = self.shared.caller.status_of(&told, Bytes::from_static(b"!")).await?;
+        if (200..300).contains(&status) {
+            return Err(Fault::lasting(
+                "it takes a request without a header that was signed, so that clients can't send to it themselves: \
+                 leave `direct` out",
+            ));
+        }
+        if wanted.create_only {
+            let ask = Ask::new("PutObject", Method::PUT, key)
+                .header(CREATE_ONLY.0, CREATE_ONLY.1)
+                .body(Body::Text("again".into()));
+            match self.shared.caller.call(&ask).await {
+                Err(fault) if fault.kind == Kind::Changed => {}
+                Err(fault) => return Err(fault),
+                Ok(_) => {
+                    return Err(Fault::lasting(
+                        "it puts an object over another one also with `If-None-Match: *`, so that what was checked could \
+                         be replaced: leave the APIs that need it out of `direct`",
+                    ));
+                }
+            }
+        }
+        if wanted.versions && version.is_none_or(|version| version == NO_VERSION) {
+            return Err(Fault::lasting(
+                "it keeps no versions of objects, which an API in `direct` needs whose clients send always the same \
+                 headers: switch versioning on, or leave that API out of `direct`",
+            ));
+        }
+        Ok(())
+    }
+
+    fn arrived_as(&self, session: SessionId, found: Stat, create_only: bool) -> Result<Arrived, Fault> {
+        let version = found.version.filter(|version| version != NO_VERSION);
+        if version.is_none() && !create_only {
+            return Err(Fault::lasting(
+                "the bucket keeps no versions any more: what a client sent can't be told apart",
+            ));
+        }
+        let segment = segment(session, version.as_deref());
+        let etag = found.etag.clone().map(|etag| etag.trim_matches('"').to_owned());
+        let pin = Pin { version, etag: found.etag };
+        Ok(Arrived { segment, backend: pin.to_string(), length: found.size, digests: found.digests, etag })
+    }
+}
+
+#[async_trait]
+impl Direct for S3 {
+    async fn ticket(&self, ask: PutAsk<'_>) -> Result<Ticket, BlobError> {
+        let checks = checks(&ask, self.shared.checksums);
+        let mut headers: Vec<(&str, &str)> = ask.headers.to_vec();
+        headers.extend(ask.create_only.then_some(CREATE_ONLY));
+        headers.extend(checks.iter().map(|(name, value)| (*name, value.as_str())));
+        let signer = self.shared.caller.signer().await?;
+        let url = signer.public(&self.direct_key(ask.session), Vec::new(), &headers, ask.life_seconds);
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Ok(Ticket { url, headers: headers.iter().map(owned).collect() })
+    }
+
+    async fn begin_parts(&self, session: SessionId) -> Result<String, BlobError> {
+        // Without a word about checksums: each part may come as its client can send it.
+        Ok(self.begin_plain(SegmentId::direct(session)).await?)
+    }
+
+    async fn part_tickets(
+        &self,
+        session: SessionId,
+        upload: &str,
+        numbers: &[u32],
+        life_seconds: u32,
+    ) -> Result<Vec<String>, BlobError> {
+        let key = self.direct_key(session);
+        let signer = self.shared.caller.signer().await?;
+        let url = |number: &u32| {
+            let query = vec![("partNumber".into(), number.to_string()), ("uploadId".into(), upload.to_owned())];
+            signer.public(&key, query, &[], life_seconds)
+        };
+        Ok(numbers.iter().map(url).collect())
+    }
+
+    async fn arrived(&self, session: SessionId, create_only: bool) -> Result<Option<Arrived>, BlobError> {
+        let found = self.head_version(&self.direct_key(session), None).await?;
+        Ok(found.map(|found| self.arrived_as(session, found, create_only)).transpose()?)
+    }
+
+    async fn arrived_parts(&self, session: SessionId, upload: &str) -> Result<Option<Vec<ArrivedPart>>, BlobError> {
+        let parts = self.parts(SegmentId::direct(session), upload).await?;
+        let part =
+            |part: super::StoredPart| ArrivedPart { number: part.sent.number, length: part.size, etag: part.sent.etag };
+        Ok(parts.map(|parts| parts.into_iter().map(part).collect()))
+    }
+
+    async fn join(
+        &self,
+        session: SessionId,
+        upload: &str,
+        parts: &[ArrivedPart],
+    ) -> Result<Option<Arrived>, BlobError> {
+        let key = self.direct_key(session);
+        let sent = |part: &ArrivedPart| Sent { number: part.number, etag: part.etag.clone(), checksum: None };
+        let document = completion(&parts.iter().map(sent).collect::<Vec<_>>());
+        let ask = |only: bool| {
+            let ask = Ask::new("CompleteMultipartUpload", Method::POST, &key)
+                .query("uploadId", upload)
+                .body(Body::Text(document.clone()))
+                .answered_by("CompleteMultipartUploadResult");
+            if only { ask.header(CREATE_ONLY.0, CREATE_ONLY.1) } else { ask }
+        };
+        let mut joined = self.shared.caller.call(&ask(true)).await;
+        // Nobody else has a way to put anything there: a store that does not know the condition can do without.
+        if joined.as_ref().is_err_and(|fault| fault.kind == Kind::Lasting) {
+            joined = self.shared.caller.call(&ask(false)).await;
+        }
+        match joined {
+            Ok(_) => {}
+            // Done before, by a call whose answer was lost or by somebody else, if what is there is as long.
+            Err(fault) if matches!(fault.kind, Kind::Missing | Kind::Changed) => {}
+            Err(fault) => return Err(fault.into()),
+        }
+        let length: u64 = parts.iter().map(|part| part.length).sum();
+        let count = |etag: &str| etag.rsplit_once('-').and_then(|(_, count)| count.parse::<usize>().ok());
+        let found = self.arrived(session, true).await?;
+        let same = |found: &Arrived| {
+            let parts_told = found.etag.as_deref().and_then(count);
+            found.length == length && parts_told.is_none_or(|told| told == parts.len())
+        };
+        match found {
+            Some(found) if !same(&found) => {
+                Err(Fault::lasting(format!("{key} is not what its parts were: {} bytes of {length}", found.length))
+                    .into())
+            }
+            found => Ok(found),
+        }
+    }
+
+    async fn abandon(&self, session: SessionId, upload: &str) -> Result<(), BlobError> {
+        Ok(self.abort(&self.direct_key(session), upload).await?)
+    }
+}

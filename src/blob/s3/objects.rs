@@ -1,0 +1,305 @@
+//! Calls about single objects and uploads.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use http::Method;
+
+use super::call::{Ask, Body, Fault, Kind};
+use super::content::{Content, crc32c};
+use super::layout::Tail;
+use super::wire::{Sent, completion};
+use super::{OWNER, S3, SEALS};
+use crate::model::file::Digests;
+use crate::model::ids::SegmentId;
+use crate::outbound::Head;
+
+/// Requests that delete at once.
+const DELETES: usize = 8;
+const CHECKSUM: &str = "x-amz-checksum-crc32c";
+/// The header that names an object's version, and the parameter that asks for one.
+const VERSION: &str = "x-amz-version-id";
+pub(super) const VERSION_QUERY: &str = "versionId";
+
+/// Does the bucket keep versions? Not asked yet, no, yes.
+pub(super) const UNKNOWN: u8 = 0;
+const NONE: u8 = 1;
+const KEPT: u8 = 2;
+
+/// An object as the store tells about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Stat {
+    pub(super) size: u64,
+    pub(super) etag: Option<String>,
+    /// Where the bucket keeps versions, or did once: then it may be `null`.
+    pub(super) version: Option<String>,
+    /// Digests of the whole that the store keeps.
+    pub(super) digests: Digests,
+}
+
+impl Stat {
+    fn read(size: u64, head: &Head) -> Self {
+        // One of parts' digests says nothing about the whole.
+        let whole = head.header("x-amz-checksum-type").is_none_or(|kind| kind == "FULL_OBJECT");
+        let digest = |name: &str| head.header(name).filter(|_| whole).and_then(|text| BASE64.decode(text).ok());
+        let crc32c = digest(CHECKSUM).and_then(|bytes| bytes.try_into().ok());
+        let crc64nvme = digest("x-amz-checksum-crc64nvme").and_then(|bytes| bytes.try_into().ok());
+        Self {
+            size,
+            etag: head.header("etag").map(str::to_owned),
+            version: head.header(VERSION).map(str::to_owned),
+            digests: Digests {
+                crc32c: crc32c.map(u32::from_be_bytes),
+                crc64nvme: crc64nvme.map(u64::from_be_bytes),
+                md5: None,
+                sha256: digest("x-amz-checksum-sha256").and_then(|bytes| bytes.try_into().ok()),
+            },
+        }
+    }
+}
+
+impl S3 {
+    pub(super) fn checksum(&self, content: &Content) -> Option<String> {
+        self.shared.checksums.then(|| BASE64.encode(content.crc32c.to_be_bytes()))
+    }
+
+    /// Puts an object; its version, where the bucket keeps those.
+    pub(super) async fn put(&self, key: &str, content: &Arc<Content>) -> Result<Option<String>, Fault> {
+        let mut ask = Ask::new("PutObject", Method::PUT, key).body(self.body(content));
+        if let Some(checksum) = self.checksum(content) {
+            ask = ask.header(CHECKSUM, checksum);
+        }
+        let answer = self.shared.caller.call(&ask).await?;
+        let version = answer.head.header(VERSION).map(str::to_owned);
+        if version.is_some() {
+            self.shared.versions.store(KEPT, Ordering::Relaxed);
+        } else {
+            // What was kept before versions were switched off is still there.
+            let _ = self.shared.versions.compare_exchange(UNKNOWN, NONE, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        Ok(version)
+    }
+
+    /// Begins a multipart upload whose parts come with checksums.
+    pub(super) async fn begin(&self, segment: SegmentId) -> Result<String, Fault> {
+        self.begin_with(segment, self.shared.checksums).await
+    }
+
+    /// Begins one whose parts come as they like.
+    pub(super) async fn begin_plain(&self, segment: SegmentId) -> Result<String, Fault> {
+        self.begin_with(segment, false).await
+    }
+
+    async fn begin_with(&self, segment: SegmentId, checksums: bool) -> Result<String, Fault> {
+        let key = self.key(segment);
+        let mut ask = Ask::new("CreateMultipartUpload", Method::POST, &key)
+            .query("uploads", "")
+            .body(Body::Text(String::new()))
+            .answered_by("InitiateMultipartUploadResult");
+        if checksums {
+            ask = ask.header("x-amz-checksum-algorithm", "CRC32C");
+        }
+        let answer = self.shared.caller.call(&ask).await?;
+        match answer.document.get("UploadId") {
+            Some(id) if !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic()) => Ok(id.to_owned()),
+            _ => Err(Fault::lasting("the store gave an upload no id")),
+        }
+    }
+
+    pub(super) async fn send(
+        &self,
+        segment: SegmentId,
+        upload: &str,
+        number: u32,
+        content: &Arc<Content>,
+    ) -> Result<Sent, Fault> {
+        let key = self.key(segment);
+        let checksum = self.checksum(content);
+        let mut ask = Ask::new("UploadPart", Method::PUT, &key)
+            .query("partNumber", number.to_string())
+            .query("uploadId", upload)
+            .body(self.body(content));
+        if let Some(checksum) = &checksum {
+            ask = ask.header(CHECKSUM, checksum.clone());
+        }
+        let answer = self.shared.caller.call(&ask).await?;
+        match answer.head.header("etag") {
+            Some(etag) => Ok(Sent { number, etag: etag.to_owned(), checksum }),
+            None => Err(Fault::lasting("the store gave a part no ETag")),
+        }
+    }
+
+    /// Makes one object of the parts. An upload that is gone was completed before, if an object of at least this length is
+    /// there: by a call whose answer was lost, or by somebody else who sealed it.
+    pub(super) async fn complete(
+        &self,
+        segment: SegmentId,
+        upload: &str,
+        parts: &[Sent],
+        length: u64,
+    ) -> Result<(), Fault> {
+        let key = self.key(segment);
+        let ask = Ask::new("CompleteMultipartUpload", Method::POST, &key)
+            .query("uploadId", upload)
+            .body(Body::Text(completion(parts)))
+            .answered_by("CompleteMultipartUploadResult");
+        match self.shared.caller.call(&ask).await {
+            Ok(_) => Ok(()),
+            Err(fault) if fault.kind == Kind::Missing && self.has(segment, length).await? => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Is the finished segment there, with at least so many bytes?
+    pub(super) async fn has(&self, segment: SegmentId, length: u64) -> Result<bool, Fault> {
+        Ok(self.head(&self.key(segment)).await?.is_some_and(|found| found.size >= length))
+    }
+
+    /// An object, if it is there.
+    pub(super) async fn head(&self, key: &str) -> Result<Option<Stat>, Fault> {
+        self.ask_head(Ask::new("HeadObject", Method::HEAD, key)).await
+    }
+
+    /// A version of an object, or its current one, with what the store knows about its content.
+    pub(super) async fn head_version(&self, key: &str, version: Option<&str>) -> Result<Option<Stat>, Fault> {
+        let mut ask = Ask::new("HeadObject", Method::HEAD, key);
+        if let Some(version) = version {
+            ask = ask.query(VERSION_QUERY, version);
+        }
+        if self.shared.checksums {
+            ask = ask.header("x-amz-checksum-mode", "ENABLED");
+        }
+        self.ask_head(ask).await
+    }
+
+    async fn ask_head(&self, ask: Ask<'_>) -> Result<Option<Stat>, Fault> {
+        match self.shared.caller.call(&ask).await {
+            Ok(answer) => match answer.head.header("content-length").and_then(|length| length.parse().ok()) {
+                Some(size) => Ok(Some(Stat::read(size, &answer.head))),
+                None => Err(Fault::lasting("the store tells no length")),
+            },
+            Err(fault) if fault.kind == Kind::Missing => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Does the bucket keep versions of objects, or did it once? Then an object is gone when all of them are. The owner's
+    /// object tells, which is there since the first start.
+    pub(super) async fn keeps_versions(&self) -> Result<bool, Fault> {
+        let known = self.shared.versions.load(Ordering::Relaxed);
+        if known != UNKNOWN {
+            return Ok(known == KEPT);
+        }
+        let owner = self.head(&format!("{}{OWNER}", self.shared.prefix)).await?;
+        let kept = owner.is_some_and(|owner| owner.version.is_some());
+        self.shared.versions.store(if kept { KEPT } else { NONE }, Ordering::Relaxed);
+        Ok(kept)
+    }
+
+    /// A small object, whole.
+    pub(super) async fn get(&self, key: &str, length: usize) -> Result<(u32, Bytes), Fault> {
+        let ask = Ask::new("GetObject", Method::GET, key);
+        let mut cut = None;
+        // A body that breaks is asked for again.
+        for _ in 0..SEALS {
+            let (_, mut stream) = self.shared.caller.stream(&ask).await?;
+            let mut whole = BytesMut::with_capacity(length);
+            cut = loop {
+                match stream.next().await {
+                    Some(Ok(bytes)) if whole.len() + bytes.len() <= length => whole.extend_from_slice(&bytes),
+                    Some(Ok(_)) => break Some(Fault::lasting(format!("{key} is too long"))),
+                    Some(Err(error)) => break Some(error.into()),
+                    None if whole.len() < length => {
+                        break Some(Fault::lasting(format!("{key} is too short")));
+                    }
+                    None => return Ok((crc32c(&whole), whole.freeze())),
+                }
+            };
+        }
+        Err(cut.unwrap_or_else(|| Fault::lasting(format!("{key} can't be read"))))
+    }
+
+    pub(super) async fn tail(&self, segment: SegmentId, tail: Tail) -> Result<Bytes, Fault> {
+        let length = usize::try_from(tail.length).unwrap_or(usize::MAX);
+        let (crc32c, bytes) = self.get(&self.tail_key(segment, tail), length).await?;
+        if crc32c == tail.crc32c {
+            return Ok(bytes);
+        }
+        Err(Fault::lasting(format!("segment {segment}: what was written at {} is damaged", tail.offset)))
+    }
+
+    /// Removes an object, with all its versions.
+    pub(super) async fn remove(&self, key: &str) -> Result<(), Fault> {
+        if !self.keeps_versions().await? {
+            return gone(self.shared.caller.call(&Ask::new("DeleteObject", Method::DELETE, key)).await.map(drop));
+        }
+        for found in self.versions(key).await? {
+            if found.key == key {
+                self.remove_version(key, &found.version).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes one version of an object.
+    pub(super) async fn remove_version(&self, key: &str, version: &str) -> Result<(), Fault> {
+        let ask = Ask::new("DeleteObject", Method::DELETE, key).query(VERSION_QUERY, version);
+        gone(self.shared.caller.call(&ask).await.map(drop))
+    }
+
+    /// Removes everything that lies under a segment's name.
+    pub(super) async fn remove_of(&self, segment: SegmentId) -> Result<(), Fault> {
+        let key = self.key(segment);
+        let own = |key: &str| self.parse(key).is_some_and(|(of, _)| of == segment);
+        if self.keeps_versions().await? {
+            for found in self.versions(&key).await? {
+                if own(&found.key) {
+                    self.remove_version(&found.key, &found.version).await?;
+                }
+            }
+            return Ok(());
+        }
+        for object in self.objects(&key).await? {
+            if own(&object.key) {
+                self.remove(&object.key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn abort(&self, key: &str, upload: &str) -> Result<(), Fault> {
+        let ask = Ask::new("AbortMultipartUpload", Method::DELETE, key).query("uploadId", upload);
+        gone(self.shared.caller.call(&ask).await.map(drop))
+    }
+
+    /// Removes objects that are not needed; what remains is found by the listing.
+    pub(super) async fn remove_all(&self, keys: Vec<String>) {
+        let each = futures_util::stream::iter(keys).for_each_concurrent(DELETES, |key| async move {
+            if let Err(fault) = self.remove(&key).await {
+                tracing::warn!(%fault, "an object that is not needed could not be deleted");
+            }
+        });
+        each.await;
+    }
+
+    /// Removes tails whose bytes are elsewhere, while others go on.
+    pub(super) fn forget(&self, segment: SegmentId, tails: Vec<Tail>) {
+        if !tails.is_empty() {
+            let store = self.clone();
+            let keys = tails.into_iter().map(|tail| self.tail_key(segment, tail)).collect();
+            tokio::spawn(async move { store.remove_all(keys).await });
+        }
+    }
+}
+
+/// What is not there is deleted already.
+fn gone(outcome: Result<(), Fault>) -> Result<(), Fault> {
+    match outcome {
+        Err(fault) if fault.kind == Kind::Missing => Ok(()),
+        outcome => outcome,
+    }
+}
