@@ -22,9 +22,12 @@ mod bucket;
 mod client;
 mod disk;
 mod eyes;
+mod facts;
 mod faulty;
 mod parts;
 mod points;
+#[path = "../../src/postgres/testing.rs"]
+mod postgres;
 mod resumable;
 mod server;
 #[path = "../support/bucket.rs"]

@@ -140,12 +140,11 @@ impl S3 {
         })
     }
 
-    /// Writes an object, reads it, lists and deletes it: everything that a server will want to do. Then sees to it that
-    /// the place belongs to this installation, the first that comes.
+    /// Writes an object, reads it, lists and deletes it: everything that a server will want to do.
     ///
     /// # Errors
-    /// What does not work, or that the place is another installation's.
-    pub async fn check(&self, installation: &str) -> Result<(), Unusable> {
+    /// What does not work.
+    pub async fn check(&self) -> Result<(), Unusable> {
         let key = format!("{}{PROBE}{}", self.shared.prefix, random_uuid());
         let text = Bytes::from_static(b"Landfall was here and left.\n");
         let checked = async {
@@ -156,15 +155,25 @@ impl S3 {
             }
             self.objects(&key).await?;
             self.uploads(&key).await?;
-            self.remove(&key).await?;
-            self.claim(installation).await
+            self.remove(&key).await
         };
         checked.await.map_err(|fault| self.unusable(&fault))
     }
 
-    async fn claim(&self, installation: &str) -> Result<(), Fault> {
+    /// Does the place belong to this installation? One that is nobody's does from now on, if it may be taken.
+    ///
+    /// # Errors
+    /// That it is another installation's, or can't be asked.
+    pub async fn claim(&self, installation: &str, may_be_taken: bool) -> Result<bool, Unusable> {
+        self.claimed(installation, may_be_taken).await.map_err(|fault| self.unusable(&fault))
+    }
+
+    async fn claimed(&self, installation: &str, may_be_taken: bool) -> Result<bool, Fault> {
         let key = format!("{}{OWNER}", self.shared.prefix);
         if self.head(&key).await?.is_none() {
+            if !may_be_taken {
+                return Ok(false);
+            }
             self.put(&key, &Arc::new(Content::of(Bytes::copy_from_slice(installation.as_bytes())))).await?;
         }
         let other = || Fault {
@@ -172,7 +181,7 @@ impl S3 {
             what: format!("`{key}` says that it belongs to another installation: give each a prefix of its own"),
         };
         match self.get(&key, installation.len()).await {
-            Ok((_, owner)) if owner == installation.as_bytes() => Ok(()),
+            Ok((_, owner)) if owner == installation.as_bytes() => Ok(true),
             Err(fault) if fault.kind != Kind::Lasting => Err(fault),
             _ => Err(other()),
         }

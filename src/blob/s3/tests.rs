@@ -448,17 +448,22 @@ async fn many_writers_share_the_memory_there_is() {
 async fn a_bucket_is_checked_before_it_is_used_and_belongs_to_one() {
     let store = Store::start();
     let s3 = of(&store, "mine");
-    s3.check("first").await.unwrap();
-    s3.check("first").await.unwrap();
-    let refused = s3.check("other").await.unwrap_err().to_string();
+    s3.check().await.unwrap();
+    assert!(store.objects("").is_empty(), "nothing is left");
+    assert!(!s3.claim("first", false).await.unwrap(), "nobody's, and not to be taken");
+    assert!(store.objects("").is_empty());
+    for may_be_taken in [true, true, false] {
+        assert!(s3.claim("first", may_be_taken).await.unwrap());
+    }
+    let refused = s3.claim("other", true).await.unwrap_err().to_string();
     assert!(refused.contains("another installation"), "{refused}");
-    of(&store, "yours").check("other").await.unwrap();
-    assert_eq!(store.objects("").len(), 2, "nothing else is left");
+    assert!(of(&store, "yours").claim("other", true).await.unwrap());
+    assert_eq!(store.objects("").len(), 2);
     store.harm("ListMultipartUploads", 2, Harm::Refuse(403, "AccessDenied"));
-    let refused = s3.check("first").await.unwrap_err().to_string();
+    let refused = s3.check().await.unwrap_err().to_string();
     assert!(refused.contains("ListMultipartUploads") && refused.contains("permission"), "{refused}");
     store.harm("PutObject", 1, Harm::Refuse(404, "NoSuchBucket"));
-    let refused = s3.check("first").await.unwrap_err().to_string();
+    let refused = s3.check().await.unwrap_err().to_string();
     assert!(refused.contains("NoSuchBucket"), "{refused}");
 }
 
@@ -558,7 +563,7 @@ mod issuing {
         }
         assert_eq!(asked.load(Ordering::SeqCst), 2, "they are kept until shortly before they expire");
         for environment in [&[none][..], &[none, ("HOME", home)], &[none, ("AWS_ACCESS_KEY_ID", ACCESS_KEY)]] {
-            let refused = with(&store, environment).check("x").await.unwrap_err().to_string();
+            let refused = with(&store, environment).check().await.unwrap_err().to_string();
             assert!(refused.contains("AWS_ACCESS_KEY_ID") && refused.contains("no credentials"), "{refused}");
             assert!(!refused.contains(SECRET_KEY));
         }
