@@ -104,7 +104,7 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<(Duration, Event)> {
             }
         };
         events.push((at, event));
-        at += rng.millis(400, 1_400);
+        at += rng.millis(300, 1_100);
     }
     events.sort_by_key(|(at, _)| *at);
     events
