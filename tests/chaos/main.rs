@@ -55,7 +55,7 @@ fn nothing_is_lost_while_processes_die() {
     println!("chaos for {} s; again with LANDFALL_TEST_CHAOS_SEED={seed}", length.as_secs());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let world = Arc::new(World::start());
-    let desk = Arc::new(Desk::new(Web::new(&world), seed));
+    let desk = Arc::new(Desk::new(Web::new(&world), seed, length));
 
     let began = Instant::now();
     let storm = std::thread::spawn({

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -23,6 +23,8 @@ const SESSIONS: &str = "/aitronos/v1/organizations/default/files";
 const CATALOGUE: &str = "/cognite/api/v1/projects/default/files";
 const CONTAINERS: &str = "/push/v1/organizations/default/files";
 const SOURCE: &str = "default-files";
+/// Bytes of a run, however long it is: what is deleted stays for an hour.
+const ROOM: u128 = 3_000_000_000;
 /// A download is long, and whole or nothing.
 const DOWNLOAD: Duration = Duration::from_secs(4);
 
@@ -40,6 +42,8 @@ enum Kept {
 pub struct Desk {
     web: Web,
     seed: u64,
+    began: Instant,
+    length: Duration,
     closed: AtomicBool,
     next: AtomicU64,
     kept: Mutex<Vec<(Kept, u64, String)>>,
@@ -82,10 +86,12 @@ fn told(reply: &Reply) -> Checked<Option<u64>> {
 }
 
 impl Desk {
-    pub fn new(web: Web, seed: u64) -> Self {
+    pub fn new(web: Web, seed: u64, length: Duration) -> Self {
         Self {
             web,
             seed,
+            began: Instant::now(),
+            length,
             closed: AtomicBool::new(false),
             next: AtomicU64::new(1),
             kept: Mutex::default(),
@@ -133,7 +139,15 @@ impl Desk {
                 Err(sentence) => self.broken(format!("upload {number} ({}): {sentence}", STRATEGIES[strategy])),
             }
             tokio::time::sleep(rng.millis(0, 60)).await;
+            while self.is_ahead() && !self.closed.load(Ordering::Relaxed) {
+                tokio::time::sleep(rng.millis(20, 60)).await;
+            }
         }
+    }
+
+    fn is_ahead(&self) -> bool {
+        let share = ROOM * self.began.elapsed().as_millis() / self.length.as_millis().max(1);
+        u128::from(self.bytes.load(Ordering::Relaxed)) > share + ROOM / 10
     }
 
     fn content(&self, number: u64, size: u64) -> (Bytes, String) {
