@@ -1,6 +1,7 @@
 //! Assembly: the one place that names concrete keepers, and puts the doors on their paths.
 
 mod direct;
+mod place;
 mod root;
 
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::blob::{BlobStore, Local, S3, Unusable, Wanted, sync_directory};
+use crate::blob::{BlobStore, Local, S3, Unusable, sync_directory};
 use crate::clock::{Clock, random_bytes, random_uuid};
 use crate::config::{Config, ConfigError, Storage, cloud_environment};
 use crate::credential;
@@ -50,8 +51,6 @@ use crate::ticket::{self, Tickets};
 const LOCK: &str = "lock";
 const BLOBS: &str = "blobs";
 const TICKET_SECRET: &str = "ticket_secret";
-/// Tells this database's bytes from another's in a bucket.
-const INSTALLATION: &str = "installation";
 /// Settings: the id of the key that the first start made, and whether it was shown.
 const FIRST_KEY: &str = "first_key";
 const FIRST_KEY_SHOWN: &str = "first_key_shown";
@@ -96,6 +95,16 @@ pub enum StartError {
     /// The bucket can't be used.
     #[error(transparent)]
     Bucket(#[from] Unusable),
+    /// The database names bytes that are elsewhere.
+    #[error("the bytes that this database names are {known}, and this process would look for them {here}. {remedy}")]
+    Elsewhere {
+        /// Where they are.
+        known: String,
+        /// Where this process looks.
+        here: String,
+        /// What to do.
+        remedy: String,
+    },
     /// The address can't be listened on.
     #[error("can't listen on {address}: {error}; give --listen another address")]
     Listen {
@@ -158,7 +167,7 @@ impl App {
         let mut lock = lock(&config.data)?;
         let holder = holder(&mut lock)?;
         let keepers = open(&config, &clock, holder).await?;
-        check_storage(&config, keepers.meta.as_ref(), direct::wanted(&wires)).await?;
+        place::settle(&config, keepers.meta.as_ref(), direct::wanted(&wires)).await?;
         keepers.meta.release_leases().await?;
         let search = Arc::clone(&keepers.search);
         let engine = Arc::new(engine(&config, clock, keepers.meta, keepers.blobs, keepers.search).await?);
@@ -318,18 +327,6 @@ async fn off_the_runtime<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| StartError::Io(io::Error::other(error)))?
 }
 
-/// Can a bucket be written, read and listed, and whatever else is `wanted` of it, and is it ours? Asked over connections of its own: those of the server belong
-/// to its planes.
-async fn check_storage(config: &Config, meta: &dyn MetaStore, wanted: Wanted) -> Result<(), StartError> {
-    let Storage::Bucket(bucket) = &config.storage else { return Ok(()) };
-    let id = match meta.setting(INSTALLATION).await? {
-        Some(id) => id,
-        None => meta.set_setting(INSTALLATION, random_uuid().to_string().into_bytes(), true).await?,
-    };
-    let id = String::from_utf8_lossy(&id).into_owned();
-    Ok(S3::open(bucket, cloud_environment(), Clock::system(), config.body_memory_max)?.check(&id, wanted).await?)
-}
-
 fn make(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     if directory.is_dir() {
@@ -428,6 +425,7 @@ pub async fn open_to_read(config: &Config, clock: Clock) -> Result<Engine, Start
         Storage::Disk => Arc::new(Local::open_to_read(&directory.join(BLOBS)).map_err(unusable)?),
         Storage::Bucket(bucket) => Arc::new(S3::open_to_read(bucket, cloud_environment(), clock.clone())?),
     };
+    place::compare(config, &meta).await?;
     // It issues no ticket, so that it needs no secret, and full text is derived.
     Ok(assemble(config, clock, Arc::new(meta), blobs, Arc::new(NoSearch), &[]))
 }

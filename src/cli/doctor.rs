@@ -27,6 +27,9 @@ impl Doctor {
                 for line in &report.broken {
                     println!("broken: {line}");
                 }
+                for line in &report.under_way {
+                    println!("not broken: {line}; the sweeper judges");
+                }
                 println!(
                     "checked {} versions, {} bytes{}; {} segments without a row; {} invariants broken",
                     report.versions,

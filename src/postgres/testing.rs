@@ -17,10 +17,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The user that a server makes for us.
 const USER: &str = "landfall";
+/// What the socket of a server is named after that listens on no port.
+const NO_PORT: u16 = 5432;
 
 /// A server. It is stopped when this is dropped, or when the process ends.
+#[derive(Debug)]
 pub(crate) struct Server {
     directory: PathBuf,
+    /// On loopback, where it listens on one.
+    port: Option<u16>,
     child: Mutex<Option<Child>>,
     /// Closed with this process, which is what the watchdog waits for.
     _alive: PipeWriter,
@@ -33,6 +38,7 @@ pub(crate) fn shared() -> &'static Server {
 }
 
 /// A database of its own, which goes with this.
+#[derive(Debug)]
 pub(crate) struct Fresh {
     server: &'static Server,
     name: String,
@@ -53,6 +59,11 @@ impl Fresh {
     /// A new database with nothing in it.
     pub(crate) fn empty() -> Self {
         Self::copied_from("template0")
+    }
+
+    /// A copy of this one, which nobody may be connected to.
+    pub(crate) fn copied(&self) -> Self {
+        Self::copied_from(&self.name)
     }
 
     fn copied_from(template: &str) -> Self {
@@ -77,6 +88,18 @@ impl Fresh {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Saves it to a file, as an operator would.
+    pub(crate) fn dump(&self, file: &Path) {
+        self.server.tool("pg_dump", &["--format=custom", "--file", file.to_str().unwrap(), &self.name]);
+    }
+
+    /// Makes it again what it was when it was saved.
+    pub(crate) fn restore(&self, file: &Path) {
+        self.server.sql("postgres", &format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        self.server.sql("postgres", &format!("CREATE DATABASE {} TEMPLATE template0", self.name));
+        self.server.tool("pg_restore", &["--exit-on-error", "--dbname", &self.name, file.to_str().unwrap()]);
     }
 }
 
@@ -112,6 +135,16 @@ fn as_other(program: &Path) -> Command {
 impl Server {
     /// Makes a server with data of its own.
     pub(crate) fn start() -> Self {
+        Self::start_on(None)
+    }
+
+    /// Makes one that also listens on a free port of loopback.
+    pub(crate) fn start_on_a_port() -> Self {
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).unwrap();
+        Self::start_on(Some(free.port()))
+    }
+
+    fn start_on(port: Option<u16>) -> Self {
         let directory = tempfile::Builder::new().prefix("landfall-postgres").tempdir().unwrap().keep();
         std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).unwrap();
         let data = directory.join("data");
@@ -142,7 +175,7 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let server = Self { directory, child: Mutex::default(), _alive: alive };
+        let server = Self { directory, port, child: Mutex::default(), _alive: alive };
         server.run();
         server
     }
@@ -160,7 +193,9 @@ impl Server {
             .arg(self.directory.join("data"))
             .arg("-k")
             .arg(&self.directory)
-            .args(["-c", "listen_addresses=", "-c", "max_connections=400", "-c", "shared_buffers=64MB"])
+            .args(["-c", if self.port.is_some() { "listen_addresses=127.0.0.1" } else { "listen_addresses=" }])
+            .args(["-c", &format!("port={}", self.port.unwrap_or(NO_PORT))])
+            .args(["-c", "max_connections=400", "-c", "shared_buffers=64MB"])
             .args(["-c", "fsync=on", "-c", "autovacuum=off", "-c", "max_wal_size=4GB"])
             .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .current_dir("/")
@@ -185,7 +220,16 @@ impl Server {
 
     /// Stops it as a crash would: nothing is written any more.
     pub(crate) fn kill(&self) {
-        self.signal(rustix::process::Signal::QUIT);
+        self.end_with(rustix::process::Signal::QUIT);
+    }
+
+    /// Stops it in order, whoever is connected.
+    pub(crate) fn stop(&self) {
+        self.end_with(rustix::process::Signal::INT);
+    }
+
+    fn end_with(&self, signal: rustix::process::Signal) {
+        self.signal(signal);
         let child = self.child.lock().unwrap().take();
         child.expect("a running server").wait().unwrap();
     }
@@ -199,11 +243,41 @@ impl Server {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.join(".s.PGSQL.5432")
+        self.directory.join(format!(".s.PGSQL.{}", self.port.unwrap_or(NO_PORT)))
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgres:///{database}?host={}&user={USER}", self.directory.display())
+        let port = self.port.unwrap_or(NO_PORT);
+        format!("postgres:///{database}?host={}&port={port}&user={USER}", self.directory.display())
+    }
+
+    /// The same by its port, of this host.
+    pub(crate) fn url_at(&self, host: &str, database: &str) -> String {
+        format!("postgres://{USER}@{host}:{}/{database}", self.port.expect("a server on a port"))
+    }
+
+    /// Puts a file beside its data that only the server may read. Its path.
+    pub(crate) fn place(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            let chown = Command::new("chown").arg("postgres:postgres").arg(&path).status();
+            assert!(chown.unwrap().success(), "chown");
+        }
+        path
+    }
+
+    /// Runs one of PostgreSQL's own programs on it.
+    fn tool(&self, program: &str, arguments: &[&str]) {
+        let output = Command::new(programs().join(program))
+            .args(["--username", USER, "--port", &self.port.unwrap_or(NO_PORT).to_string(), "--host"])
+            .arg(&self.directory)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Runs statements in a database; what they answer, a line each.
@@ -211,10 +285,12 @@ impl Server {
         self.try_sql(database, sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
+    /// The same, with what goes wrong.
+    pub(crate) fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
         let output = Command::new(programs().join("psql"))
             .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
-            .args(["--username", USER, "--dbname", database, "--command", sql, "--host"])
+            .args(["--username", USER, "--dbname", database, "--command", sql])
+            .args(["--port", &self.port.unwrap_or(NO_PORT).to_string(), "--host"])
             .arg(&self.directory)
             .stdin(Stdio::null())
             .output()

@@ -24,8 +24,10 @@ pub struct Report {
     pub uploads: u64,
     /// Bytes that the versions promise.
     pub bytes: u64,
-    /// Segments without a row that are younger than a day: of bodies under way, or of a crash; the sweeper judges.
+    /// Segments without a row.
     pub unnamed: u64,
+    /// Those of them that nothing is wrong with yet, a sentence each: of bodies under way, or of a crash; the sweeper judges.
+    pub under_way: Vec<String>,
     /// What does not hold, a sentence each.
     pub broken: Vec<String>,
 }
@@ -36,7 +38,8 @@ pub struct Report {
 /// The keepers' own: then nothing is known.
 pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> {
     // What time alone should have ended is judged by the last sweep: a server that was off for days is not broken.
-    let (swept, agreed) = sweep::last(engine).await?.unwrap_or_default();
+    let last = sweep::last(engine).await?;
+    let (swept, agreed) = last.unwrap_or_default();
     let mut report = Report { broken: engine.meta.broken_invariants(swept).await?, ..Report::default() };
     let mut named: HashSet<SegmentId> = HashSet::new();
     let mut after = None;
@@ -51,7 +54,8 @@ pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> 
             let broken = bytes_of(engine, &version, deep).await?;
             // A server beside this may have let go of it meanwhile.
             if !broken.is_empty() && engine.meta.version(&version.tenant, version.id).await?.is_some() {
-                report.broken.extend(broken);
+                let whose = file_of(engine, &version).await?;
+                report.broken.extend(broken.into_iter().map(|sentence| format!("{whose}: {sentence}")));
             }
         }
     }
@@ -80,17 +84,38 @@ pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> 
         unnamed.extend(batch.into_iter().filter(|l| !named.contains(&l.segment)));
     };
     engine.blobs.list(all).await?;
+    let now = engine.clock.now();
+    let mut gaps = sweep::gaps(engine).await?;
+    gaps.extend(sweep::Gap::since(last.map(|(swept, _)| swept), now));
     for batch in unnamed.chunks(1000) {
         let known = engine.meta.known_segments(batch.iter().map(|l| l.segment).collect()).await?;
         for (listed, _) in batch.iter().zip(known).filter(|(_, known)| !known) {
             report.unnamed += 1;
+            let written = listed.written.rfc3339();
+            let what = format!("segment {} ({} bytes, written {written})", listed.segment, listed.length);
+            // A session's row outlives what is written to it by a day.
+            let foreign = listed.written > now.minus(limits::ORPHAN_GRACE)
+                && engine.meta.upload(listed.segment.session).await?.is_none();
+            if foreign || gaps.iter().any(|gap| gap.has(listed.written)) {
+                report.broken.push(format!(
+                    "{what} has no row, and this database was not in use when it was written: it may be an older backup"
+                ));
             // The sweeper takes them after a day, once the clocks have agreed for an hour; it had another hour to do so.
-            if agreed > limits::CLOCK_AGREEMENT * 2 && listed.written <= swept.minus(limits::ORPHAN_GRACE * 2) {
-                report.broken.push(format!("segment {} has no row and was not swept for two days", listed.segment));
+            } else if agreed > limits::CLOCK_AGREEMENT * 2 && listed.written <= swept.minus(limits::ORPHAN_GRACE * 2) {
+                report.broken.push(format!("{what} has no row and was not swept for two days"));
+            } else {
+                report.under_way.push(format!("{what} has no row"));
             }
         }
     }
     Ok(report)
+}
+
+/// Which file a version is of, for whoever has to upload it again.
+async fn file_of(engine: &Engine, version: &Version) -> Result<String, Refusal> {
+    let file = format!("{} of tenant {}", version.file.public(), version.tenant);
+    let record = engine.meta.file_record(&version.tenant, version.file).await?;
+    Ok(record.map_or_else(|| file.clone(), |record| format!("{file} ({:?})", record.name)))
 }
 
 /// The durable bytes of an upload, to be read like a version.

@@ -17,10 +17,17 @@ use crate::model::session::SessionState;
 
 const BATCH: u32 = 500;
 const SETTING: &str = "sweep";
+/// Setting: when nobody swept.
+const GAPS: &str = "unswept";
+/// As many of them are remembered; each is ten minutes long at least and counts for a day.
+const GAPS_KEPT: usize = 150;
 /// The two clocks agree when they moved by the same time, give or take this.
 const TOLERANCE: Duration = Duration::from_secs(60);
 /// After a shorter stop than this, agreement goes on where the last sweep left it.
 const RESTART: Duration = Duration::from_secs(600);
+
+/// A sweep that takes longer says at its end that it was there.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Looking at every segment there is costs as much as there is.
 const COMPARE_EVERY: Duration = Duration::from_secs(3600);
@@ -113,11 +120,16 @@ impl Sweeper {
         if report != Report::default() {
             tracing::info!(?report, "swept");
         }
+        if self.last.is_some_and(|(_, began)| engine.clock.monotonic().saturating_sub(began) > LONG) {
+            self.remember(engine, engine.clock.now()).await?;
+        }
         Ok(report)
     }
 
     async fn agree(&mut self, engine: &Engine, now: Timestamp) -> Result<(), Refusal> {
         let monotonic = engine.clock.monotonic();
+        let before = last(engine).await?;
+        note_gap(engine, before.map(|(wall_before, _)| wall_before), now).await?;
         match self.last {
             Some((wall_before, monotonic_before)) => {
                 let passed = monotonic.saturating_sub(monotonic_before);
@@ -131,7 +143,7 @@ impl Sweeper {
                 }
             }
             None => {
-                if let Some((wall_before, agreed)) = last(engine).await? {
+                if let Some((wall_before, agreed)) = before {
                     let stopped = now.millis().saturating_sub(wall_before.millis());
                     if (0..=i64::try_from(RESTART.as_millis()).unwrap_or(0)).contains(&stopped) {
                         self.agreed = agreed;
@@ -140,10 +152,61 @@ impl Sweeper {
             }
         }
         self.last = Some((now, monotonic));
+        self.remember(engine, now).await
+    }
+
+    async fn remember(&self, engine: &Engine, now: Timestamp) -> Result<(), Refusal> {
         let state = format!("{} {}", now.millis(), self.agreed.as_millis());
         engine.meta.set_setting(SETTING, state.into_bytes(), false).await?;
         Ok(())
     }
+}
+
+/// A time in which nobody swept this database. Bytes without a row that were written then may be those of a later state of
+/// it, which an older backup replaced: they are kept for a day after the gap was noticed, so that somebody can look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Gap {
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl Gap {
+    /// The time since the last sweep, if it is longer than a restart takes, or than a sweep and what comes after it before a
+    /// crash. A database that was never swept may stand before bytes of any age.
+    pub(super) fn since(swept: Option<Timestamp>, now: Timestamp) -> Option<Self> {
+        let from = swept.map_or(Timestamp(i64::MIN), |swept| swept.plus(RESTART));
+        (from < now).then_some(Self { from, until: now })
+    }
+
+    pub(super) fn has(&self, written: Timestamp) -> bool {
+        self.from < written && written <= self.until
+    }
+
+    fn counts(&self, now: Timestamp) -> bool {
+        now < self.until.plus(limits::ORPHAN_GRACE)
+    }
+}
+
+async fn note_gap(engine: &Engine, swept: Option<Timestamp>, now: Timestamp) -> Result<(), Refusal> {
+    let Some(gap) = Gap::since(swept, now) else { return Ok(()) };
+    let mut known = gaps(engine).await?;
+    known.retain(|gap| gap.counts(now));
+    known.push(gap);
+    let first = known.len().saturating_sub(GAPS_KEPT);
+    let shown: Vec<String> =
+        known.iter().skip(first).map(|gap| format!("{} {}", gap.from.millis(), gap.until.millis())).collect();
+    engine.meta.set_setting(GAPS, shown.join(";").into_bytes(), false).await?;
+    Ok(())
+}
+
+/// When nobody swept, as far as it still counts.
+pub(super) async fn gaps(engine: &Engine) -> Result<Vec<Gap>, Refusal> {
+    let text = engine.meta.setting(GAPS).await?.and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
+    let read = |gap: &str| {
+        let (from, until) = gap.split_once(' ')?;
+        Some(Gap { from: Timestamp(from.parse().ok()?), until: Timestamp(until.parse().ok()?) })
+    };
+    Ok(text.split(';').filter_map(read).collect())
 }
 
 /// When the last sweep was, and for how long the clocks had agreed then.
@@ -215,11 +278,36 @@ async fn delete(engine: &Engine, tombstones: Vec<Tombstone>, now: Timestamp) -> 
 }
 
 /// Bytes that no row names: of a crash between bytes and rows, or of a body still on its way. Only the former stand
-/// still for a day.
+/// still for a day. Those of a gap are nobody's to judge yet.
 async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
     let before = now.minus(limits::ORPHAN_GRACE);
+    let mut gaps = gaps(engine).await?;
+    gaps.retain(|gap| gap.counts(now));
     let mut old = Vec::new();
-    engine.blobs.list(&mut |batch| old.extend(batch.into_iter().filter(|l| l.written <= before))).await?;
+    let mut doubtful = Vec::new();
+    engine
+        .blobs
+        .list(&mut |batch| {
+            for listed in batch {
+                if gaps.iter().any(|gap| gap.has(listed.written)) {
+                    doubtful.push(listed.segment);
+                } else if listed.written <= before {
+                    old.push(listed);
+                }
+            }
+        })
+        .await?;
+    let mut kept = 0;
+    for batch in doubtful.chunks(1000) {
+        kept += engine.meta.known_segments(batch.to_vec()).await?.iter().filter(|known| !**known).count();
+    }
+    if kept > 0 {
+        tracing::warn!(
+            segments = kept,
+            "bytes without a row were written while this database was not in use: it may be an older backup. They are kept \
+             for a day; `landfall doctor` names them"
+        );
+    }
     let mut deleted = 0;
     for batch in old.chunks(1000) {
         let known = engine.meta.known_segments(batch.iter().map(|listed| listed.segment).collect()).await?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use crate::{Outcome, bucket};
+use crate::{Outcome, bucket, facts};
 
 /// An item as it can be read.
 #[derive(PartialEq, Eq)]
@@ -86,8 +86,12 @@ impl Bytes {
 
 /// The segments that versions are made of.
 pub fn segments(data: &Path) -> Outcome<Vec<String>> {
+    const QUERY: &str = "SELECT segment FROM pieces ORDER BY segment";
+    if let Some(database) = facts::database(data) {
+        return Ok(facts::rows(&database, QUERY)?.into_iter().flatten().collect());
+    }
     let connection = open(data, "landfall.db")?;
-    let mut query = connection.prepare("SELECT segment FROM pieces ORDER BY segment").map_err(said)?;
+    let mut query = connection.prepare(QUERY).map_err(said)?;
     query.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(said)
 }
 
@@ -97,17 +101,16 @@ pub fn files_named(data: &Path) -> Outcome<usize> {
 }
 
 pub fn count(data: &Path, query: &str) -> Outcome<i64> {
+    if let Some(database) = facts::database(data) {
+        let rows = facts::rows(&database, query)?;
+        let number = rows.first().and_then(|row| row.first()).and_then(|number| number.parse().ok());
+        return number.ok_or_else(|| format!("no number: {rows:?}"));
+    }
     open(data, "landfall.db")?.query_row(query, [], |row| row.get(0)).map_err(said)
 }
 
-fn version(connection: &Connection, data: &Path, id: &[u8]) -> Outcome<Vec<u8>> {
+fn joined(data: &Path, pieces: Vec<(String, u64)>) -> Outcome<Vec<u8>> {
     let files = files(data);
-    let mut query =
-        connection.prepare("SELECT segment, length FROM pieces WHERE version = ?1 ORDER BY position").map_err(said)?;
-    let pieces: Vec<(String, u64)> = query
-        .query_map([id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))
-        .and_then(Iterator::collect)
-        .map_err(said)?;
     let mut bytes = Vec::new();
     for (segment, length) in pieces {
         let stored = files.get(&segment).ok_or_else(|| format!("segment {segment} is not there"))?;
@@ -118,8 +121,42 @@ fn version(connection: &Connection, data: &Path, id: &[u8]) -> Outcome<Vec<u8>> 
     Ok(bytes)
 }
 
+fn version(connection: &Connection, data: &Path, id: &[u8]) -> Outcome<Vec<u8>> {
+    let mut query =
+        connection.prepare("SELECT segment, length FROM pieces WHERE version = ?1 ORDER BY position").map_err(said)?;
+    let pieces = query
+        .query_map([id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))
+        .and_then(Iterator::collect)
+        .map_err(said)?;
+    joined(data, pieces)
+}
+
+/// The bytes of the one version that a query of a database finds with its pieces, if it finds any.
+fn version_in(database: &str, data: &Path, which: &str) -> Outcome<Option<Vec<u8>>> {
+    let query = format!("SELECT segment, length FROM pieces WHERE version = ({which}) ORDER BY position");
+    let pieces = facts::rows(database, &query)?;
+    if pieces.is_empty() {
+        return Ok(None);
+    }
+    let piece = |row: Vec<String>| match <[String; 2]>::try_from(row) {
+        Ok([segment, length]) => Ok((segment, length.parse().map_err(|_| format!("a length: {length}"))?)),
+        Err(row) => Err(format!("a piece: {row:?}")),
+    };
+    joined(data, pieces.into_iter().map(piece).collect::<Outcome<_>>()?).map(Some)
+}
+
 /// An item of the source with its content.
 pub fn item(data: &Path, document: &str) -> Outcome<Option<Item>> {
+    if let Some(database) = facts::database(data) {
+        let which = format!("FROM items WHERE document_id = 'test://{document}' AND deleted IS NULL");
+        let rows = facts::rows(&database, &format!("SELECT state, encode(content, 'hex') {which}"))?;
+        let Some([state, inline]) = rows.into_iter().next().and_then(|row| <[String; 2]>::try_from(row).ok()) else {
+            return Ok(None);
+        };
+        let stored = version_in(&database, data, &format!("SELECT content_version {which}"))?;
+        let bytes = stored.map_or_else(|| hex::decode(inline).map_err(|e| e.to_string()), Ok)?;
+        return Ok(Some(Item { state, bytes }));
+    }
     let connection = open(data, "landfall.db")?;
     let found = connection
         .query_row(
@@ -139,8 +176,11 @@ pub fn item(data: &Path, document: &str) -> Outcome<Option<Item>> {
 
 /// What was put into a container that no push has used yet.
 pub fn container(data: &Path, id: &str) -> Outcome<Option<Vec<u8>>> {
-    let connection = open(data, "landfall.db")?;
     let id: uuid::Uuid = id.parse().map_err(|e| format!("a container id: {e}"))?;
+    if let Some(database) = facts::database(data) {
+        return version_in(&database, data, &format!("SELECT version FROM files WHERE id = '\\x{}'", id.simple()));
+    }
+    let connection = open(data, "landfall.db")?;
     let found: Option<Vec<u8>> = connection
         .query_row("SELECT version FROM files WHERE id = ?1 AND version IS NOT NULL", [id.as_bytes()], |row| row.get(0))
         .optional()
@@ -150,6 +190,15 @@ pub fn container(data: &Path, id: &str) -> Outcome<Option<Vec<u8>>> {
 
 /// The documents that a word finds.
 pub fn found(data: &Path, word: &str) -> Outcome<Vec<String>> {
+    let shown = |id: String| id.trim_start_matches("test://").to_owned();
+    if let Some(database) = facts::database(data) {
+        let query = format!(
+            "SELECT DISTINCT document_id, row FROM items JOIN text_words ON item = row
+             WHERE words @@ CAST('{word}' AS tsquery) ORDER BY row"
+        );
+        let rows = facts::rows(&database, &query)?;
+        return Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).map(shown).collect());
+    }
     let index = open(data, "search.db")?;
     let facts = open(data, "landfall.db")?;
     let mut query = index.prepare("SELECT rowid FROM texts WHERE texts MATCH ?1 ORDER BY rowid").map_err(said)?;
@@ -158,7 +207,7 @@ pub fn found(data: &Path, word: &str) -> Outcome<Vec<String>> {
         .map(|row| {
             facts
                 .query_row("SELECT document_id FROM items WHERE row = ?1", params![row], |r| r.get::<_, String>(0))
-                .map(|id| id.trim_start_matches("test://").to_owned())
+                .map(shown)
                 .map_err(said)
         })
         .collect()
@@ -172,6 +221,10 @@ pub fn chunks(data: &Path) -> Outcome<i64> {
 /// The state of an accepted push; none when it is not there.
 pub fn push(data: &Path, request: &str) -> Outcome<Option<String>> {
     let request: uuid::Uuid = request.parse().map_err(|e| format!("a request id: {e}"))?;
+    if let Some(database) = facts::database(data) {
+        let query = format!("SELECT state FROM pushes WHERE request = '\\x{}'", request.simple());
+        return Ok(facts::rows(&database, &query)?.into_iter().flatten().next());
+    }
     open(data, "landfall.db")?
         .query_row("SELECT state FROM pushes WHERE request = ?1", [request.as_bytes()], |row| row.get(0))
         .optional()
@@ -185,4 +238,10 @@ pub fn pretend_sweeping(data: &Path, seconds: u64) -> Outcome {
     let connection = Connection::open(data.join("landfall.db")).map_err(said)?;
     let changed = connection.execute("UPDATE settings SET value = ?1 WHERE name = 'sweep'", [state]).map_err(said)?;
     if changed == 1 { Ok(()) } else { Err("no sweep has ever run".into()) }
+}
+
+/// Makes the database forget where its bytes were, because the case has put them elsewhere.
+pub fn forget_where_bytes_are(data: &Path) -> Outcome {
+    let connection = Connection::open(data.join("landfall.db")).map_err(said)?;
+    connection.execute("DELETE FROM settings WHERE name = 'storage'", []).map(drop).map_err(said)
 }

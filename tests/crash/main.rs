@@ -23,9 +23,12 @@ mod client;
 mod direct;
 mod disk;
 mod eyes;
+mod facts;
 mod faulty;
 mod parts;
 mod points;
+#[path = "../../src/postgres/testing.rs"]
+mod postgres;
 mod resumable;
 mod server;
 #[path = "../support/bucket.rs"]

@@ -213,6 +213,10 @@ pub fn killed_in_bucket(point: &str, when: InParts) -> Outcome {
     killed_in(&World::in_bucket()?, point, when)
 }
 
+pub fn killed_beyond(point: &str, when: InParts) -> Outcome {
+    killed_in(&World::beyond_one_machine()?, point, when)
+}
+
 fn killed_in(world: &World, point: &str, when: InParts) -> Outcome {
     let data = world.path("data");
     world.copy_past(&data)?;

@@ -157,6 +157,13 @@ fn in_sessions(kind: &str, case: fn(&str, Session) -> Outcome) {
     }));
 }
 
+fn in_buckets(kind: &str, case: fn(&str, Session) -> Outcome) {
+    all(CASES.iter().filter_map(|(point, tested)| match tested {
+        InBucket(session) => Some((format!("{kind} at {point} ({session:?})"), case(point, *session))),
+        Crash(_) | InSession(_) | OfParts(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
+    }));
+}
+
 fn of_parts(kind: &str, case: fn(&str, InParts) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         OfParts(when) => Some((format!("{kind} at {point} ({when:?})"), case(point, *when))),
@@ -246,6 +253,10 @@ fn killed(point: &str, during: During) -> Outcome {
 
 fn killed_in_bucket(point: &str, during: During) -> Outcome {
     killed_in(&World::in_bucket()?, point, during)
+}
+
+fn killed_beyond(point: &str, during: During) -> Outcome {
+    killed_in(&World::beyond_one_machine()?, point, during)
 }
 
 fn killed_in(world: &World, point: &str, during: During) -> Outcome {
@@ -463,17 +474,37 @@ fn killed_in_a_resumable_upload_into_a_bucket() {
 
 #[test]
 fn killed_where_a_bucket_has_steps_of_its_own() {
-    all(CASES.iter().filter_map(|(point, tested)| match tested {
-        InBucket(session) => {
-            Some((format!("bucket, kill -9 at {point} ({session:?})"), resumable::killed_in_bucket(point, *session)))
-        }
-        Crash(_) | InSession(_) | OfParts(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
-    }));
+    in_buckets("bucket, kill -9", resumable::killed_in_bucket);
 }
 
 #[test]
 fn killed_in_an_upload_in_parts_into_a_bucket() {
     of_parts("bucket, kill -9", parts::killed_in_bucket);
+}
+
+#[test]
+fn killed_in_an_upload_beyond_one_machine() {
+    each("PostgreSQL and a bucket, kill -9", in_uploads, killed_beyond);
+}
+
+#[test]
+fn killed_in_a_sweep_beyond_one_machine() {
+    each("PostgreSQL and a bucket, kill -9", in_sweeps, killed_beyond);
+}
+
+#[test]
+fn killed_in_a_resumable_upload_beyond_one_machine() {
+    in_sessions("PostgreSQL and a bucket, kill -9", resumable::killed_beyond);
+}
+
+#[test]
+fn killed_where_a_bucket_has_steps_of_its_own_beyond_one_machine() {
+    in_buckets("PostgreSQL and a bucket, kill -9", resumable::killed_beyond);
+}
+
+#[test]
+fn killed_in_an_upload_in_parts_beyond_one_machine() {
+    of_parts("PostgreSQL and a bucket, kill -9", parts::killed_beyond);
 }
 
 #[test]

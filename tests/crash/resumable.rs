@@ -221,6 +221,10 @@ pub fn killed_in_bucket(point: &str, session: Session) -> Outcome {
     killed_in(&World::in_bucket()?, point, session)
 }
 
+pub fn killed_beyond(point: &str, session: Session) -> Outcome {
+    killed_in(&World::beyond_one_machine()?, point, session)
+}
+
 fn killed_in(world: &World, point: &str, session: Session) -> Outcome {
     let data = world.path("data");
     world.copy_past(&data)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Outcome, bucket, wait_until};
+use crate::{Outcome, bucket, facts, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_landfall");
 /// A server that is told to end, or that runs into its fail point, needs far less even on a loaded machine.
@@ -62,6 +62,7 @@ impl Server {
         let output = File::options().create(true).append(true).open(log).expect("a log file");
         let errors = output.try_clone().expect("the log file again");
         let child = Command::new(BINARY)
+            .envs(facts::url(data).map(|url| ("LANDFALL_DATABASE", url)))
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
             .arg(data)
             .env("LANDFALL_STORAGE", bucket::storage(data))
@@ -203,6 +204,7 @@ impl Drop for Server {
 /// `landfall doctor --deep`, which reads every byte. `Ok` with what it printed.
 pub fn doctor(data: &Path, clock: u64) -> Outcome<String> {
     let output = Command::new(BINARY)
+        .envs(facts::url(data).map(|url| ("LANDFALL_DATABASE", url)))
         .args(["doctor", "--deep", "--data"])
         .arg(data)
         .env("LANDFALL_STORAGE", bucket::storage(data))

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::client::{Client, Container, Failed, Upload};
+use crate::postgres::Fresh;
 use crate::server::{Server, Start, doctor, free_port};
-use crate::{Outcome, bucket, disk, ensure, eyes, strict, wait_until};
+use crate::{Outcome, bucket, disk, ensure, eyes, facts, strict, wait_until};
 
 /// Past every expiry: of URLs (an hour), of bytes without a row (a day), of replaced bytes (an hour).
 pub const LATER: u64 = 3 * 24 * 3600;
@@ -44,20 +45,28 @@ pub fn interrupted() -> Upload {
 /// In memory, so that nothing is left behind when the tests end.
 struct Past {
     files: Vec<(PathBuf, Vec<u8>)>,
+    /// With facts in a database and bytes in a bucket: the database, and what the keys begin with.
+    beyond: Option<(Fresh, String)>,
     key: String,
     port: u16,
     spare: Container,
 }
 
-static PAST: OnceLock<Outcome<Past>> = OnceLock::new();
+/// On a disk, and beyond one machine.
+static PASTS: [OnceLock<Outcome<Past>>; 2] = [const { OnceLock::new() }; 2];
 
-fn past() -> Outcome<&'static Past> {
-    PAST.get_or_init(make_past).as_ref().map_err(Clone::clone)
+fn past(beyond: bool) -> Outcome<&'static Past> {
+    PASTS[usize::from(beyond)].get_or_init(|| make_past(beyond)).as_ref().map_err(Clone::clone)
 }
 
-fn make_past() -> Outcome<Past> {
+fn make_past(beyond: bool) -> Outcome<Past> {
     let directory = TempDir::new().map_err(|e| e.to_string())?;
     let (data, log, port) = (directory.path().join("data"), directory.path().join("log"), free_port());
+    let database = beyond.then(Fresh::empty);
+    if let Some(database) = &database {
+        bucket::mark(&data)?;
+        facts::mark(&data, database)?;
+    }
     let server = Server::start(&data, port, &log, &Start::default())?;
     let key = server.first_key()?;
     let client = Client { port, key: key.clone() };
@@ -73,7 +82,9 @@ fn make_past() -> Outcome<Past> {
     let mut lost = upload("lost", "lostneedle");
     ensure!(matches!(client.go_on(&mut lost), Err(Failed::Cut(_))), "the past has no crash in a body");
     server.died_at_its_point()?;
-    ensure!(eyes::files(&data).len() == eyes::files_named(&data)? + 1, "the crash in a body left nothing behind");
+    // In a bucket a body is nothing before it fills a part.
+    let left = usize::from(!beyond);
+    ensure!(eyes::files(&data).len() == eyes::files_named(&data)? + left, "the crash in a body left nothing behind");
     let mut files = Vec::new();
     let mut directories = vec![data.clone()];
     while let Some(path) = directories.pop() {
@@ -87,26 +98,31 @@ fn make_past() -> Outcome<Past> {
             }
         }
     }
-    Ok(Past { files, key, port, spare })
+    Ok(Past { files, beyond: database.zip(bucket::prefix(&data)), key, port, spare })
 }
 
 /// One case's copy of the past, in a directory of its own.
 #[derive(Debug)]
 pub struct World {
     pub directory: TempDir,
+    /// A copy of the past's, where facts are not in the data directory.
+    database: Option<Fresh>,
     pub client: Client,
     pub spare: Container,
 }
 
 impl World {
     pub fn new() -> Outcome<Self> {
-        let past = past()?;
+        Self::with(past(false)?)
+    }
+
+    fn with(past: &Past) -> Outcome<Self> {
         let directory = TempDir::new().map_err(|e| e.to_string())?;
         // The spare container's URL names the port of the past; everything else takes its own.
         let mut spare = past.spare.clone();
         let client = Client { port: free_port(), key: past.key.clone() };
         spare.url = spare.url.replace(&format!(":{}", past.port), &format!(":{}", client.port));
-        Ok(Self { directory, client, spare })
+        Ok(Self { directory, database: None, client, spare })
     }
 
     /// One whose bytes are in a bucket. Everything that is done with its data directory finds them there.
@@ -116,6 +132,19 @@ impl World {
         Ok(world)
     }
 
+    /// One whose facts are in PostgreSQL and whose bytes are in a bucket.
+    pub fn beyond_one_machine() -> Outcome<Self> {
+        let past = past(true)?;
+        let world = Self::with(past)?;
+        let data = world.path("data");
+        bucket::mark(&data)?;
+        let database = past.beyond.as_ref().map(|(database, _)| database.copied());
+        if let Some(database) = &database {
+            facts::mark(&data, database)?;
+        }
+        Ok(Self { database, ..world })
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -123,7 +152,14 @@ impl World {
     /// Puts the past into a directory.
     pub fn copy_past(&self, to: &Path) -> Outcome {
         let prefix = bucket::prefix(to);
-        for (name, content) in &past()?.files {
+        let past = past(self.database.is_some())?;
+        if let (Some((_, from)), Some(to)) = (&past.beyond, &prefix) {
+            // With the owner's mark: a copy.
+            for (key, _) in bucket::store().objects(from) {
+                bucket::store().copy(&key, &format!("{to}{}", &key[from.len()..]));
+            }
+        }
+        for (name, content) in &past.files {
             if let (Some(prefix), true) = (&prefix, name.starts_with("blobs")) {
                 let segment = name.file_name().unwrap_or_default().to_string_lossy();
                 bucket::store().put(&format!("{prefix}{segment}"), content);
@@ -132,6 +168,9 @@ impl World {
             let path = to.join(name);
             let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
             made.and_then(|()| std::fs::write(&path, content)).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        if prefix.is_some() && self.database.is_none() {
+            eyes::forget_where_bytes_are(to)?;
         }
         Ok(())
     }

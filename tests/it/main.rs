@@ -9,12 +9,14 @@
 )]
 
 mod aitronos;
+mod backups;
 mod bodies;
 #[path = "../support/bucket.rs"]
 mod bucket;
 mod client;
 mod cognite;
 mod coveo;
+mod deploy;
 mod direct;
 mod doctor;
 mod files;
@@ -25,10 +27,15 @@ mod issuer;
 mod knowledge;
 mod limits;
 mod native;
+#[path = "../support/nginx.rs"]
+mod nginx;
 mod oidc;
 mod parts;
+mod places;
 #[path = "../../src/postgres/testing.rs"]
 mod postgres;
+mod postgres_tls;
+mod process;
 mod replicas;
 mod seed_pages;
 mod storage;

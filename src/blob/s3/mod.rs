@@ -149,11 +149,11 @@ impl S3 {
     }
 
     /// Writes an object, reads it, lists and deletes it: everything that a server will want to do, and whatever `wanted`
-    /// says. Then sees to it that the place belongs to this installation, the first that comes.
+    /// says.
     ///
     /// # Errors
-    /// What does not work, or that the place is another installation's.
-    pub async fn check(&self, installation: &str, wanted: Wanted) -> Result<(), Unusable> {
+    /// What does not work.
+    pub async fn check(&self, wanted: Wanted) -> Result<(), Unusable> {
         let key = format!("{}{PROBE}{}", self.shared.prefix, random_uuid());
         let text = Bytes::from_static(b"Landfall was here and left.\n");
         let checked = async {
@@ -167,15 +167,25 @@ impl S3 {
             if wanted != Wanted::default() {
                 self.check_direct(&key, version.as_deref(), wanted).await?;
             }
-            self.remove(&key).await?;
-            self.claim(installation).await
+            self.remove(&key).await
         };
         checked.await.map_err(|fault| self.unusable(&fault))
     }
 
-    async fn claim(&self, installation: &str) -> Result<(), Fault> {
+    /// Does the place belong to this installation? One that is nobody's does from now on, if it may be taken.
+    ///
+    /// # Errors
+    /// That it is another installation's, or can't be asked.
+    pub async fn claim(&self, installation: &str, may_be_taken: bool) -> Result<bool, Unusable> {
+        self.claimed(installation, may_be_taken).await.map_err(|fault| self.unusable(&fault))
+    }
+
+    async fn claimed(&self, installation: &str, may_be_taken: bool) -> Result<bool, Fault> {
         let key = format!("{}{OWNER}", self.shared.prefix);
         if self.head(&key).await?.is_none() {
+            if !may_be_taken {
+                return Ok(false);
+            }
             self.put(&key, &Arc::new(Content::of(Bytes::copy_from_slice(installation.as_bytes())))).await?;
         }
         let other = || {
@@ -184,7 +194,7 @@ impl S3 {
             ))
         };
         match self.get(&key, installation.len()).await {
-            Ok((_, owner)) if owner == installation.as_bytes() => Ok(()),
+            Ok((_, owner)) if owner == installation.as_bytes() => Ok(true),
             Err(fault) if fault.kind != Kind::Lasting => Err(fault),
             _ => Err(other()),
         }

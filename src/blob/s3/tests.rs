@@ -448,17 +448,22 @@ async fn many_writers_share_the_memory_there_is() {
 async fn a_bucket_is_checked_before_it_is_used_and_belongs_to_one() {
     let store = Store::start();
     let s3 = of(&store, "mine");
-    s3.check("first", Wanted::default()).await.unwrap();
-    s3.check("first", Wanted::default()).await.unwrap();
-    let refused = s3.check("other", Wanted::default()).await.unwrap_err().to_string();
+    s3.check(Wanted::default()).await.unwrap();
+    assert!(store.objects("").is_empty(), "nothing is left");
+    assert!(!s3.claim("first", false).await.unwrap(), "nobody's, and not to be taken");
+    assert!(store.objects("").is_empty());
+    for may_be_taken in [true, true, false] {
+        assert!(s3.claim("first", may_be_taken).await.unwrap());
+    }
+    let refused = s3.claim("other", true).await.unwrap_err().to_string();
     assert!(refused.contains("another installation"), "{refused}");
-    of(&store, "yours").check("other", Wanted::default()).await.unwrap();
-    assert_eq!(store.objects("").len(), 2, "nothing else is left");
+    assert!(of(&store, "yours").claim("other", true).await.unwrap());
+    assert_eq!(store.objects("").len(), 2);
     store.harm("ListMultipartUploads", 2, Harm::Refuse(403, "AccessDenied"));
-    let refused = s3.check("first", Wanted::default()).await.unwrap_err().to_string();
+    let refused = s3.check(Wanted::default()).await.unwrap_err().to_string();
     assert!(refused.contains("ListMultipartUploads") && refused.contains("permission"), "{refused}");
     store.harm("PutObject", 1, Harm::Refuse(404, "NoSuchBucket"));
-    let refused = s3.check("first", Wanted::default()).await.unwrap_err().to_string();
+    let refused = s3.check(Wanted::default()).await.unwrap_err().to_string();
     assert!(refused.contains("NoSuchBucket"), "{refused}");
 }
 
@@ -466,15 +471,15 @@ async fn a_bucket_is_checked_before_it_is_used_and_belongs_to_one() {
 async fn what_clients_rely_on_is_checked_before_they_do() {
     let both = Wanted { create_only: true, versions: true };
     let store = Store::with_versions();
-    of(&store, "a").check("first", both).await.unwrap();
-    assert_eq!(store.versions("").len(), 1, "the probe is gone with all its versions");
+    of(&store, "a").check(both).await.unwrap();
+    assert!(store.versions("").is_empty(), "the probe is gone with all its versions");
     store.behave(Ways { conditions: false, ..Ways::default() });
-    let refused = of(&store, "b").check("first", both).await.unwrap_err().to_string();
+    let refused = of(&store, "b").check(both).await.unwrap_err().to_string();
     assert!(refused.contains("If-None-Match") && refused.contains("`direct`"), "{refused}");
     store.behave(Ways::default());
-    let refused = of(&store, "c").check("first", both).await.unwrap_err().to_string();
+    let refused = of(&store, "c").check(both).await.unwrap_err().to_string();
     assert!(refused.contains("versioning") && refused.contains("`direct`"), "{refused}");
-    of(&store, "d").check("first", Wanted { versions: false, ..both }).await.unwrap();
+    of(&store, "d").check(Wanted { versions: false, ..both }).await.unwrap();
 }
 
 /// A service that hands out credentials, as a container's and an instance's do.
@@ -573,7 +578,7 @@ mod issuing {
         }
         assert_eq!(asked.load(Ordering::SeqCst), 2, "they are kept until shortly before they expire");
         for environment in [&[none][..], &[none, ("HOME", home)], &[none, ("AWS_ACCESS_KEY_ID", ACCESS_KEY)]] {
-            let refused = with(&store, environment).check("x", Wanted::default()).await.unwrap_err().to_string();
+            let refused = with(&store, environment).check(Wanted::default()).await.unwrap_err().to_string();
             assert!(refused.contains("AWS_ACCESS_KEY_ID") && refused.contains("no credentials"), "{refused}");
             assert!(!refused.contains(SECRET_KEY));
         }

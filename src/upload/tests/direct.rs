@@ -11,7 +11,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 async fn place(store: &Store, versions: bool) -> Place {
     let (clock, prefix) = (Clock::system(), random_uuid().to_string());
     let blobs = in_bucket(store, &prefix);
-    blobs.check("it", Wanted { create_only: true, versions }).await.unwrap();
+    blobs.check(Wanted { create_only: true, versions }).await.unwrap();
     let wires = [("fixed", false), ("told", true)];
     let wires = wires.map(|(wire, create_only)| DirectWire { wire: wire.into(), create_only });
     let memory = Memory::new(Form::Parts, clock.clone());
