@@ -38,11 +38,15 @@ use serde_json::{Map, Value, json};
 use super::sql::SqlMeta;
 use super::*;
 use crate::clock::{Clock, ordered_uuid, random_bytes, random_uuid};
-use crate::model::access::Right;
-use crate::model::change::{ContentDraft, Identity, IdentityKind, IdentityRelation, ItemDraft, Patch, PatchOperator};
+use crate::model::access::{Right, Rights};
+use crate::model::change::{
+    Change, ContentDraft, Identity, IdentityKind, IdentityRelation, ItemDraft, Patch, PatchOperator,
+};
+use crate::model::file::{Digests, Piece};
 use crate::model::issuer::Algorithm;
-use crate::model::session::{Declaration, SessionState, Strategy};
-use crate::model::source::Content;
+use crate::model::job::JobKind;
+use crate::model::session::{Declaration, Progress, SessionState, Strategy};
+use crate::model::source::{Content, ItemState};
 use crate::postgres::testing::Fresh;
 use crate::search::PostgresSearch;
 use crate::sql::Target;

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::*;
-use crate::model::entry::{Edit, EntryFilter, ListEdit, MapEdit, Span};
+use crate::model::entry::{Edit, EntryFilter, Facts, ListEdit, MapEdit, NodeId, Span};
 
 impl Case {
     fn new_entry(&self, facts: Facts) -> NewEntry {

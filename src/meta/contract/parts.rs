@@ -3,7 +3,7 @@
 use futures_util::future::{join, join_all};
 
 use super::*;
-use crate::model::file::Crcs;
+use crate::model::file::{Crcs, Declared};
 use crate::model::session::{Declaration, Lacking, Part, Parts};
 
 const KEY: KeyId = KeyId(uuid::Uuid::nil());
