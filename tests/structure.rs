@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed scan is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
@@ -840,6 +841,21 @@ fn a_vendors_word_stays_in_its_folder() {
 #[test]
 fn every_file_is_compiled() {
     assert_none(&check_stale(&Tree::of_crate()));
+}
+
+/// Tests that the manual names as its proof.
+#[test]
+fn tests_that_the_manual_names_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = fs::read_to_string(root.join("docs/scaling.md")).expect("the manual");
+    let named: Vec<&str> = manual.split('`').filter(|word| word.starts_with("it::")).collect();
+    assert!(named.len() > 9, "{named:?}");
+    for name in named {
+        let (module, test) = name.rsplit_once("::").expect("a module");
+        let file = root.join("tests").join(module.replace("::", "/")).with_extension("rs");
+        let code = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {}: {error}", file.display()));
+        assert!(code.contains(&format!("\nasync fn {test}(")) || code.contains(&format!("\nfn {test}(")), "{name}");
+    }
 }
 
 #[test]

@@ -265,6 +265,19 @@ pub fn creations(client: &Client, connections: usize, time: Duration) -> Rate {
     })
 }
 
+/// Tickets for one PUT each, of our own API.
+pub fn tickets(client: &Client, connections: usize, time: Duration) -> Rate {
+    let ask = json!({ "name": "a.bin", "size": 1_000_000, "strategy": "single" }).to_string();
+    repeat(connections, time, || {
+        let (client, ask) = (client.clone(), ask.clone());
+        let mut connection = Connection::new(client.port);
+        Box::new(move || {
+            let reply = connection.call("POST", "/landfall/v1/uploads", &client.headers(), ask.as_bytes());
+            reply.expect(201);
+        })
+    })
+}
+
 pub fn tus_creations(port: u16, connections: usize, time: Duration) -> Rate {
     repeat(connections, time, || {
         let mut connection = Connection::new(port);

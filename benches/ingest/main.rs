@@ -17,12 +17,16 @@
     reason = "a measurement that can't go on has failed; the bans are the server's"
 )]
 
+#[path = "../../tests/support/bucket.rs"]
+mod bucket;
 mod catalogue;
 mod far;
 mod floors;
 mod load;
 mod parts;
 mod peers;
+#[path = "../../src/postgres/testing.rs"]
+mod postgres;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -132,6 +136,8 @@ const COMPLETES: &str = "slowest of these ÷ fastest";
 const PARTS_MIB: &str = "peak MiB, 64 parts in flight";
 const LIST: &str = "list of 1,000 of 100,000 files ÷ bare SQL, slowest filter";
 const FAR: &str = "one stream of 512 MiB into Garage, MB/s until complete";
+const DIRECT: &str = "landfall on PostgreSQL, straight to a bucket";
+const TICKETS: &str = "tickets/s for one PUT each, 64 connections";
 const FAR_MIB: &str = "peak MiB, one stream into Garage";
 const SESSIONS_MIB: &str = "peak MiB, 10,000 open sessions";
 
@@ -177,6 +183,14 @@ fn wanted() -> Vec<Wanted> {
         most(LIST, LIST, 3.0),
         ratio("gateway into Garage ÷ parts straight to it", FAR, US, (FAR, "straight, best of 1 to 3 at once"), 0.8),
         most(FAR_MIB, FAR_MIB, 100.0),
+        Wanted {
+            what: "direct tickets/s on PostgreSQL, one replica",
+            row: TICKETS,
+            subject: DIRECT,
+            against: None,
+            at_least: true,
+            limit: 1000.0,
+        },
     ]
 }
 
@@ -245,6 +259,9 @@ fn main() {
         }
         if wants("far") {
             far_stream(&options, place.path(), &mut table);
+        }
+        if wants("tickets") {
+            tickets(place.path(), &mut table);
         }
     }
     table.print(&wanted());
@@ -422,6 +439,27 @@ fn far_stream(options: &Options, place: &Path, table: &mut Table) {
     server.stop();
     garage.server.stop();
     floors::remove(&place.join("garage"));
+}
+
+/// On SQLite and on PostgreSQL; there also such that lead to a bucket, which is not asked for them.
+fn tickets(place: &Path, table: &mut Table) {
+    const TIME: Duration = Duration::from_secs(4);
+    let database = postgres::Fresh::empty();
+    let store = bucket::Store::start();
+    let other = postgres::Fresh::empty();
+    let (url, other, storage) = (database.url(), other.url(), store.url("bench"));
+    let there = [("LANDFALL_DATABASE", &*url)];
+    let direct = [("LANDFALL_DATABASE", &*other), ("LANDFALL_STORAGE", &*storage), ("LANDFALL_DIRECT", "native")];
+    for (subject, settings) in [(US, &[][..]), ("landfall on PostgreSQL", &there), (DIRECT, &direct)] {
+        let server = peers::landfall_with(&place.join(format!("tickets {subject}")), settings);
+        load::tickets(&server.client(), 64, TIME / 8);
+        drop(store.calls());
+        let rate = load::tickets(&server.client(), 64, TIME);
+        table.add(TICKETS, subject, rate.per_second);
+        table.add("tickets, p99 ms", subject, rate.p99_ms);
+        table.add("tickets, calls of the store", subject, store.calls().len() as f64);
+        server.stop();
+    }
 }
 
 fn lists(place: &Path, table: &mut Table) {
