@@ -298,6 +298,18 @@ async fn versions_are_told_apart_and_only_where_there_are_any() {
     store.delete(SegmentId::direct(session), "").await.unwrap();
     assert_eq!(bucket.versions(""), []);
 
+    // More of them than a page has.
+    for n in 0..130u32 {
+        bucket.put(&format!("p/{}", SegmentId::direct(session)), &n.to_be_bytes());
+    }
+    let found = listed().await;
+    assert_eq!(found.len(), 130);
+    for l in &found {
+        assert_eq!(store.length(l.segment, &l.backend).await.unwrap(), Some(4));
+    }
+    store.delete(SegmentId::direct(session), "").await.unwrap();
+    assert_eq!(bucket.versions(""), []);
+
     // A bucket that keeps none can't tell: nothing is believed.
     let (bucket, session) = (Store::start(), segment().session);
     let store = super::s3::of(&bucket, "p");

@@ -563,7 +563,19 @@ async fn the_store_of_this_run_takes_what_clients_send() {
     if !in_bucket() {
         return;
     }
-    let server = Server::start_with(|config| config.set_text("direct", "native").unwrap()).await;
+    let versions = std::env::var("LANDFALL_TEST_VERSIONS").is_ok();
+    let apis = if versions { "native,coveo" } else { "native" };
+    let server = Server::start_with(|config| config.set_text("direct", apis).unwrap()).await;
+    if versions {
+        let container = server.container().await;
+        server.bare("PUT", &container.upload_uri).body("x").send().await.expect(403);
+        server.upload(&container.upload_uri, batch("http://a", "first")).send().await.expect(200);
+        server.upload(&container.upload_uri, batch("http://a", "second")).send().await.expect(200);
+        let path = server.src(&format!("documents/batch?fileId={}", container.file_id));
+        server.call("PUT", path).json("{}").pushed().await;
+        server.upload(&container.upload_uri, batch("http://a", "third")).send().await.expect(200);
+        assert_eq!(server.content("http://a", false).await, b"second");
+    }
     let data = noise(11 * MIB);
     let digests = json!({ "sha256": sha256(&data[..100_000]) });
     let ask = json!({ "name": "a", "size": 100_000, "strategy": "single", "digests": digests });

@@ -285,10 +285,11 @@ impl BlobStore for S3 {
     async fn delete(&self, segment: SegmentId, backend: &str) -> Result<(), BlobError> {
         if let Ok(pin) = backend.parse::<Pin>() {
             let key = self.direct_key(segment.session);
-            return Ok(match pin.version {
-                Some(version) => self.remove_version(&key, &version).await?,
-                None => self.remove(&key).await?,
-            });
+            let removed = match pin.version {
+                Some(version) => self.remove_version(&key, &version).await,
+                None => self.remove(&key).await,
+            };
+            return Ok(removed?);
         }
         let key = self.key(segment);
         if backend == WHOLE {

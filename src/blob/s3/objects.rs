@@ -75,9 +75,8 @@ impl S3 {
         }
         let answer = self.shared.caller.call(&ask).await?;
         let version = answer.head.header(VERSION).map(str::to_owned);
-        if version.is_some() {
-            self.shared.versions.store(KEPT, Ordering::Relaxed);
-        } else {
+        self.noted(version.is_some());
+        if version.is_none() {
             // What was kept before versions were switched off is still there.
             let _ = self.shared.versions.compare_exchange(UNKNOWN, NONE, Ordering::Relaxed, Ordering::Relaxed);
         }
@@ -179,11 +178,22 @@ impl S3 {
     async fn ask_head(&self, ask: Ask<'_>) -> Result<Option<Stat>, Fault> {
         match self.shared.caller.call(&ask).await {
             Ok(answer) => match answer.head.header("content-length").and_then(|length| length.parse().ok()) {
-                Some(size) => Ok(Some(Stat::read(size, &answer.head))),
+                Some(size) => {
+                    let stat = Stat::read(size, &answer.head);
+                    self.noted(stat.version.is_some());
+                    Ok(Some(stat))
+                }
                 None => Err(Fault::lasting("the store tells no length")),
             },
             Err(fault) if fault.kind == Kind::Missing => Ok(None),
             Err(fault) => Err(fault),
+        }
+    }
+
+    /// An answer that names a version is of a bucket that keeps them.
+    fn noted(&self, version: bool) {
+        if version {
+            self.shared.versions.store(KEPT, Ordering::Relaxed);
         }
     }
 
@@ -196,7 +206,9 @@ impl S3 {
         }
         let owner = self.head(&format!("{}{OWNER}", self.shared.prefix)).await?;
         let kept = owner.is_some_and(|owner| owner.version.is_some());
-        self.shared.versions.store(if kept { KEPT } else { NONE }, Ordering::Relaxed);
+        if !kept {
+            let _ = self.shared.versions.compare_exchange(UNKNOWN, NONE, Ordering::Relaxed, Ordering::Relaxed);
+        }
         Ok(kept)
     }
 
