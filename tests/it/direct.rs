@@ -610,7 +610,11 @@ async fn the_published_client_of_containers_sends_to_the_store() {
         client.env_remove(proxy);
     }
     client.args(words).env("LANDFALL_URL", server.url("")).env("LANDFALL_KEY", &server.key);
-    client.env("LANDFALL_TENANT", &server.tenant).stdin(Stdio::null()).kill_on_drop(true);
+    client
+        .env("LANDFALL_TENANT", &server.tenant)
+        .env("LANDFALL_STORE", store.address().to_string())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     let output = tokio::time::timeout(Duration::from_secs(300), client.output()).await.expect("it ends").unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && !said.contains("not ok "), "{said}");

@@ -475,6 +475,12 @@ async fn what_clients_rely_on_is_checked_before_they_do() {
     let refused = of(&store, "c").check("first", both).await.unwrap_err().to_string();
     assert!(refused.contains("versioning") && refused.contains("`direct`"), "{refused}");
     of(&store, "d").check("first", Wanted { versions: false, ..both }).await.unwrap();
+    // One that names versions and keeps none is told as well, and otherwise used as one that has none.
+    store.behave(Ways { names: true, ..Ways::default() });
+    let refused = of(&store, "e").check("first", both).await.unwrap_err().to_string();
+    assert!(refused.contains("versioning") && refused.contains("`direct`"), "{refused}");
+    of(&store, "f").check("first", Wanted { versions: false, ..both }).await.unwrap();
+    assert_eq!(store.objects("f/").len(), 1);
 }
 
 /// A service that hands out credentials, as a container's and an instance's do.
