@@ -563,7 +563,19 @@ async fn the_store_of_this_run_takes_what_clients_send() {
     if !in_bucket() {
         return;
     }
-    let server = Server::start_with(|config| config.set_text("direct", "native").unwrap()).await;
+    let versions = std::env::var("LANDFALL_TEST_VERSIONS").is_ok();
+    let apis = if versions { "native,coveo" } else { "native" };
+    let server = Server::start_with(|config| config.set_text("direct", apis).unwrap()).await;
+    if versions {
+        let container = server.container().await;
+        server.bare("PUT", &container.upload_uri).body("x").send().await.expect(403);
+        server.upload(&container.upload_uri, batch("http://a", "first")).send().await.expect(200);
+        server.upload(&container.upload_uri, batch("http://a", "second")).send().await.expect(200);
+        let path = server.src(&format!("documents/batch?fileId={}", container.file_id));
+        server.call("PUT", path).json("{}").pushed().await;
+        server.upload(&container.upload_uri, batch("http://a", "third")).send().await.expect(200);
+        assert_eq!(server.content("http://a", false).await, b"second");
+    }
     let data = noise(11 * MIB);
     let digests = json!({ "sha256": sha256(&data[..100_000]) });
     let ask = json!({ "name": "a", "size": 100_000, "strategy": "single", "digests": digests });
@@ -598,7 +610,11 @@ async fn the_published_client_of_containers_sends_to_the_store() {
         client.env_remove(proxy);
     }
     client.args(words).env("LANDFALL_URL", server.url("")).env("LANDFALL_KEY", &server.key);
-    client.env("LANDFALL_TENANT", &server.tenant).stdin(Stdio::null()).kill_on_drop(true);
+    client
+        .env("LANDFALL_TENANT", &server.tenant)
+        .env("LANDFALL_STORE", store.address().to_string())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     let output = tokio::time::timeout(Duration::from_secs(300), client.output()).await.expect("it ends").unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && !said.contains("not ok "), "{said}");

@@ -101,6 +101,8 @@ struct Shared {
 pub struct Ways {
     /// Does the bucket keep every version of an object?
     pub versions: bool,
+    /// Are versions named that are not kept?
+    pub names: bool,
     /// Is a CRC-64/NVME computed of an object that came without a checksum, and are checksums told?
     pub checksums: bool,
     /// Is `If-None-Match: *` heeded?
@@ -109,7 +111,7 @@ pub struct Ways {
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { versions: false, checksums: true, conditions: true }
+        Self { versions: false, names: false, checksums: true, conditions: true }
     }
 }
 
@@ -710,7 +712,7 @@ impl S3 for Backend {
         };
         let answer = PutObjectOutput {
             e_tag: Some(ETag::Strong(object.etag.clone())),
-            version_id: object.version.clone(),
+            version_id: object.version.clone().or_else(|| ways.names.then(|| object.etag.clone())),
             ..Default::default()
         };
         kept.put(input.key, object);
@@ -719,13 +721,18 @@ impl S3 for Backend {
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let (input, ways) = (req.input, self.0.ways());
-        let object = self.kept().find(&input.key, input.version_id.as_deref())?;
+        let version = input.version_id.filter(|_| !ways.names);
+        let object = self.kept().find(&input.key, version.as_deref())?;
         let told = input.checksum_mode.is_some() && ways.checksums;
         Ok(S3Response::new(HeadObjectOutput {
             content_length: Some(number(object.size())),
             e_tag: Some(ETag::Strong(object.etag.clone())),
             last_modified: Some(time(object.modified)),
-            version_id: object.version.or_else(|| ways.versions.then(|| "null".into())),
+            version_id: match (ways.versions, ways.names) {
+                (_, true) => Some(object.etag.clone()),
+                (true, _) => object.version.or_else(|| Some("null".into())),
+                (false, false) => object.version,
+            },
             checksum_crc32c: object.crc32c.filter(|_| told),
             checksum_crc64nvme: object.crc64nvme.filter(|_| told),
             checksum_sha256: object.sha256.filter(|_| told),
@@ -818,6 +825,9 @@ impl S3 for Backend {
         req: S3Request<ListObjectVersionsInput>,
     ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
         let input = req.input;
+        if self.0.ways().names {
+            return Err(s3_error!(NotImplemented));
+        }
         let prefix = input.prefix.unwrap_or_default();
         let kept = self.kept();
         // In the order of their keys, the newest first.

@@ -3,6 +3,8 @@
 //! They lie under one key of their session. Where the bucket keeps versions, each of them is a segment of its own, whose
 //! name follows from the version; else the key takes one object, which the signature sees to.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -11,6 +13,7 @@ use http::Method;
 use sha2::{Digest, Sha256};
 
 use super::call::{Ask, Body, Fault, Kind};
+use super::content::Content;
 use super::layout::Pin;
 use super::objects::Stat;
 use super::wire::{Sent, completion};
@@ -23,9 +26,9 @@ const CREATE_ONLY: (&str, &str) = ("if-none-match", "*");
 /// The version of what was put while the bucket kept none: it is replaced by the next.
 const NO_VERSION: &str = "null";
 
-/// The name of one version, or of the only object there is.
+/// The name of one version, or of the only object there is, also when the bucket has begun to keep versions since.
 pub(super) fn segment(session: SessionId, version: Option<&str>) -> SegmentId {
-    let Some(version) = version else { return SegmentId::direct(session) };
+    let Some(version) = version.filter(|version| *version != NO_VERSION) else { return SegmentId::direct(session) };
     let mut first = [0; 8];
     first.copy_from_slice(&Sha256::digest(version)[..8]);
     SegmentId { attempt: u64::from_be_bytes(first).max(1), ..SegmentId::direct(session) }
@@ -83,7 +86,7 @@ impl S3 {
                 }
             }
         }
-        if wanted.versions && version.is_none_or(|version| version == NO_VERSION) {
+        if wanted.versions && !self.tells_versions_apart(key, version).await? {
             return Err(Fault::lasting(
                 "it keeps no versions of objects, which an API in `direct` needs whose clients send always the same \
                  headers: switch versioning on, or leave that API out of `direct`",
@@ -92,8 +95,20 @@ impl S3 {
         Ok(())
     }
 
-    fn arrived_as(&self, session: SessionId, found: Stat, create_only: bool) -> Result<Arrived, Fault> {
-        let version = found.version.filter(|version| version != NO_VERSION);
+    /// Is this version of an object what it was, once another is put in its place? There are stores that name versions and
+    /// keep none.
+    async fn tells_versions_apart(&self, key: &str, version: Option<&str>) -> Result<bool, Fault> {
+        let Some(version) = version.filter(|version| *version != NO_VERSION) else { return Ok(false) };
+        let before = self.head_version(key, Some(version)).await?;
+        self.put(key, &Arc::new(Content::of(Bytes::from_static(b"Another text in its place.")))).await?;
+        let after = self.head_version(key, Some(version)).await?;
+        Ok(before.is_some() && before == after && self.keeps_versions().await?)
+    }
+
+    async fn arrived_as(&self, session: SessionId, found: Stat, create_only: bool) -> Result<Arrived, Fault> {
+        // As the listing will have it: what is named and not kept can't be pinned by its name.
+        let kept = found.version.is_some() && self.keeps_versions().await?;
+        let version = found.version.filter(|version| kept && version != NO_VERSION);
         if version.is_none() && !create_only {
             return Err(Fault::lasting(
                 "the bucket keeps no versions any more: what a client sent can't be told apart",
@@ -142,7 +157,10 @@ impl Direct for S3 {
 
     async fn arrived(&self, session: SessionId, create_only: bool) -> Result<Option<Arrived>, BlobError> {
         let found = self.head_version(&self.direct_key(session), None).await?;
-        Ok(found.map(|found| self.arrived_as(session, found, create_only)).transpose()?)
+        match found {
+            Some(found) => Ok(Some(self.arrived_as(session, found, create_only).await?)),
+            None => Ok(None),
+        }
     }
 
     async fn arrived_parts(&self, session: SessionId, upload: &str) -> Result<Option<Vec<ArrivedPart>>, BlobError> {

@@ -25,10 +25,12 @@ const CHECKSUM: &str = "x-amz-checksum-crc32c";
 const VERSION: &str = "x-amz-version-id";
 pub(super) const VERSION_QUERY: &str = "versionId";
 
-/// Does the bucket keep versions? Not asked yet, no, yes.
+/// Does the bucket keep versions? Not asked yet, no, yes, perhaps because an answer named one, and no whatever it names.
 pub(super) const UNKNOWN: u8 = 0;
 const NONE: u8 = 1;
 const KEPT: u8 = 2;
+const NAMED: u8 = 3;
+const NEVER: u8 = 4;
 
 /// An object as the store tells about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,12 +77,7 @@ impl S3 {
         }
         let answer = self.shared.caller.call(&ask).await?;
         let version = answer.head.header(VERSION).map(str::to_owned);
-        if version.is_some() {
-            self.shared.versions.store(KEPT, Ordering::Relaxed);
-        } else {
-            // What was kept before versions were switched off is still there.
-            let _ = self.shared.versions.compare_exchange(UNKNOWN, NONE, Ordering::Relaxed, Ordering::Relaxed);
-        }
+        self.noted(version.is_some());
         Ok(version)
     }
 
@@ -179,7 +176,11 @@ impl S3 {
     async fn ask_head(&self, ask: Ask<'_>) -> Result<Option<Stat>, Fault> {
         match self.shared.caller.call(&ask).await {
             Ok(answer) => match answer.head.header("content-length").and_then(|length| length.parse().ok()) {
-                Some(size) => Ok(Some(Stat::read(size, &answer.head))),
+                Some(size) => {
+                    let stat = Stat::read(size, &answer.head);
+                    self.noted(stat.version.is_some());
+                    Ok(Some(stat))
+                }
                 None => Err(Fault::lasting("the store tells no length")),
             },
             Err(fault) if fault.kind == Kind::Missing => Ok(None),
@@ -187,17 +188,33 @@ impl S3 {
         }
     }
 
-    /// Does the bucket keep versions of objects, or did it once? Then an object is gone when all of them are. The owner's
-    /// object tells, which is there since the first start.
-    pub(super) async fn keeps_versions(&self) -> Result<bool, Fault> {
-        let known = self.shared.versions.load(Ordering::Relaxed);
-        if known != UNKNOWN {
-            return Ok(known == KEPT);
+    /// An answer that names a version may be of a bucket that keeps them.
+    fn noted(&self, version: bool) {
+        let versions = &self.shared.versions;
+        for before in [UNKNOWN, NONE].into_iter().filter(|_| version) {
+            let _ = versions.compare_exchange(before, NAMED, Ordering::Relaxed, Ordering::Relaxed);
         }
-        let owner = self.head(&format!("{}{OWNER}", self.shared.prefix)).await?;
-        let kept = owner.is_some_and(|owner| owner.version.is_some());
-        self.shared.versions.store(if kept { KEPT } else { NONE }, Ordering::Relaxed);
-        Ok(kept)
+    }
+
+    /// Does the bucket keep versions of objects, or did it once? Then an object is gone when all of them are. The owner's
+    /// object tells, which is there since the first start; and as there are stores that name versions and keep none, one that
+    /// names some has to list them.
+    pub(super) async fn keeps_versions(&self) -> Result<bool, Fault> {
+        let versions = &self.shared.versions;
+        let owner = format!("{}{OWNER}", self.shared.prefix);
+        if versions.load(Ordering::Relaxed) == UNKNOWN {
+            self.head(&owner).await?;
+            let _ = versions.compare_exchange(UNKNOWN, NONE, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        if versions.load(Ordering::Relaxed) == NAMED {
+            let listed = match self.versions(&owner).await {
+                Ok(_) => KEPT,
+                Err(fault) if fault.kind == Kind::Lasting => NEVER,
+                Err(fault) => return Err(fault),
+            };
+            versions.store(listed, Ordering::Relaxed);
+        }
+        Ok(versions.load(Ordering::Relaxed) == KEPT)
     }
 
     /// A small object, whole.

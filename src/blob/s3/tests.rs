@@ -480,6 +480,12 @@ async fn what_clients_rely_on_is_checked_before_they_do() {
     let refused = of(&store, "c").check(both).await.unwrap_err().to_string();
     assert!(refused.contains("versioning") && refused.contains("`direct`"), "{refused}");
     of(&store, "d").check(Wanted { versions: false, ..both }).await.unwrap();
+    // One that names versions and keeps none is told as well, and otherwise used as one that has none.
+    store.behave(Ways { names: true, ..Ways::default() });
+    let refused = of(&store, "e").check(both).await.unwrap_err().to_string();
+    assert!(refused.contains("versioning") && refused.contains("`direct`"), "{refused}");
+    of(&store, "f").check(Wanted { versions: false, ..both }).await.unwrap();
+    assert!(store.objects("f/").is_empty(), "what it tried is gone");
 }
 
 /// A service that hands out credentials, as a container's and an instance's do.
