@@ -18,7 +18,7 @@ pub type Checked<T> = Result<T, String>;
 const PIECE: usize = 64 * 1024;
 /// How long a client hears nothing, and gets rid of nothing, before it tries elsewhere: for a question, and with a body.
 pub const QUESTION: Duration = Duration::from_millis(1_000);
-pub const BODY: Duration = Duration::from_millis(2_500);
+pub const BODY: Duration = Duration::from_millis(2_000);
 /// A call that has no answer for so long, while there is somebody to answer, will have none.
 const NEVER: Duration = Duration::from_secs(45);
 
