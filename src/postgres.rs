@@ -42,7 +42,7 @@ const NONCES_SWEPT_EVERY: Duration = Duration::from_secs(300);
 /// A writer waits for a lock less long than for everything, and one whose process is paused in a transaction loses it, so
 /// that it holds up nobody. An index is read rather than a small table as a whole, because what was read is what a
 /// serializable transaction is compared by.
-const WRITER: &str = "SET lock_timeout = 8000; SET idle_in_transaction_session_timeout = 2000; SET jit = off; \
+const WRITER: &str = "SET lock_timeout = 8000; SET idle_in_transaction_session_timeout = 1000; SET jit = off; \
                       SET max_parallel_workers_per_gather = 0; SET enable_seqscan = off";
 const READER: &str = "SET lock_timeout = 4000; SET idle_in_transaction_session_timeout = 60000; SET jit = off";
 

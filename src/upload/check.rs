@@ -86,7 +86,8 @@ pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> 
     engine.blobs.list(all).await?;
     let now = engine.clock.now();
     let mut gaps = sweep::gaps(engine).await?;
-    gaps.extend(sweep::Gap::since(last.map(|(swept, _)| swept), now));
+    // One that was never swept never had a server.
+    gaps.extend(last.and_then(|(swept, _)| sweep::Gap::since(Some(swept), now)));
     for batch in unnamed.chunks(1000) {
         let known = engine.meta.known_segments(batch.iter().map(|l| l.segment).collect()).await?;
         for (listed, _) in batch.iter().zip(known).filter(|(_, known)| !known) {

@@ -18,7 +18,7 @@ pub type Checked<T> = Result<T, String>;
 const PIECE: usize = 64 * 1024;
 /// How long a client hears nothing, and gets rid of nothing, before it tries elsewhere: for a question, and with a body.
 pub const QUESTION: Duration = Duration::from_millis(1_000);
-pub const BODY: Duration = Duration::from_millis(2_500);
+pub const BODY: Duration = Duration::from_millis(2_000);
 /// A call that has no answer for so long, while there is somebody to answer, will have none.
 const NEVER: Duration = Duration::from_secs(45);
 
@@ -90,6 +90,7 @@ impl Ask {
 #[derive(Debug, Default)]
 pub struct Trouble {
     since: Option<Instant>,
+    what: String,
     tries: u32,
 }
 
@@ -97,14 +98,22 @@ pub struct Trouble {
 pub struct Web {
     http: reqwest::Client,
     world: Arc<World>,
+    began: Instant,
     counts: Mutex<BTreeMap<String, u64>>,
-    resumes: Mutex<Vec<Duration>>,
+    /// How long each took, and of what it was.
+    resumes: Mutex<Vec<(Duration, String)>>,
 }
 
 impl Web {
     pub fn new(world: &Arc<World>) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { http, world: Arc::clone(world), counts: Mutex::default(), resumes: Mutex::default() }
+        Self {
+            http,
+            world: Arc::clone(world),
+            began: Instant::now(),
+            counts: Mutex::default(),
+            resumes: Mutex::default(),
+        }
     }
 
     /// The address of a path.
@@ -224,6 +233,9 @@ impl Web {
         if (now - since).saturating_sub(self.world.nobody_between(since, now)) > NEVER {
             return Err(format!("{what}: no answer for {} s", NEVER.as_secs()));
         }
+        if trouble.tries == 0 {
+            trouble.what = format!("{what}, {:.1} s after the beginning", self.began.elapsed().as_secs_f64());
+        }
         trouble.tries += 1;
         let most = 50u64 << trouble.tries.min(3);
         let millis = most / 2 + u64::from(landfall::clock::random_bytes::<1>()[0]) * most / 512;
@@ -233,15 +245,16 @@ impl Web {
 
     /// Bytes were accepted: whatever trouble there was is over.
     pub fn accepted(&self, trouble: &mut Trouble) {
-        if let Some(since) = std::mem::take(trouble).since {
+        if let Trouble { since: Some(since), what, tries } = std::mem::take(trouble) {
             let now = Instant::now();
             let took = (now - since).saturating_sub(self.world.nobody_between(since, now));
-            self.resumes.lock().unwrap_or_else(PoisonError::into_inner).push(took);
+            let what = format!("{what}, {tries} tries");
+            self.resumes.lock().unwrap_or_else(PoisonError::into_inner).push((took, what));
         }
     }
 
     /// How long each resume took, the shortest first.
-    pub fn resumes(&self) -> Vec<Duration> {
+    pub fn resumes(&self) -> Vec<(Duration, String)> {
         let mut resumes = self.resumes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         resumes.sort_unstable();
         resumes

@@ -37,7 +37,7 @@ use uploads::Desk;
 use world::World;
 
 /// Uploads that are under way at once.
-const CLIENTS: u64 = 10;
+const CLIENTS: u64 = 12;
 /// After the storm everything has to end within this.
 const CALM: Duration = Duration::from_secs(90);
 /// From a client's trouble to the next byte that it is told of, for 99 of 100.

@@ -529,7 +529,7 @@ pub struct Figures {
     uploads: [u64; 3],
     aborted: u64,
     bytes: u64,
-    resumes: Vec<Duration>,
+    resumes: Vec<(Duration, String)>,
     refusals: String,
 }
 
@@ -538,15 +538,20 @@ impl Figures {
         self.uploads.iter().sum()
     }
 
-    /// So many of a hundred resumes took at most this.
+    /// At least so many of a hundred resumes took at most this. Of fewer than a hundred, one may be an exception.
     fn percentile(&self, percent: usize) -> Duration {
-        let rank = (self.resumes.len() * percent).div_ceil(100).max(1);
-        self.resumes.get(rank - 1).copied().unwrap_or_default()
+        let rank = (self.resumes.len() * percent / 100).max(1);
+        self.resumes.get(rank - 1).map(|(took, _)| *took).unwrap_or_default()
     }
 
     pub fn too_slow(&self, most: Duration) -> Option<String> {
         let p99 = self.percentile(99);
-        (p99 >= most).then(|| format!("99 of 100 resumes took up to {p99:.2?}, and may take {most:?}"))
+        let slow =
+            || self.resumes.iter().filter(|(took, _)| *took >= most).map(|(took, what)| format!("{took:.2?}: {what}"));
+        (p99 >= most).then(|| {
+            let slow: Vec<String> = slow().collect();
+            format!("99 of 100 resumes took up to {p99:.2?}, and may take {most:?}: {}", slow.join("; "))
+        })
     }
 }
 
@@ -563,8 +568,8 @@ impl fmt::Display for Figures {
             self.bytes / 1_000_000
         )?;
         let (p50, p99) = (self.percentile(50), self.percentile(99));
-        let worst = self.resumes.last().copied().unwrap_or_default();
-        writeln!(f, "chaos: {} resumes: p50 {p50:.2?}, p99 {p99:.2?}, worst {worst:.2?}", self.resumes.len())?;
+        let worst = self.resumes.last().map(|(took, what)| format!("{took:.2?} ({what})")).unwrap_or_default();
+        writeln!(f, "chaos: {} resumes: p50 {p50:.2?}, p99 {p99:.2?}, worst {worst}", self.resumes.len())?;
         write!(f, "chaos: calls without an answer: {}", self.refusals)
     }
 }

@@ -236,6 +236,7 @@ pub fn pretend_sweeping(data: &Path, seconds: u64) -> Outcome {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_err(|e| e.to_string())?;
     let state = format!("{} {}", now.as_millis(), seconds * 1000).into_bytes();
     let connection = Connection::open(data.join("landfall.db")).map_err(said)?;
+    connection.execute("DELETE FROM settings WHERE name = 'unswept'", []).map_err(said)?;
     let changed = connection.execute("UPDATE settings SET value = ?1 WHERE name = 'sweep'", [state]).map_err(said)?;
     if changed == 1 { Ok(()) } else { Err("no sweep has ever run".into()) }
 }
