@@ -140,8 +140,13 @@ impl Server {
 
     /// Makes one that also listens on a free port of loopback.
     pub(crate) fn start_on_a_port() -> Self {
-        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).unwrap();
-        Self::start_on(Some(free.port()))
+        use std::hash::{BuildHasher, Hasher};
+        // None that the system gives to outgoing connections: it is taken again after a restart.
+        let free = (0..1_000)
+            .map(|_| std::collections::hash_map::RandomState::new().build_hasher().finish() % 20_000)
+            .filter_map(|number| u16::try_from(10_000 + number).ok())
+            .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        Self::start_on(Some(free.expect("a free port")))
     }
 
     fn start_on(port: Option<u16>) -> Self {

@@ -26,9 +26,14 @@ pub struct Nginx {
     folder: tempfile::TempDir,
 }
 
-/// A port that is free now.
+/// A port that is free now, and stays so while nobody listens on it: none that the system gives to outgoing connections.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).map(|a| a.port()).expect("a free port on loopback")
+    use std::hash::{BuildHasher, Hasher};
+    (0..1_000)
+        .map(|_| std::collections::hash_map::RandomState::new().build_hasher().finish() % 20_000)
+        .filter_map(|number| u16::try_from(10_000 + number).ok())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port on loopback")
 }
 
 /// One text for another, which must be there exactly once: what is shipped may not change unseen.
