@@ -391,6 +391,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn drop_tombstones(&self, segments: Vec<SegmentId>) -> Result<()>;
     /// Which of these segments have a row, in the same order.
     async fn known_segments(&self, segments: Vec<SegmentId>) -> Result<Vec<bool>>;
+    /// The pieces of versions that this upload made, each with what finds its bytes.
+    async fn pieces_of(&self, session: SessionId) -> Result<Vec<(SegmentId, String)>>;
 
     // --- numbers
 

@@ -141,6 +141,23 @@ pub(super) async fn file(engine: &Engine, grant: &Grant, id: FileId) -> Result<O
     Ok(engine.meta.file(tenant, id).await?)
 }
 
+/// Was this a place for such a file, and nothing was looked for there before its time was over? Then nobody knows whether
+/// something came.
+///
+/// # Errors
+/// The keepers' own.
+pub(super) async fn is_over(engine: &Engine, grant: &Grant, id: FileId) -> Result<bool, Refusal> {
+    let session = engine.meta.session(grant.tenant(), SessionId(id.0)).await?;
+    Ok(session.is_some_and(|session| {
+        session.direct.is_some()
+            && match session.state {
+                SessionState::Open => session.expires <= engine.clock.now(),
+                SessionState::Expired => true,
+                SessionState::Committed | SessionState::Aborted | SessionState::Failed => false,
+            }
+    }))
+}
+
 /// Commits the newest body that the store has for a session with one PUT; whether there is one. Repeated, it changes nothing
 /// unless something newer came and the file has not been used.
 ///

@@ -53,7 +53,7 @@ pub async fn container(engine: &Engine, grant: &Grant, name: &str, id: &str) -> 
 /// `name` is the parameter that names them all.
 ///
 /// # Errors
-/// [`Refusal::Invalid`] when one of them was used by another call.
+/// [`Refusal::Invalid`] when one of them was used by another call, or expired before anybody could know what it has.
 pub async fn filled_containers(
     engine: &Engine,
     grant: &Grant,
@@ -62,7 +62,12 @@ pub async fn filled_containers(
 ) -> Result<Vec<Container>, Refusal> {
     let mut containers = Vec::new();
     for file in files {
-        let Some(info) = direct::file(engine, grant, file).await? else { continue };
+        let Some(info) = direct::file(engine, grant, file).await? else {
+            if direct::is_over(engine, grant, file).await? {
+                return Err(Refusal::invalid(name, format!("has a container, `{file}`, that expired: begin again")));
+            }
+            continue;
+        };
         if info.used.is_some() {
             return Err(Refusal::invalid(name, format!("has a container, `{file}`, that was used by another call")));
         }

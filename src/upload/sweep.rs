@@ -3,15 +3,15 @@
 //! Expiry itself is by the wall clock, at once. Deleting bytes because time has passed waits until the wall clock and
 //! the monotonic clock have agreed for an hour, so that a clock that jumps destroys nothing.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::blob::Listed;
 use crate::clock::Timestamp;
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
 use crate::meta::Tombstone;
-use crate::model::ids::SegmentId;
+use crate::model::ids::{SegmentId, SessionId};
 use crate::model::refusal::Refusal;
 use crate::model::session::SessionState;
 
@@ -277,6 +277,16 @@ async fn delete(engine: &Engine, tombstones: Vec<Tombstone>, now: Timestamp) -> 
     Ok(deleted)
 }
 
+/// Are bytes of this upload not there that a row names?
+async fn lacks(engine: &Engine, session: SessionId) -> Result<bool, Refusal> {
+    for (segment, backend) in engine.meta.pieces_of(session).await? {
+        if engine.blobs.length(segment, &backend).await?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Bytes that no row names: of a crash between bytes and rows, or of a body still on its way. Only the former stand
 /// still for a day. Those of a gap are nobody's to judge yet.
 async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
@@ -284,6 +294,8 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
     let mut gaps = gaps(engine).await?;
     gaps.retain(|gap| gap.counts(now));
     let mut old = Vec::new();
+    // How those are found that are found by more than their names.
+    let mut pins = HashMap::new();
     let mut doubtful = Vec::new();
     engine
         .blobs
@@ -292,7 +304,10 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
                 if gaps.iter().any(|gap| gap.has(listed.written)) {
                     doubtful.push(listed.segment);
                 } else if listed.written <= before {
-                    old.push(listed);
+                    old.push(listed.segment);
+                    if !listed.backend.is_empty() {
+                        pins.insert(listed.segment, listed.backend);
+                    }
                 }
             }
         })
@@ -310,8 +325,17 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
     }
     let mut deleted = 0;
     for batch in old.chunks(1000) {
-        let known = engine.meta.known_segments(batch.iter().map(|listed| listed.segment).collect()).await?;
-        for (Listed { segment, backend, .. }, _) in batch.iter().zip(known).filter(|(_, known)| !known) {
+        let known = engine.meta.known_segments(batch.to_vec()).await?;
+        for (segment, _) in batch.iter().zip(known).filter(|(_, known)| !known) {
+            if lacks(engine, segment.session).await? {
+                tracing::error!(
+                    %segment,
+                    "bytes without a row stay, because what rows name of the same upload is not there: they may be a copy of \
+                     it. `landfall doctor` names both"
+                );
+                continue;
+            }
+            let backend = pins.get(segment).map_or("", String::as_str);
             match engine.blobs.delete(*segment, backend).await {
                 Ok(()) => deleted += 1,
                 Err(error) => tracing::error!(%segment, %error, "an orphan can't be deleted; tried again in an hour"),

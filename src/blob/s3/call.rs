@@ -51,6 +51,8 @@ pub(super) enum Kind {
     Denied,
     /// It may pass.
     Passing,
+    /// The store does not know this call.
+    Unserved,
     /// It does not pass by itself.
     Lasting,
 }
@@ -76,7 +78,7 @@ impl From<Fault> for BlobError {
         match fault.kind {
             Kind::Full => Self::OutOfSpace,
             Kind::Denied => Self::Io(io::Error::new(io::ErrorKind::PermissionDenied, fault.what)),
-            Kind::Missing | Kind::Changed | Kind::Parts | Kind::Passing | Kind::Lasting => {
+            Kind::Missing | Kind::Changed | Kind::Parts | Kind::Passing | Kind::Unserved | Kind::Lasting => {
                 Self::Io(io::Error::other(fault.what))
             }
         }
@@ -233,7 +235,7 @@ impl Caller {
                     Kind::Missing => "missing",
                     Kind::Denied => "denied",
                     Kind::Full => "full",
-                    Kind::Changed | Kind::Parts | Kind::Passing | Kind::Lasting => "failed",
+                    Kind::Changed | Kind::Parts | Kind::Passing | Kind::Unserved | Kind::Lasting => "failed",
                 },
             };
             metrics::counter!("landfall_store_calls_total", "call" => what, "outcome" => told).increment(1);
@@ -255,7 +257,13 @@ impl Caller {
                     tracing::debug!(what, why = fault.what, tries, "a call to the store is tried again");
                     tokio::time::sleep(pause(tries)).await;
                 }
-                Kind::Missing | Kind::Changed | Kind::Parts | Kind::Full | Kind::Denied | Kind::Lasting => {
+                Kind::Missing
+                | Kind::Changed
+                | Kind::Parts
+                | Kind::Full
+                | Kind::Denied
+                | Kind::Unserved
+                | Kind::Lasting => {
                     return Err(Fault { what: format!("{what}: {}", fault.what), ..fault });
                 }
             }
@@ -414,6 +422,7 @@ fn judge(status: u16, head: &Head, document: Option<&Element>) -> Fault {
         // What a connection damaged on its way is sent again.
         ("RequestTimeout" | "IncompleteBody" | "BadDigest" | "XAmzContentChecksumMismatch", _) => Kind::Passing,
         ("OperationAborted" | "ConditionalRequestConflict", _) => Kind::Passing,
+        ("NotImplemented" | "MethodNotAllowed", _) | (_, 405 | 501) => Kind::Unserved,
         (_, 404) => Kind::Missing,
         (_, 412) => Kind::Changed,
         (_, 408 | 425 | 429 | 500 | 502 | 503 | 504) => Kind::Passing,

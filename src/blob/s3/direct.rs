@@ -188,9 +188,10 @@ impl Direct for S3 {
         };
         let mut joined = self.shared.caller.call(&ask(true)).await;
         // Nobody else has a way to put anything there: a store that does not know the condition can do without.
-        if joined.as_ref().is_err_and(|fault| fault.kind == Kind::Lasting) {
+        if joined.as_ref().is_err_and(|fault| matches!(fault.kind, Kind::Lasting | Kind::Unserved)) {
             joined = self.shared.caller.call(&ask(false)).await;
         }
+        let done = joined.is_ok();
         match joined {
             Ok(_) => {}
             // Done before, by a call whose answer was lost or by somebody else, if what is there is as long.
@@ -209,6 +210,8 @@ impl Direct for S3 {
                 Err(Fault::lasting(format!("{key} is not what its parts were: {} bytes of {length}", found.length))
                     .into())
             }
+            // It has just said that it made it.
+            None if done => Err(Fault::lasting(format!("{key} was made of its parts and is not there")).into()),
             found => Ok(found),
         }
     }

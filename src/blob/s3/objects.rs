@@ -209,7 +209,8 @@ impl S3 {
         if versions.load(Ordering::Relaxed) == NAMED {
             let listed = match self.versions(&owner).await {
                 Ok(_) => KEPT,
-                Err(fault) if fault.kind == Kind::Lasting => NEVER,
+                // Nothing else settles it: what is taken for a bucket without versions pins none.
+                Err(fault) if fault.kind == Kind::Unserved => NEVER,
                 Err(fault) => return Err(fault),
             };
             versions.store(listed, Ordering::Relaxed);

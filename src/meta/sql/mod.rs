@@ -603,6 +603,10 @@ impl MetaStore for SqlMeta {
         self.read(move |c| sweep::known_segments(c, &segments)).await
     }
 
+    async fn pieces_of(&self, session: SessionId) -> Result<Vec<(SegmentId, String)>> {
+        self.read(move |c| sweep::pieces_of(c, session)).await
+    }
+
     async fn usage(&self, tenant: &TenantId) -> Result<Usage> {
         let tenant = tenant.clone();
         self.read(move |c| sweep::usage(c, &tenant)).await

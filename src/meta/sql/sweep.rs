@@ -187,6 +187,18 @@ pub(super) fn known_segments(c: &Connection, segments: &[SegmentId]) -> R<Vec<bo
         .collect()
 }
 
+pub(super) fn pieces_of(c: &Connection, session: SessionId) -> R<Vec<(SegmentId, String)>> {
+    let begin = session.0.simple();
+    // Names begin with the session, and `.` comes behind `-`.
+    let pieces = all(
+        c,
+        "SELECT segment, backend FROM pieces WHERE segment > ?1 AND segment < ?2",
+        params![format!("{begin}-"), format!("{begin}.")],
+        read_tombstone,
+    )?;
+    Ok(pieces.into_iter().map(|piece| (piece.segment, piece.backend)).collect())
+}
+
 pub(super) fn usage(c: &Connection, tenant: &TenantId) -> R<Usage> {
     let held = quota::held(c, tenant)?;
     let sources = all(

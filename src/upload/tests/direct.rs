@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::blob::Wanted;
+use crate::model::ids::{SegmentId, SessionId};
 use crate::model::session::{Declaration, Session, Strategy};
 use crate::upload::track::{self, Claim};
 
@@ -164,4 +165,55 @@ async fn one_that_may_come_once_is_kept_as_long_as_its_upload() {
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(left[0].0.contains(&sent.id.0.simple().to_string()));
     place.sound().await;
+}
+
+#[tokio::test]
+async fn what_may_be_a_copy_of_bytes_that_are_not_there_stays() {
+    let store = Store::with_versions();
+    let place = place(&store, true).await;
+    let mut sweeper = sweep::Sweeper::default();
+    sweeper.sweep(&place.engine).await.unwrap();
+    let sent = place.told(4).await;
+    assert_eq!(place.put_told(&sent, b"sent").await, 200);
+    track::commit(&place.engine, &place.grant, sent.id, Claim::default()).await.unwrap();
+    place.later(&store, &mut sweeper, 8 * DAY).await;
+    place.later(&store, &mut sweeper, 2 * DAY).await;
+    place.sound().await;
+    // As a restored copy of the bucket has it: the same name and bytes, another version.
+    let key = store.objects("").into_iter().find(|(key, _)| !key.ends_with("owner")).unwrap().0;
+    store.lose(&key);
+    store.put(&key, b"sent");
+    for _ in 0..3 {
+        assert_eq!(place.later(&store, &mut sweeper, 2 * DAY).await.orphans, 0);
+    }
+    assert_eq!(store.get(&key).unwrap(), b"sent");
+    let broken = check::everything(&place.engine, true).await.unwrap().broken;
+    assert!(broken.iter().any(|sentence| sentence.contains("is not there")), "{broken:?}");
+}
+
+#[tokio::test]
+async fn a_container_that_expired_unseen_is_no_empty_one() {
+    let store = Store::with_versions();
+    let place = place(&store, true).await;
+    let (filled, empty) = (place.fixed().await, place.fixed().await);
+    place.put_fixed(&filled, b"bytes").await;
+    let files = || vec![filled.file, empty.file];
+    let found = register::filled_containers(&place.engine, &place.grant, "streamId", vec![empty.file]).await.unwrap();
+    assert!(found.is_empty(), "nothing came, and it may still come");
+    place.engine.clock.advance(Duration::from_secs(3601));
+    let refused = register::filled_containers(&place.engine, &place.grant, "streamId", files()).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::Invalid { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_can_not_say_it_now_is_not_taken_for_one_without_versions() {
+    let store = Store::with_versions();
+    let blobs = in_bucket(&store, "fresh");
+    let session = SessionId(random_uuid());
+    store.put(&format!("fresh/{}", SegmentId::direct(session)), b"bytes");
+    store.harm("ListObjectVersions", 1, Harm::Refuse(400, "RequestTimeTooSkewed"));
+    let direct = blobs.direct().unwrap();
+    assert!(direct.arrived(session, true).await.is_err());
+    let arrived = direct.arrived(session, true).await.unwrap().unwrap();
+    assert_ne!(arrived.segment, SegmentId::direct(session), "it is pinned by its version");
 }
