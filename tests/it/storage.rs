@@ -126,8 +126,10 @@ async fn a_store_that_is_away_is_told_and_comes_back() {
     store.damage(&key, 2);
     let path = format!("/files/{}/content", upload["file_id"].as_str().unwrap());
     let url = server.url(&format!("/landfall/v1{path}"));
-    let damaged = server.http.get(&url).bearer_auth(&server.key).send().await.unwrap();
-    assert!(damaged.bytes().await.is_err(), "it breaks off");
+    // It breaks off, perhaps before the head of the answer is out.
+    if let Ok(damaged) = server.http.get(&url).bearer_auth(&server.key).send().await {
+        assert!(damaged.bytes().await.is_err());
+    }
     store.lose(&key);
     assert_eq!(server.native("GET", &path).send().await.status, 500);
 }

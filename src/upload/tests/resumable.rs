@@ -705,7 +705,9 @@ fn follow(place: impl Future<Output = Place>, steps: &[Step], tail: u64, fail: i
                 }
             }
         }
-        for _ in 0..4 {
+        // Each planned failure may cost a try.
+        let planned = steps.iter().filter(|step| matches!(step, Step::Fail(_))).count();
+        for _ in 0..planned + 4 {
             match place.chunk(session, &data, known, size).await {
                 Ok(done @ Standing::Done(_)) => {
                     fail(&place, None);
