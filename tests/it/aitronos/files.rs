@@ -435,9 +435,9 @@ async fn check_18_content() {
     ] {
         server.bare("GET", &wrong).send().await.fault(401, "TOKEN_INVALID");
     }
-    server.clock.advance(Duration::from_secs(3599));
+    server.clock.advance(Duration::from_secs(3590));
     server.bare("GET", &url).send().await.expect(200);
-    server.clock.advance(Duration::from_secs(2));
+    server.clock.advance(Duration::from_secs(11));
     server.bare("GET", &url).send().await.fault(401, "TOKEN_INVALID");
     // A file in several pieces reads as one.
     let session = server.session(2 * M).await;
