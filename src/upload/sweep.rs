@@ -324,10 +324,17 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
         );
     }
     let mut deleted = 0;
+    let mut judged = None;
     for batch in old.chunks(1000) {
         let known = engine.meta.known_segments(batch.to_vec()).await?;
         for (segment, _) in batch.iter().zip(known).filter(|(_, known)| !known) {
-            if lacks(engine, segment.session).await? {
+            // Asked once for each upload: a listing has what belongs together one after the other.
+            let lacking = match judged {
+                Some((session, lacking)) if session == segment.session => lacking,
+                _ => lacks(engine, segment.session).await?,
+            };
+            judged = Some((segment.session, lacking));
+            if lacking {
                 tracing::error!(
                     %segment,
                     "bytes without a row stay, because what rows name of the same upload is not there: they may be a copy of \
