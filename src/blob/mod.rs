@@ -13,6 +13,7 @@
 
 mod local;
 mod memory;
+mod remote;
 mod s3;
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use reqsign_core::{
 };
 use tokio::sync::Mutex;
 
-use super::call::{Fault, Kind};
+use crate::blob::remote::{Fault, Kind};
 use crate::config::Bucket;
 use crate::outbound::{Ask, Bounds, Outbound, OutboundError, Payload};
 

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::Method;
 use sha2::{Digest, Sha256};
 
-use super::call::{Ask, Body, Fault, Kind};
 use super::content::Content;
 use super::layout::Pin;
 use super::objects::Stat;
 use super::wire::{Sent, completion};
 use super::{S3, Wanted};
+use crate::blob::remote::{Ask, Body, Fault, Kind};
 use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, PutAsk, Ticket};
 use crate::model::ids::{SegmentId, SessionId};
 
@@ -62,7 +62,7 @@ impl S3 {
 
     /// Does the bucket do what clients' own requests rely on?
     pub(super) async fn check_direct(&self, key: &str, version: Option<&str>, wanted: Wanted) -> Result<(), Fault> {
-        let told = self.shared.caller.signer().await?.own(key, &[CREATE_ONLY]);
+        let told = self.shared.caller.protocol.signer().await?.own(key, &[CREATE_ONLY]);
         // The signature is over a header that does not come.
         let status = self.shared.caller.status_of(&told, Bytes::from_static(b"!")).await?;
         if (200..300).contains(&status) {
@@ -128,7 +128,7 @@ impl Direct for S3 {
         let mut headers: Vec<(&str, &str)> = ask.headers.to_vec();
         headers.extend(ask.create_only.then_some(CREATE_ONLY));
         headers.extend(checks.iter().map(|(name, value)| (*name, value.as_str())));
-        let signer = self.shared.caller.signer().await?;
+        let signer = self.shared.caller.protocol.signer().await?;
         let url = signer.public(&self.direct_key(ask.session), Vec::new(), &headers, ask.life_seconds);
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Ok(Ticket { url, headers: headers.iter().map(owned).collect() })
@@ -147,7 +147,7 @@ impl Direct for S3 {
         life_seconds: u32,
     ) -> Result<Vec<String>, BlobError> {
         let key = self.direct_key(session);
-        let signer = self.shared.caller.signer().await?;
+        let signer = self.shared.caller.protocol.signer().await?;
         let url = |number: &u32| {
             let query = vec![("partNumber".into(), number.to_string()), ("uploadId".into(), upload.to_owned())];
             signer.public(&key, query, &[], life_seconds)

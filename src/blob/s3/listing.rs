@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use http::Method;
 
-use super::call::{Ask, Fault, Kind};
 use super::direct;
 use super::layout::{Pin, SEALING_PART, UPLOADS};
-use super::wire::{Element, Sent};
+use super::wire::Sent;
 use super::{PROBE, S3};
+use crate::blob::remote::{Ask, Element, Fault, Kind};
 use crate::blob::{BlobError, Listed};
 use crate::clock::Timestamp;
 use crate::limits;

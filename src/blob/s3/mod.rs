@@ -14,14 +14,13 @@
 //!
 //! Signed by our own [`crate::sigv4`], with `UNSIGNED-PAYLOAD` and a CRC-32C that the store verifies.
 
-mod call;
+mod amazon;
 mod content;
 mod credentials;
 mod direct;
 mod layout;
 mod listing;
 mod objects;
-mod reader;
 mod seal;
 mod wire;
 mod writer;
@@ -35,19 +34,20 @@ pub(crate) use tests::of;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
 
-use self::call::{Ask, Caller, Fault, Kind, STALL};
+use self::amazon::Amazon;
 use self::content::Content;
 use self::layout::{Layout, Pin, Recorded, Tail, UPLOADS, WHOLE};
 use self::listing::StoredPart;
-use self::reader::Reader;
+use self::objects::{Stat, VERSION_QUERY};
 use self::writer::Writer;
+use super::remote::{Ask, Caller, Fault, Kind, Memory, Ranges, Reader, STALL, Stream};
 use super::{BlobError, BlobStore, Direct, Listed, SegmentReader, SegmentWriter, Space};
 use crate::clock::{Clock, random_uuid};
 use crate::config::Bucket;
@@ -70,7 +70,7 @@ pub struct S3 {
 
 #[derive(Debug)]
 struct Shared {
-    caller: Caller,
+    caller: Caller<Amazon>,
     /// Tells what is old enough to be removed.
     clock: Clock,
     prefix: String,
@@ -79,10 +79,8 @@ struct Shared {
     versions: AtomicU8,
     /// Is what no segment needs removed?
     tidies: bool,
-    /// Bytes of parts in memory, over all writers.
-    held: AtomicU64,
-    /// As many as there may be before they are written as smaller objects.
-    memory: u64,
+    /// For parts on their way; what is too much for it is written as smaller objects.
+    memory: Arc<Memory>,
 }
 
 /// What a bucket must be able to do besides, where clients send to it themselves.
@@ -132,7 +130,7 @@ impl S3 {
         stall: Duration,
     ) -> Result<Self, Unusable> {
         let unusable = |error: OutboundError| Unusable { place: bucket.name.clone(), why: error.what };
-        let caller = Caller::new(bucket, environment, stall).map_err(unusable)?;
+        let caller = amazon::caller(bucket, environment, stall).map_err(unusable)?;
         let (prefix, checksums) = (bucket.prefix.clone(), bucket.checksums);
         Ok(Self {
             shared: Arc::new(Shared {
@@ -142,8 +140,7 @@ impl S3 {
                 checksums,
                 versions: AtomicU8::new(objects::UNKNOWN),
                 tidies: memory.is_some(),
-                held: AtomicU64::new(0),
-                memory: memory.unwrap_or(0),
+                memory: Memory::of(memory.unwrap_or(0)),
             }),
         })
     }
@@ -233,11 +230,12 @@ impl BlobStore for S3 {
     async fn open(&self, segment: SegmentId, backend: &str) -> Result<Box<dyn SegmentReader>, BlobError> {
         if let Ok(pin) = backend.parse::<Pin>() {
             let found = self.pinned(segment, &pin).await?.ok_or(BlobError::NotFound(segment))?;
-            return Ok(Box::new(Reader::new(self.clone(), self.direct_key(segment.session), found, pin.version)));
+            let key = self.direct_key(segment.session);
+            return Ok(Box::new(Reader::new(Object { store: self.clone(), key, found, version: pin.version })));
         }
         let key = self.key(segment);
         match self.head(&key).await? {
-            Some(found) => Ok(Box::new(Reader::new(self.clone(), key, found, None))),
+            Some(found) => Ok(Box::new(Reader::new(Object { store: self.clone(), key, found, version: None }))),
             None => Err(BlobError::NotFound(segment)),
         }
     }
@@ -328,5 +326,40 @@ impl BlobStore for S3 {
     async fn ping(&self) -> Result<(), BlobError> {
         self.shared.caller.call(&Ask::new("HeadBucket", Method::HEAD, "")).await?;
         Ok(())
+    }
+}
+
+/// An object of the bucket, or one version of it, as it was when it was opened: the store compares.
+struct Object {
+    store: S3,
+    key: String,
+    found: Stat,
+    version: Option<String>,
+}
+
+#[async_trait]
+impl Ranges for Object {
+    fn name(&self) -> &str {
+        &self.key
+    }
+
+    fn size(&self) -> u64 {
+        self.found.size
+    }
+
+    async fn range(&self, from: u64, to: u64) -> Result<Stream, Fault> {
+        let mut ask = Ask::new("GetObject", Method::GET, &self.key).header("range", format!("bytes={from}-{}", to - 1));
+        if let Some(version) = &self.version {
+            ask = ask.query(VERSION_QUERY, version.clone());
+        }
+        if let Some(etag) = &self.found.etag {
+            ask = ask.header("if-match", etag.clone());
+        }
+        let (head, stream) = self.store.shared.caller.stream(&ask).await?;
+        // A store that does not know ranges would answer with other bytes than those that were asked for.
+        if head.status == 206 || (from == 0 && to == self.found.size) {
+            return Ok(stream);
+        }
+        Err(Fault::lasting("the store answers no range"))
     }
 }

@@ -9,11 +9,11 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::Method;
 
-use super::call::{Ask, Body, Fault, Kind};
-use super::content::{Content, crc32c};
+use super::content::Content;
 use super::layout::Tail;
 use super::wire::{Sent, completion};
 use super::{OWNER, S3, SEALS};
+use crate::blob::remote::{Ask, Body, Fault, Kind, crc32c};
 use crate::model::file::Digests;
 use crate::model::ids::SegmentId;
 use crate::outbound::Head;

@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use super::call::{Fault, Kind};
 use super::content::Content;
 use super::layout::{NotRecorded, Recorded, SEALING_PART, Tail, WHOLE};
 use super::{S3, SEALS};
 use crate::blob::BlobError;
+use crate::blob::remote::{Fault, Kind};
 use crate::faults;
 use crate::model::ids::SegmentId;
 

@@ -428,7 +428,7 @@ async fn many_writers_share_the_memory_there_is() {
         let mut writer = s3.create(id, None).await.unwrap();
         for from in (0..all.len()).step_by(256 * 1024) {
             writer.write(&mut vec![all.slice(from..from + 256 * 1024)]).await.unwrap();
-            let held = s3.shared.held.load(std::sync::atomic::Ordering::Relaxed);
+            let held = s3.shared.memory.held();
             assert!(held <= MEMORY, "{held}");
         }
         writers.push((id, writer));
@@ -441,7 +441,7 @@ async fn many_writers_share_the_memory_there_is() {
         assert!(read_all(&s3, id, &extent.backend).await == [&all[..], &all[..3 << 20]].concat());
         s3.delete(id, WHOLE).await.unwrap();
     }
-    assert_eq!(s3.shared.held.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(s3.shared.memory.held(), 0);
 }
 
 #[tokio::test]

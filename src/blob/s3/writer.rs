@@ -9,10 +9,10 @@ use crc_fast::CrcAlgorithm;
 use tokio::task::JoinHandle;
 
 use super::S3;
-use super::call::Fault;
-use super::content::{Content, Held, crc32c, followed};
+use super::content::Content;
 use super::layout::{HELD_BYTES, Layout, Recorded, SEALING_PART, Tail, WHOLE};
 use super::wire::Sent;
+use crate::blob::remote::{Fault, Held, crc32c, followed};
 use crate::blob::{BlobError, Extent, SegmentWriter};
 use crate::faults;
 use crate::limits;
@@ -54,7 +54,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(store: S3, segment: SegmentId, layout: Layout) -> Self {
-        let held = Held::none(Arc::clone(&store.shared));
+        let held = Held::none(Arc::clone(&store.shared.memory));
         Self {
             store,
             segment,

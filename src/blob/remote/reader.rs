@@ -7,12 +7,9 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use http::Method;
 use tokio::sync::Mutex;
 
-use super::S3;
-use super::call::{Ask, Fault};
-use super::objects::{Stat, VERSION_QUERY};
+use super::Fault;
 use crate::blob::{BlobError, SegmentReader};
 use crate::faults;
 use crate::outbound::OutboundError;
@@ -24,14 +21,25 @@ const MOST_BYTES: u64 = 64 * 1024 * 1024;
 /// How often a range that broke is asked for again before a read fails.
 const BREAKS: u32 = 4;
 
+/// A body as it comes.
+pub(in crate::blob) type Stream = BoxStream<'static, Result<Bytes, OutboundError>>;
+
+/// An object whose bytes can be asked for. What was opened is what is answered, or nothing.
+#[async_trait]
+pub(in crate::blob) trait Ranges: Send + Sync {
+    /// What it is called, for people.
+    fn name(&self) -> &str;
+
+    /// Its bytes in all.
+    fn size(&self) -> u64;
+
+    /// The bytes from the first position to before the second, and no others.
+    async fn range(&self, from: u64, to: u64) -> Result<Stream, Fault>;
+}
+
 /// An object that is read.
-pub(super) struct Reader {
-    store: S3,
-    key: String,
-    size: u64,
-    /// What was opened is what is read: the store compares.
-    etag: Option<String>,
-    version: Option<String>,
+pub(in crate::blob) struct Reader<R> {
+    object: R,
     place: Mutex<Place>,
 }
 
@@ -39,44 +47,29 @@ pub(super) struct Reader {
 struct Place {
     at: u64,
     pending: Bytes,
-    stream: Option<(u64, BoxStream<'static, Result<Bytes, OutboundError>>)>,
+    stream: Option<(u64, Stream)>,
     next: u64,
 }
 
-impl fmt::Debug for Reader {
+impl<R: Ranges> fmt::Debug for Reader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("key", &self.key).field("size", &self.size).finish_non_exhaustive()
+        let (name, size) = (self.object.name(), self.object.size());
+        f.debug_struct("Reader").field("name", &name).field("size", &size).finish_non_exhaustive()
     }
 }
 
-impl Reader {
-    pub(super) fn new(store: S3, key: String, found: Stat, version: Option<String>) -> Self {
+impl<R: Ranges> Reader<R> {
+    pub(in crate::blob) fn new(object: R) -> Self {
         let place = Place { at: 0, pending: Bytes::new(), stream: None, next: FIRST_BYTES };
-        Self { store, key, size: found.size, etag: found.etag, version, place: Mutex::new(place) }
-    }
-
-    async fn range(&self, from: u64, to: u64) -> Result<BoxStream<'static, Result<Bytes, OutboundError>>, Fault> {
-        let mut ask = Ask::new("GetObject", Method::GET, &self.key).header("range", format!("bytes={from}-{}", to - 1));
-        if let Some(version) = &self.version {
-            ask = ask.query(VERSION_QUERY, version.clone());
-        }
-        if let Some(etag) = &self.etag {
-            ask = ask.header("if-match", etag.clone());
-        }
-        let (head, stream) = self.store.shared.caller.stream(&ask).await?;
-        // A store that does not know ranges would answer with other bytes than those that were asked for.
-        if head.status == 206 || (from == 0 && to == self.size) {
-            return Ok(stream);
-        }
-        Err(Fault::lasting("the store answers no range"))
+        Self { object, place: Mutex::new(place) }
     }
 }
 
 #[async_trait]
-impl SegmentReader for Reader {
+impl<R: Ranges> SegmentReader for Reader<R> {
     async fn read(&self, offset: u64, length: usize) -> Result<Bytes, BlobError> {
         faults::io_point("segment.read")?;
-        let end = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX)).min(self.size);
+        let end = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX)).min(self.object.size());
         let Some(wanted) = end.checked_sub(offset).and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0) else {
             return Ok(Bytes::new());
         };
@@ -101,8 +94,8 @@ impl SegmentReader for Reader {
                 }
             }
             let Some((until, stream)) = &mut place.stream else {
-                let until = place.at.saturating_add(place.next).min(self.size);
-                place.stream = Some((until, self.range(place.at, until).await?));
+                let until = place.at.saturating_add(place.next).min(self.object.size());
+                place.stream = Some((until, self.object.range(place.at, until).await?));
                 continue;
             };
             let left = usize::try_from(until.saturating_sub(place.at)).unwrap_or(usize::MAX);
@@ -123,7 +116,7 @@ impl SegmentReader for Reader {
             place.stream = None;
             breaks += 1;
             if breaks >= BREAKS {
-                let what = format!("{} can't be read at {}: {broken}", self.key, place.at);
+                let what = format!("{} can't be read at {}: {broken}", self.object.name(), place.at);
                 return Err(BlobError::Io(io::Error::other(what)));
             }
         }

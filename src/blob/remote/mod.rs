@@ -1,0 +1,24 @@
+//! What stores have in common that are called over HTTP: calls that are tried again, XML, memory for what is on its way,
+//! and reading by ranges. How a store is spoken to is its own folder's.
+
+mod call;
+mod held;
+mod reader;
+mod xml;
+
+pub(super) use call::{Ask, Body, Caller, Fault, Kind, Protocol, STALL, Signed, split};
+pub(super) use held::{Held, Memory};
+pub(super) use reader::{Ranges, Reader, Stream};
+pub(super) use xml::Element;
+
+use crc_fast::CrcAlgorithm;
+
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+    u32::try_from(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or(0)
+}
+
+/// The checksum of bytes that are followed by others.
+pub(super) fn followed(first: u32, second: u32, length: u64) -> u32 {
+    let whole = crc_fast::checksum_combine(CrcAlgorithm::Crc32Iscsi, first.into(), second.into(), length);
+    u32::try_from(whole).unwrap_or(0)
+}

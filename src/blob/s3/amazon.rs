@@ -1,0 +1,255 @@
+//! How Amazon's stores, and those like them, are spoken to: presigned requests, and what their errors mean.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::HeaderName;
+
+use super::credentials::Credentials;
+use crate::blob::remote::{Ask, Caller, Element, Fault, Kind, Protocol, Signed, split};
+use crate::clock::Clock;
+use crate::config::Bucket;
+use crate::outbound::{Head, OutboundError};
+use crate::sigv4::{PresignRequest, Secret, SigningKey, presign};
+
+/// How long a signature holds: long enough for clocks that are not quite right.
+const SIGNED_SECONDS: u32 = 900;
+/// The region of stores that have none.
+const REGION: &str = "us-east-1";
+
+/// Where a bucket is, and who asks.
+pub(super) struct Amazon {
+    credentials: Credentials,
+    /// The store judges signatures by its own clock, so that this is the system's, also where a test moves the server's.
+    clock: Clock,
+    scheme: &'static str,
+    host: String,
+    /// What stands before a key in the path.
+    root: String,
+    /// Scheme and host by which clients reach the same bucket.
+    public: (&'static str, String),
+    region: String,
+}
+
+/// Makes calls to a bucket.
+pub(super) fn caller(
+    bucket: &Bucket,
+    environment: HashMap<String, String>,
+    stall: Duration,
+) -> Result<Caller<Amazon>, OutboundError> {
+    let amazon = Amazon::new(bucket, environment)?;
+    let near = amazon.scheme == "http";
+    Caller::new(amazon, stall, near)
+}
+
+impl Amazon {
+    fn new(bucket: &Bucket, environment: HashMap<String, String>) -> Result<Self, OutboundError> {
+        let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| environment.get(*name).cloned());
+        let region = bucket.region.clone().or(named).unwrap_or_else(|| REGION.into());
+        let own = || ("https", format!("s3.{region}.amazonaws.com"));
+        let (scheme, host) = bucket.endpoint.as_deref().map_or_else(own, split);
+        let public = bucket.public_endpoint.as_deref().map_or_else(|| (scheme, host.clone()), split);
+        let placed = |host: String| if bucket.path_style { host } else { format!("{}.{host}", bucket.name) };
+        let root = if bucket.path_style { format!("/{}", bucket.name) } else { String::new() };
+        let (host, public) = (placed(host), (public.0, placed(public.1)));
+        let credentials = Credentials::new(bucket, environment)?;
+        Ok(Self { credentials, clock: Clock::system(), scheme, host, root, public, region })
+    }
+
+    /// Who signs now: credentials may be others later.
+    pub(super) async fn signer(&self) -> Result<Signer<'_>, Fault> {
+        let credential = self.credentials.get().await?;
+        let secret = Secret::new(credential.secret_access_key.into_bytes());
+        let key = SigningKey::new(credential.access_key_id, secret, self.region.clone());
+        Ok(Signer { amazon: self, key, token: credential.session_token })
+    }
+}
+
+#[async_trait]
+impl Protocol for Amazon {
+    fn place(&self) -> String {
+        format!("{}://{}{}", self.scheme, self.host, self.root)
+    }
+
+    /// The whole URL, with a signature over it and over the headers that need one.
+    async fn sign(&self, ask: &Ask<'_>) -> Result<Signed, Fault> {
+        let signed = ask.headers.iter().filter(|(name, _)| name.starts_with("x-amz-"));
+        let signed: Vec<(&str, &str)> = signed.map(|(name, value)| (*name, value.as_str())).collect();
+        let query = ask.query.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let signer = self.signer().await?;
+        let url = signer.url((self.scheme, &self.host), ask.method.as_str(), ask.key, query, &signed, SIGNED_SECONDS);
+        let header = |(name, value): &(&'static str, String)| (HeaderName::from_static(name), value.clone());
+        Ok(Signed { url, headers: ask.headers.iter().map(header).collect() })
+    }
+
+    fn judge(&self, status: u16, head: &Head, document: Option<&Element>) -> Fault {
+        judge(status, head, document)
+    }
+
+    async fn forget(&self) {
+        self.credentials.forget().await;
+    }
+}
+
+/// Signs with the credentials of one moment.
+pub(super) struct Signer<'a> {
+    amazon: &'a Amazon,
+    key: SigningKey,
+    token: Option<String>,
+}
+
+impl Signer<'_> {
+    /// A URL at which clients reach an object, for a PUT within so many seconds with exactly these headers.
+    pub(super) fn public(
+        &self,
+        key: &str,
+        query: Vec<(String, String)>,
+        headers: &[(&str, &str)],
+        life: u32,
+    ) -> String {
+        let (scheme, host) = &self.amazon.public;
+        self.url((scheme, host), "PUT", key, query, headers, life)
+    }
+
+    /// The same at which this server reaches it.
+    pub(super) fn own(&self, key: &str, headers: &[(&str, &str)]) -> String {
+        self.url((self.amazon.scheme, &self.amazon.host), "PUT", key, Vec::new(), headers, SIGNED_SECONDS)
+    }
+
+    fn url(
+        &self,
+        (scheme, host): (&str, &str),
+        method: &str,
+        key: &str,
+        mut query: Vec<(String, String)>,
+        headers: &[(&str, &str)],
+        life: u32,
+    ) -> String {
+        if let Some(token) = &self.token {
+            query.push(("X-Amz-Security-Token".into(), token.clone()));
+        }
+        let root = &self.amazon.root;
+        let slash = if key.is_empty() && !root.is_empty() { "" } else { "/" };
+        presign(
+            &self.key,
+            &PresignRequest {
+                method,
+                scheme,
+                host,
+                path: &format!("{root}{slash}{key}"),
+                query: &query,
+                signed_headers: headers,
+                date: self.amazon.clock.now(),
+                expires_seconds: life,
+            },
+        )
+    }
+}
+
+/// What an answer that is no success means.
+fn judge(status: u16, head: &Head, document: Option<&Element>) -> Fault {
+    let code = document.and_then(|document| document.get("Code")).unwrap_or_default();
+    let message = document.and_then(|document| document.get("Message")).unwrap_or_default();
+    let kind = match (code, status) {
+        ("NoSuchKey" | "NoSuchUpload" | "NotFound", _) => Kind::Missing,
+        ("NoSuchBucket" | "PermanentRedirect" | "RequestTimeTooSkewed", _) => Kind::Lasting,
+        ("InvalidPart" | "InvalidPartOrder" | "EntityTooSmall", _) => Kind::Parts,
+        ("QuotaExceeded" | "InsufficientStorage" | "StorageFull" | "XMinioStorageFull", _) | (_, 507) => Kind::Full,
+        ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _) | (_, 401 | 403) => Kind::Denied,
+        // What a connection damaged on its way is sent again.
+        ("RequestTimeout" | "IncompleteBody" | "BadDigest" | "XAmzContentChecksumMismatch", _) => Kind::Passing,
+        ("OperationAborted" | "ConditionalRequestConflict", _) => Kind::Passing,
+        ("NotImplemented" | "MethodNotAllowed", _) | (_, 405 | 501) => Kind::Unserved,
+        (_, 404) => Kind::Missing,
+        (_, 412) => Kind::Changed,
+        (_, 408 | 425 | 429 | 500 | 502 | 503 | 504) => Kind::Passing,
+        // An answer to HEAD has no document that would say why.
+        ("", 400) if document.is_none() => Kind::Denied,
+        _ => Kind::Lasting,
+    };
+    let what = match (kind, head.header("x-amz-bucket-region")) {
+        (Kind::Denied, _) => {
+            format!("the store refuses the credentials, or they lack a permission: {status} {code} {message}")
+        }
+        (Kind::Lasting, Some(region)) if (300..400).contains(&status) => {
+            format!("the bucket is in another region: set `region={region}` in `storage`")
+        }
+        (Kind::Lasting, _) if code == "RequestTimeTooSkewed" => {
+            "this machine's clock or the store's is wrong: they differ by more than a signature allows".into()
+        }
+        _ => format!("the store answered {status} {code} {message}"),
+    };
+    Fault { kind, what: what.trim_end().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    fn kind(status: u16, code: &str) -> Kind {
+        let head = Head { status, headers: http::HeaderMap::new() };
+        let xml = format!("<Error><Code>{code}</Code><Message>m</Message></Error>");
+        let document = Element::read(xml.as_bytes()).filter(|_| !code.is_empty());
+        judge(status, &head, document.as_ref()).kind
+    }
+
+    #[test]
+    fn an_answer_is_judged_by_its_code_and_then_by_its_status() {
+        for (status, code, wanted) in [
+            (404, "NoSuchKey", Kind::Missing),
+            (404, "", Kind::Missing),
+            (404, "NoSuchBucket", Kind::Lasting),
+            (500, "NoSuchUpload", Kind::Missing),
+            (503, "SlowDown", Kind::Passing),
+            (429, "", Kind::Passing),
+            (500, "InternalError", Kind::Passing),
+            (400, "RequestTimeout", Kind::Passing),
+            (400, "BadDigest", Kind::Passing),
+            (400, "ExpiredToken", Kind::Denied),
+            (400, "", Kind::Denied),
+            (400, "InvalidPart", Kind::Parts),
+            (403, "SignatureDoesNotMatch", Kind::Denied),
+            (403, "RequestTimeTooSkewed", Kind::Lasting),
+            (412, "PreconditionFailed", Kind::Changed),
+            (507, "", Kind::Full),
+            (400, "InvalidRequest", Kind::Lasting),
+            (301, "PermanentRedirect", Kind::Lasting),
+        ] {
+            assert_eq!(kind(status, code), wanted, "{status} {code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_names_the_bucket_where_it_belongs() {
+        for (storage, key, wanted) in [
+            ("s3://bytes", "a-b.1", "https://bytes.s3.eu-9.amazonaws.com/a-b.1?X-Amz-"),
+            ("s3://bytes", "", "https://bytes.s3.eu-9.amazonaws.com/?X-Amz-"),
+            ("s3://bytes?region=us-1", "k", "https://bytes.s3.us-1.amazonaws.com/k?X-Amz-"),
+            ("s3://by.tes", "k", "https://s3.eu-9.amazonaws.com/by.tes/k?X-Amz-"),
+            ("s3://bytes?endpoint=http://10.0.0.7:3900", "", "http://10.0.0.7:3900/bytes?X-Amz-"),
+            ("s3://bytes?endpoint=http://10.0.0.7:3900", "x/k", "http://10.0.0.7:3900/bytes/x/k?X-Amz-"),
+            ("s3://bytes?endpoint=https://s.example.com&path_style=false", "k", "https://bytes.s.example.com/k?X-Amz-"),
+        ] {
+            let mut config = crate::config::Config::default();
+            config.set_text("storage", storage).unwrap();
+            let crate::config::Storage::Bucket(bucket) = &config.storage else { panic!("{storage}") };
+            let environment = [
+                ("AWS_REGION", "eu-9"),
+                ("AWS_ACCESS_KEY_ID", "AKIA"),
+                ("AWS_SECRET_ACCESS_KEY", "secret"),
+                ("AWS_SESSION_TOKEN", "a/token"),
+            ];
+            let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let amazon = Amazon::new(bucket, environment.into()).unwrap();
+            let ask =
+                Ask::new("PutObject", Method::PUT, key).header("x-amz-checksum-crc32c", "AAAA").header("range", "x");
+            let url = amazon.sign(&ask).await.unwrap().url;
+            assert!(url.starts_with(wanted), "{url}");
+            assert!(url.contains("X-Amz-Security-Token=a%2Ftoken"), "{url}");
+            assert!(url.contains("X-Amz-SignedHeaders=host%3Bx-amz-checksum-crc32c&"), "{url}");
+        }
+    }
+}
