@@ -199,10 +199,20 @@ pub struct ArrivedPart {
     pub etag: String,
 }
 
+/// What clients may send to a store themselves besides whole files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Forms {
+    /// Parts that the store joins?
+    pub parts: bool,
+}
+
 /// The way for clients to send to the store themselves. What they sent is nobody's until it was looked for here and a row
 /// names it; then it is a segment like others.
 #[async_trait]
 pub trait Direct: Send + Sync + fmt::Debug {
+    /// What it takes. Nothing else is asked for.
+    fn forms(&self) -> Forms;
+
     /// Signs a location for one PUT. Asks nothing of the store.
     ///
     /// # Errors

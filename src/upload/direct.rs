@@ -28,6 +28,7 @@ pub(super) fn way(engine: &Engine, wire: &str) -> Option<session::Direct> {
 
 /// The same for parts of a file of this size: the store takes none that are too small, but for the last.
 pub(super) fn way_of_parts(engine: &Engine, wire: &str, parts: Parts, size: Option<u64>) -> Option<session::Direct> {
+    engine.blobs.direct().filter(|store| store.forms().parts)?;
     let size = size.filter(|size| *size > 0)?;
     let even = size.div_ceil(parts.count.into());
     way(engine, wire).filter(|_| parts.count == 1 || even >= PART_MIN_BYTES)

@@ -18,7 +18,7 @@ use super::objects::Stat;
 use super::wire::{Sent, completion};
 use super::{S3, Wanted};
 use crate::blob::remote::{Ask, Body, Fault, Kind};
-use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, PutAsk, Ticket};
+use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Ticket};
 use crate::model::ids::{SegmentId, SessionId};
 
 /// The condition under which a key takes one object only.
@@ -123,6 +123,10 @@ impl S3 {
 
 #[async_trait]
 impl Direct for S3 {
+    fn forms(&self) -> Forms {
+        Forms { parts: true }
+    }
+
     async fn ticket(&self, ask: PutAsk<'_>) -> Result<Ticket, BlobError> {
         let checks = checks(&ask, self.shared.checksums);
         let mut headers: Vec<(&str, &str)> = ask.headers.to_vec();
