@@ -3,6 +3,7 @@
 mod direct;
 mod place;
 mod root;
+mod stores;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,9 +23,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::blob::{BlobStore, Local, S3, Unusable, sync_directory};
+use crate::blob::{BlobStore, Unusable, sync_directory};
 use crate::clock::{Clock, random_bytes, random_uuid};
-use crate::config::{Config, ConfigError, Storage, cloud_environment};
+use crate::config::{Config, ConfigError, Storage};
 use crate::credential;
 use crate::dialect::{aitronos, cognite, coveo, native};
 use crate::engine::{Engine, Policy};
@@ -39,7 +40,7 @@ use crate::ingress::resumable;
 use crate::meta::sql::SqlMeta;
 use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, NewStore, StoreFilter, TenantInfo};
 use crate::model::access::Rights;
-use crate::model::ids::{KeyId, SourceId, StoreId, TenantId};
+use crate::model::ids::{KeyId, PlaceId, SourceId, StoreId, TenantId};
 use crate::process::extract::{ExtractLimits, Pool};
 use crate::process::worker;
 use crate::search::{NoSearch, PostgresSearch, SearchError, SearchIndex, SqliteSearch};
@@ -105,6 +106,14 @@ pub enum StartError {
         /// What to do.
         remedy: String,
     },
+    /// Nothing can be moved to this place or from it.
+    #[error("nothing can be moved to or from bytes {place}: {reason}")]
+    Unmovable {
+        /// Where it is.
+        place: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// The address can't be listened on.
     #[error("can't listen on {address}: {error}; give --listen another address")]
     Listen {
@@ -166,11 +175,11 @@ impl App {
         let config = Arc::new(config);
         let mut lock = lock(&config.data)?;
         let holder = holder(&mut lock)?;
-        let keepers = open(&config, &clock, holder).await?;
-        place::settle(&config, keepers.meta.as_ref(), direct::wanted(&wires)).await?;
+        let keepers = open(&config, holder).await?;
+        let blobs = place::settle(&config, keepers.meta.as_ref(), &clock, direct::wanted(&wires)).await?;
         keepers.meta.release_leases().await?;
         let search = Arc::clone(&keepers.search);
-        let engine = Arc::new(engine(&config, clock, keepers.meta, keepers.blobs, keepers.search).await?);
+        let engine = Arc::new(engine(&config, clock, keepers.meta, blobs, keepers.search).await?);
         let first_start = first_start(&engine).await?;
         if !search.is_complete().await? {
             reindex(&engine).await?;
@@ -272,34 +281,26 @@ async fn bind(address: SocketAddr, tls: Option<TlsFiles>) -> Result<Listener, St
     Listener::bind(address, tls).await.map_err(|error| StartError::Listen { address, error })
 }
 
-/// The keepers of one machine.
+/// The keepers of what is known. Where the bytes are is known only with them.
 #[derive(Debug)]
 pub struct Keepers {
     /// The facts.
     pub meta: Arc<dyn MetaStore>,
-    /// The bytes.
-    pub blobs: Arc<dyn BlobStore>,
     /// The full text.
     pub search: Arc<dyn SearchIndex>,
 }
 
-/// Opens the keepers of a data directory and, where there is one, of a database, making what is absent. Nothing is asked of
-/// a bucket yet. `holder` is this process and, after a restart, the same; who takes no work may give any.
+/// Opens the keepers of a data directory or, where there is one, of a database, making what is absent. `holder` is this
+/// process and, after a restart, the same; who takes no work may give any.
 ///
 /// # Errors
 /// [`StartError`].
-pub async fn open(config: &Config, clock: &Clock, holder: [u8; 16]) -> Result<Keepers, StartError> {
+pub async fn open(config: &Config, holder: [u8; 16]) -> Result<Keepers, StartError> {
     let directory = &config.data;
     let unusable = |error| StartError::Data { directory: directory.display().to_string(), error };
     make(directory).map_err(unusable)?;
     let (meta, search) = facts(config, holder).await?;
-    let blobs: Arc<dyn BlobStore> = match &config.storage {
-        Storage::Disk => Arc::new(Local::open(&directory.join(BLOBS)).map_err(unusable)?),
-        Storage::Bucket(bucket) => {
-            Arc::new(S3::open(bucket, cloud_environment(), clock.clone(), config.body_memory_max)?)
-        }
-    };
-    Ok(Keepers { meta, blobs, search })
+    Ok(Keepers { meta, search })
 }
 
 type Facts = (Arc<dyn MetaStore>, Arc<dyn SearchIndex>);
@@ -415,19 +416,29 @@ fn assemble(
 /// # Errors
 /// [`StartError`] when something is missing or has another format than this version's.
 pub async fn open_to_read(config: &Config, clock: Clock) -> Result<Engine, StartError> {
-    let directory = &config.data;
-    let unusable = |error| StartError::Data { directory: directory.display().to_string(), error };
     let meta = match target(config)? {
-        None => SqlMeta::open_to_read(directory)?,
+        None => SqlMeta::open_to_read(&config.data)?,
         Some(target) => off_the_runtime(move || Ok(SqlMeta::connect_to_read(&target)?)).await?,
     };
-    let blobs: Arc<dyn BlobStore> = match &config.storage {
-        Storage::Disk => Arc::new(Local::open_to_read(&directory.join(BLOBS)).map_err(unusable)?),
-        Storage::Bucket(bucket) => Arc::new(S3::open_to_read(bucket, cloud_environment(), clock.clone())?),
-    };
-    place::compare(config, &meta).await?;
+    let blobs = place::compare(config, &meta, &clock).await?;
     // It issues no ticket, so that it needs no secret, and full text is derived.
     Ok(assemble(config, clock, Arc::new(meta), blobs, Arc::new(NoSearch), &[]))
+}
+
+/// An engine beside a server, over the places that the server knows: what it writes goes to `to`. With it the number of
+/// `from`.
+///
+/// # Errors
+/// [`StartError`], also when a place is not configured, or no server was started with it.
+pub async fn open_to_move(
+    config: &Config,
+    clock: Clock,
+    from: &Storage,
+    to: &Storage,
+) -> Result<(Engine, PlaceId), StartError> {
+    let meta = open(config, random_bytes()).await?.meta;
+    let (blobs, from) = place::between(config, meta.as_ref(), &clock, from, to).await?;
+    Ok((assemble(config, clock, meta, blobs, Arc::new(NoSearch), &[]), from))
 }
 
 /// What a first start makes, until somebody has seen its key. Of several processes that start at once at one database one

@@ -93,8 +93,10 @@ pub struct Config {
     pub data: PathBuf,
     /// The PostgreSQL database that holds the facts and the full text; without it they are in the data directory.
     pub database: Option<DatabaseUrl>,
-    /// Where bytes are kept.
+    /// Where new bytes are kept.
     pub storage: Storage,
+    /// Where else there are bytes, from before or for the future.
+    pub more_storage: Vec<Storage>,
     /// The APIs whose clients send to the bucket themselves. Which there are is known where they are put together.
     pub direct: Vec<String>,
     /// Where the server listens.
@@ -157,6 +159,7 @@ impl Default for Config {
             data: PathBuf::from("./landfall-data"),
             database: None,
             storage: Storage::Disk,
+            more_storage: Vec::new(),
             direct: Vec::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
@@ -193,6 +196,7 @@ const FIELDS: &[&str] = &[
     "data",
     "database",
     "storage",
+    "more_storage",
     "direct",
     "listen",
     "public_url",
@@ -285,11 +289,14 @@ impl Config {
         match field {
             "data" => self.data = PathBuf::from(text(field, value)?),
             "database" => self.database = Some(database(field, value)?),
-            "storage" => {
-                let value = text(field, value)?;
-                // What stands before an `@` may be a secret.
-                let shown = if value.contains('@') { "(not shown)" } else { value.as_str() };
-                self.storage = storage::parse(&value).map_err(|remedy| invalid(field, shown, remedy))?;
+            "storage" => self.storage = storage_of(field, &text(field, value)?)?,
+            "more_storage" => {
+                let texts = match value {
+                    // What stands in a URL may hold a comma, and no space.
+                    Value::String(text) => text.split_ascii_whitespace().map(str::to_owned).collect(),
+                    other => list(field, other)?,
+                };
+                self.more_storage = texts.iter().map(|text| storage_of(field, text)).collect::<Result<_, _>>()?;
             }
             "direct" => self.direct = list(field, value)?,
             "listen" => self.listen = address(field, value)?,
@@ -422,6 +429,16 @@ impl Config {
         let peer = peer.to_canonical();
         self.trusted_proxies.iter().filter_map(|proxy| network(proxy)).any(|network| contains(network, peer))
     }
+}
+
+/// Reads a place for bytes as the field `storage` has it.
+///
+/// # Errors
+/// What would be right, with the field's name.
+pub fn storage_of(field: &'static str, text: &str) -> Result<Storage, ConfigError> {
+    // What stands before an `@` may be a secret.
+    let shown = if text.contains('@') { "(not shown)" } else { text };
+    storage::parse(text).map_err(|remedy| invalid(field, shown, remedy))
 }
 
 fn invalid(field: &'static str, value: impl Display, remedy: impl Into<String>) -> ConfigError {
@@ -643,6 +660,20 @@ mod tests {
         }
         let missing = Config::read(Some(Path::new("/none.toml")), []).expect_err("no file").to_string();
         assert!(missing.contains("/none.toml"), "{missing}");
+    }
+
+    #[test]
+    fn more_places_are_a_list_or_words() {
+        let config =
+            from("more_storage = ['disk', 's3://bytes/a,b?region=x']", &[]).expect_err("no prefix has a comma");
+        assert!(config.to_string().contains("`more_storage`"), "{config}");
+        let file = from("storage = 's3://new'\nmore_storage = ['disk', 's3://old/x']", &[]).expect("valid");
+        let words = from("storage = 's3://new'", &[("LANDFALL_MORE_STORAGE", " disk\ts3://old/x ")]).expect("valid");
+        assert_eq!(file.more_storage.len(), 2);
+        assert_eq!(file.more_storage, words.more_storage);
+        assert_eq!(from("", &[("LANDFALL_MORE_STORAGE", "")]).expect("valid").more_storage, []);
+        let secret = from("more_storage = 's3://key:secret@bytes'", &[]).expect_err("no key").to_string();
+        assert!(!secret.contains("secret"), "{secret}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{BlobError, BlobStore, Direct, Extent, Listed, SegmentReader, SegmentWriter, Space};
-use crate::model::ids::SegmentId;
+use crate::model::ids::{PlaceId, SegmentId};
 
 /// What can be made to fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,8 +93,20 @@ impl BlobStore for Faulty {
         self.inner.list(each).await
     }
 
+    fn place(&self) -> PlaceId {
+        self.inner.place()
+    }
+
     fn direct(&self) -> Option<&dyn Direct> {
         self.inner.direct()
+    }
+
+    fn direct_at(&self, place: PlaceId) -> Option<&dyn Direct> {
+        self.inner.direct_at(place)
+    }
+
+    fn knows_direct(&self) -> bool {
+        self.inner.knows_direct()
     }
 
     async fn space(&self) -> Result<Option<Space>, BlobError> {

@@ -9,10 +9,12 @@
 //!   what that writer still sends changes nothing of it;
 //! - a failed write or sync ends the writer: nobody syncs the same bytes twice, because the kernel may have
 //!   marked the lost pages clean;
-//! - deleting what does not exist succeeds, so that every deletion can be repeated.
+//! - deleting what does not exist succeeds, so that every deletion can be repeated;
+//! - what it gives a row to keep never begins with `@`: that is [`Places`]' mark.
 
 mod local;
 mod memory;
+mod places;
 mod remote;
 mod s3;
 
@@ -32,13 +34,14 @@ use bytes::Bytes;
 pub use faulty::{Faulty, Operation};
 pub use local::{Local, sync_directory, write_durably};
 pub use memory::{Form, Memory};
+pub use places::Places;
 #[cfg(test)]
 pub(crate) use s3::of as in_bucket;
 pub use s3::{S3, Unusable, Wanted};
 
 use crate::clock::Timestamp;
 use crate::model::file::{Declared, Digests};
-use crate::model::ids::{SegmentId, SessionId};
+use crate::model::ids::{PlaceId, SegmentId, SessionId};
 
 /// Why a backend could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -316,9 +319,24 @@ pub trait BlobStore: Send + Sync + fmt::Debug {
     /// [`BlobError::Io`].
     async fn list(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError>;
 
+    /// The place where new segments go.
+    fn place(&self) -> PlaceId {
+        PlaceId::FIRST
+    }
+
     /// The way for clients to send to the store themselves, where it has one.
     fn direct(&self) -> Option<&dyn Direct> {
         None
+    }
+
+    /// The same at the place where a session began.
+    fn direct_at(&self, place: PlaceId) -> Option<&dyn Direct> {
+        self.direct().filter(|_| place == self.place())
+    }
+
+    /// May clients have sent something to any of its places themselves?
+    fn knows_direct(&self) -> bool {
+        self.direct().is_some()
     }
 
     /// The space left, where the backend has such a thing.

@@ -3,6 +3,7 @@
 mod key;
 mod node;
 mod oidc;
+mod relocate;
 mod source;
 mod store;
 mod tenant;
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use self::key::KeyCommand;
 use self::node::NodeCommand;
+use self::relocate::Move;
 use self::source::SourceCommand;
 use self::store::StoreCommand;
 use self::tenant::TenantCommand;
@@ -46,6 +48,8 @@ pub(super) enum Admin {
     /// Uploads of files
     #[command(subcommand)]
     Upload(UploadCommand),
+    /// Move stored bytes from one configured place to another, while servers run; repeated, it goes on
+    Move(Move),
 }
 
 /// Why a command did not work.
@@ -74,10 +78,14 @@ impl Admin {
             Self::Store(command) => command.place(),
             Self::Node(command) => command.place(),
             Self::Upload(command) => command.place(),
+            Self::Move(command) => command.place(),
         }
     }
 
     pub(super) fn run(&self) -> ExitCode {
+        if let Self::Move(command) = self {
+            return command.run().unwrap_or_else(|error| failed(&error));
+        }
         match self.try_run() {
             Ok(lines) => {
                 for line in lines {
@@ -94,7 +102,7 @@ impl Admin {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let clock = Clock::system();
-            let keepers = app::open(&config, &clock, random_bytes()).await?;
+            let keepers = app::open(&config, random_bytes()).await?;
             let (meta, now) = (keepers.meta.as_ref(), clock.now());
             match self {
                 Self::Tenant(command) => command.run(meta, now).await,
@@ -103,6 +111,8 @@ impl Admin {
                 Self::Store(command) => command.run(meta, now).await,
                 Self::Node(command) => command.run(meta, now).await,
                 Self::Upload(command) => command.run(meta, now).await,
+                // It opens more than the rows.
+                Self::Move(_) => Ok(Vec::new()),
             }
         })
     }

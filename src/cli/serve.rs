@@ -32,6 +32,9 @@ pub(super) struct Serve {
     /// Where bytes are kept: `disk`, or a bucket such as s3://bucket/prefix?region=eu-1 [default: disk]
     #[arg(long, value_name = "WHERE")]
     storage: Option<String>,
+    /// Where else there are bytes, in the same form; may be repeated [default: nowhere]
+    #[arg(long, value_name = "WHERE")]
+    more_storage: Vec<String>,
     /// The APIs whose clients send to the bucket themselves, such as `native,coveo` [default: none]
     #[arg(long, value_name = "APIS")]
     direct: Option<String>,
@@ -54,6 +57,9 @@ impl Serve {
         }
         if let Some(storage) = &self.storage {
             config.set_text("storage", storage)?;
+        }
+        if !self.more_storage.is_empty() {
+            config.set_text("more_storage", &self.more_storage.join(" "))?;
         }
         if let Some(direct) = &self.direct {
             config.set_text("direct", direct)?;

@@ -26,6 +26,7 @@ macro_rules! on_every_store {
 mod direct;
 mod entries;
 mod parts;
+mod places;
 mod replicas;
 mod stores;
 

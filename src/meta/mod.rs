@@ -3,6 +3,7 @@
 
 mod entries;
 mod files;
+mod places;
 mod sources;
 pub mod sql;
 mod stores;
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 pub use self::entries::{DeleteEntries, EntriesChanged, EntriesDeleted, EntryMade, NewEntry, NodeEntry};
 pub use self::files::{FileDeleted, FileFilter, FileInfo, Holder, RegisterFile, Registered};
+pub use self::places::{HeldAt, MovePiece, PlacedPiece};
 pub use self::sources::{
     Accepted, Applied, Changes, Extraction, FileUse, ItemFilter, Lease, LeasedChanges, LeasedJob, NewPush, NewSource,
     Resolved, ResolvedContent,
@@ -41,7 +43,8 @@ use crate::model::change::{IdentityChange, Ordering};
 use crate::model::entry::{Entry, EntryFilter, EntryRef, FactsEdit, Stretch};
 use crate::model::file::{FileRecord, Version};
 use crate::model::ids::{
-    FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreId, StreamId, TenantId, VersionId,
+    FileId, KeyId, PlaceId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreId, StreamId, TenantId,
+    VersionId,
 };
 use crate::model::issuer::Issuer;
 use crate::model::session::{Part, Session, SessionState};
@@ -393,6 +396,24 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn known_segments(&self, segments: Vec<SegmentId>) -> Result<Vec<bool>>;
     /// The pieces of versions that this upload made, each with what finds its bytes.
     async fn pieces_of(&self, session: SessionId) -> Result<Vec<(SegmentId, String)>>;
+
+    // --- places
+
+    /// Pieces of versions whose bytes are at a place, behind this one, in the order of versions and positions.
+    async fn pieces_at(
+        &self,
+        place: PlaceId,
+        after: Option<(VersionId, u32)>,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<PlacedPiece>>;
+    /// Puts a copy in the place of a piece; what was copied is due for deletion. False when the row names something else by
+    /// now, and nothing was changed.
+    async fn move_piece(&self, moved: MovePiece) -> Result<bool>;
+    /// Does any row need this place? What is only to be deleted there does not.
+    async fn names_bytes_at(&self, place: PlaceId, now: Timestamp) -> Result<bool>;
+    /// What rows name at a place. Reads all of them.
+    async fn held_at(&self, place: PlaceId, now: Timestamp) -> Result<HeldAt>;
 
     // --- numbers
 

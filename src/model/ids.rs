@@ -170,6 +170,54 @@ impl fmt::Display for SegmentId {
     }
 }
 
+/// One of the places where a database has bytes, by its number there. What a row keeps of bytes at the first is what its
+/// backend wrote; of others it begins with the place's mark, so that rows of a database that never had but one say nothing of
+/// places.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct PlaceId(pub u32);
+
+impl PlaceId {
+    /// The place that a database began with.
+    pub const FIRST: Self = Self(0);
+
+    /// Is it the one that a database began with?
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        *self == Self::FIRST
+    }
+
+    /// What the texts of this place begin with; those of the first have no mark.
+    #[must_use]
+    pub fn prefix(self) -> String {
+        if self.is_first() { String::new() } else { format!("{}{} ", Self::MARK, self.0) }
+    }
+
+    /// What a row keeps of what a backend at this place wrote.
+    #[must_use]
+    pub fn mark(self, backend: &str) -> String {
+        format!("{}{backend}", self.prefix())
+    }
+
+    /// The place, and what its backend wrote.
+    #[must_use]
+    pub fn split(text: &str) -> (Self, &str) {
+        let marked = text.strip_prefix(Self::MARK).and_then(|rest| rest.split_once(' '));
+        match marked.and_then(|(number, backend)| Some((number.parse().ok()?, backend))) {
+            Some((number, backend)) => (Self(number), backend),
+            None => (Self::FIRST, text),
+        }
+    }
+
+    /// What no backend's own text begins with.
+    pub const MARK: char = '@';
+}
+
+impl fmt::Display for PlaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// A text that is not a segment's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a segment name")]
@@ -214,6 +262,19 @@ mod tests {
         assert!(is_name("") && is_name("Grüße an alle") && is_name(&"é".repeat(NAME_CHARS)));
         for bad in ["a\0b", "a\nb", "\u{7f}", "\u{85}", &"x".repeat(NAME_CHARS + 1)] {
             assert!(!is_name(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_says_where_its_bytes_are() {
+        for (place, backend, text) in
+            [(0, "", ""), (0, "whole", "whole"), (2, "", "@2 "), (17, "pin1 a b", "@17 pin1 a b")]
+        {
+            assert_eq!(PlaceId(place).mark(backend), text);
+            assert_eq!(PlaceId::split(text), (PlaceId(place), backend));
+        }
+        for nobodys in ["@", "@2", "@x whole", "@-1 whole"] {
+            assert_eq!(PlaceId::split(nobodys), (PlaceId::FIRST, nobodys));
         }
     }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::file::{Crcs, Declared, Piece};
-use super::ids::{FileId, KeyId, SessionId, StoreId, TenantId};
+use super::ids::{FileId, KeyId, PlaceId, SessionId, StoreId, TenantId};
 use crate::clock::Timestamp;
 use crate::limits;
 
@@ -296,6 +296,9 @@ pub struct Direct {
     /// The store's name for the upload in parts, once that has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<String>,
+    /// Where it sends to, for its whole life.
+    #[serde(default, skip_serializing_if = "PlaceId::is_first")]
+    pub place: PlaceId,
 }
 
 #[cfg(test)]

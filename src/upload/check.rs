@@ -52,8 +52,12 @@ pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> 
             report.bytes += version.size;
             named.extend(version.pieces.iter().map(|piece| piece.segment));
             let broken = bytes_of(engine, &version, deep).await?;
-            // A server beside this may have let go of it meanwhile.
-            if !broken.is_empty() && engine.meta.version(&version.tenant, version.id).await?.is_some() {
+            // Somebody beside this may have let go of it meanwhile, or moved its bytes.
+            if !broken.is_empty()
+                && let Some(now) = engine.meta.version(&version.tenant, version.id).await?
+            {
+                named.extend(now.pieces.iter().map(|piece| piece.segment));
+                let broken = if now.pieces == version.pieces { broken } else { bytes_of(engine, &now, deep).await? };
                 let whose = file_of(engine, &version).await?;
                 report.broken.extend(broken.into_iter().map(|sentence| format!("{whose}: {sentence}")));
             }
@@ -95,8 +99,10 @@ pub async fn everything(engine: &Engine, deep: bool) -> Result<Report, Refusal> 
             let written = listed.written.rfc3339();
             let what = format!("segment {} ({} bytes, written {written})", listed.segment, listed.length);
             // A session's row outlives what is written to it by a day.
+            // And what it made is copied later, when bytes are moved.
             let foreign = listed.written > now.minus(limits::ORPHAN_GRACE)
-                && engine.meta.upload(listed.segment.session).await?.is_none();
+                && engine.meta.upload(listed.segment.session).await?.is_none()
+                && engine.meta.pieces_of(listed.segment.session).await?.is_empty();
             if foreign || gaps.iter().any(|gap| gap.has(listed.written)) {
                 report.broken.push(format!(
                     "{what} has no row, and this database was not in use when it was written: it may be an older backup"

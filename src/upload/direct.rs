@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::faults;
 use crate::meta::{Committed, FileInfo, NewVersion, Over};
 use crate::model::file::{Declared, Digests, Piece, Receipt, Version};
-use crate::model::ids::{FileId, SessionId, VersionId};
+use crate::model::ids::{FileId, PlaceId, SessionId, VersionId};
 use crate::model::refusal::Refusal;
 use crate::model::session::{self, Hashes, Numbers, Parts, Session, SessionState, Strategy};
 
@@ -23,7 +23,7 @@ const TRIES: usize = 8;
 pub(super) fn way(engine: &Engine, wire: &str) -> Option<session::Direct> {
     engine.blobs.direct()?;
     let way = engine.policy.direct.iter().find(|way| way.wire == wire)?;
-    Some(session::Direct { create_only: way.create_only, upload: None })
+    Some(session::Direct { create_only: way.create_only, upload: None, place: engine.blobs.place() })
 }
 
 /// The same for parts of a file of this size: the store takes none that are too small, but for the last.
@@ -34,9 +34,11 @@ pub(super) fn way_of_parts(engine: &Engine, wire: &str, parts: Parts, size: Opti
     way(engine, wire).filter(|_| parts.count == 1 || even >= PART_MIN_BYTES)
 }
 
-fn store(engine: &Engine) -> Result<&dyn Direct, Refusal> {
-    engine.blobs.direct().ok_or_else(|| {
-        tracing::error!("an upload went to a store that is not configured any more");
+/// The store that the session's client was sent to.
+fn store<'e>(engine: &'e Engine, session: &Session) -> Result<&'e dyn Direct, Refusal> {
+    let place = session.direct.as_ref().map_or(PlaceId::FIRST, |direct| direct.place);
+    engine.blobs.direct_at(place).ok_or_else(|| {
+        tracing::error!(%place, "an upload went to a store that is not configured any more");
         Refusal::Internal
     })
 }
@@ -65,7 +67,7 @@ pub(super) async fn ticket(
         create_only: session.direct.as_ref().is_some_and(|direct| direct.create_only),
         life_seconds: life_seconds.min(life(engine, session)),
     };
-    Ok(store(engine)?.ticket(ask).await?)
+    Ok(store(engine, session)?.ticket(ask).await?)
 }
 
 /// Signs locations of parts. The upload in parts begins with the first question for them.
@@ -73,7 +75,7 @@ pub(super) async fn ticket(
 /// # Errors
 /// As [`ticket`]; [`Refusal::Gone`] or [`Refusal::Conflict`] when the session ended meanwhile.
 pub(super) async fn part_tickets(engine: &Engine, session: &Session, numbers: &[u32]) -> Result<Vec<String>, Refusal> {
-    let store = store(engine)?;
+    let store = store(engine, session)?;
     let known = session.direct.as_ref().and_then(|direct| direct.upload.clone());
     let upload = match known {
         Some(upload) => upload,
@@ -102,7 +104,7 @@ pub(super) async fn part_tickets(engine: &Engine, session: &Session, numbers: &[
 pub(super) async fn missing(engine: &Engine, session: &Session, parts: Parts) -> Result<(Numbers, u64), Refusal> {
     let upload = session.direct.as_ref().and_then(|direct| direct.upload.as_deref());
     let arrived = match upload {
-        Some(upload) => store(engine)?.arrived_parts(session.id, upload).await?,
+        Some(upload) => store(engine, session)?.arrived_parts(session.id, upload).await?,
         None => Some(Vec::new()),
     };
     let arrived = match arrived {
@@ -125,7 +127,7 @@ fn wanted(parts: Parts, arrived: Vec<ArrivedPart>) -> Vec<ArrivedPart> {
 pub(super) async fn file(engine: &Engine, grant: &Grant, id: FileId) -> Result<Option<FileInfo>, Refusal> {
     let tenant = grant.tenant();
     let known = engine.meta.file(tenant, id).await?;
-    if engine.blobs.direct().is_none() || known.as_ref().is_some_and(|file| file.used.is_some()) {
+    if !engine.blobs.knows_direct() || known.as_ref().is_some_and(|file| file.used.is_some()) {
         return Ok(known);
     }
     // Such a file and its session share their id.
@@ -168,13 +170,17 @@ pub(super) async fn is_over(engine: &Engine, grant: &Grant, id: FileId) -> Resul
 /// [`Refusal::Gone`] or [`Refusal::Conflict`] when the session ended meanwhile, and the keepers' own.
 pub(super) async fn single(engine: &Engine, session: &Session, claimed: &Declared) -> Result<bool, Refusal> {
     let create_only = session.direct.as_ref().is_some_and(|direct| direct.create_only);
+    if create_only && session.state == SessionState::Committed {
+        // The one body that was taken; by now its bytes may lie elsewhere.
+        return Ok(true);
+    }
     for _ in 0..TRIES {
         // Before the store is asked: what another call commits meanwhile is newer than what this one finds.
         let known = engine.meta.file(&session.tenant, session.file).await?;
         if known.as_ref().is_some_and(|file| file.used.is_some()) {
             return Ok(true);
         }
-        let Some(arrived) = store(engine)?.arrived(session.id, create_only).await? else {
+        let Some(arrived) = store(engine, session)?.arrived(session.id, create_only).await? else {
             return Ok(known.is_some());
         };
         let current = known.and_then(|file| file.version);
@@ -222,7 +228,7 @@ pub(super) async fn join(
     let Some(upload) = session.direct.as_ref().and_then(|direct| direct.upload.as_deref()) else {
         return Err(Refusal::PartsMissing { missing: parts.missing([]), received: 0 });
     };
-    let store = store(engine)?;
+    let store = store(engine, session)?;
     let arrived = match store.arrived_parts(session.id, upload).await? {
         Some(arrived) => {
             let arrived = wanted(parts, arrived);

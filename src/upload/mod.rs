@@ -13,6 +13,7 @@ mod pour;
 pub mod read;
 pub mod receive;
 pub mod register;
+pub mod relocate;
 pub mod resume;
 pub mod sweep;
 pub mod track;

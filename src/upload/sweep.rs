@@ -3,7 +3,6 @@
 //! Expiry itself is by the wall clock, at once. Deleting bytes because time has passed waits until the wall clock and
 //! the monotonic clock have agreed for an hour, so that a clock that jumps destroys nothing.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -293,9 +292,8 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
     let before = now.minus(limits::ORPHAN_GRACE);
     let mut gaps = gaps(engine).await?;
     gaps.retain(|gap| gap.counts(now));
+    // With what finds them, which may be more than their names.
     let mut old = Vec::new();
-    // How those are found that are found by more than their names.
-    let mut pins = HashMap::new();
     let mut doubtful = Vec::new();
     engine
         .blobs
@@ -304,10 +302,7 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
                 if gaps.iter().any(|gap| gap.has(listed.written)) {
                     doubtful.push(listed.segment);
                 } else if listed.written <= before {
-                    old.push(listed.segment);
-                    if !listed.backend.is_empty() {
-                        pins.insert(listed.segment, listed.backend);
-                    }
+                    old.push((listed.segment, listed.backend));
                 }
             }
         })
@@ -326,8 +321,8 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
     let mut deleted = 0;
     let mut judged = None;
     for batch in old.chunks(1000) {
-        let known = engine.meta.known_segments(batch.to_vec()).await?;
-        for (segment, _) in batch.iter().zip(known).filter(|(_, known)| !known) {
+        let known = engine.meta.known_segments(batch.iter().map(|(segment, _)| *segment).collect()).await?;
+        for ((segment, backend), _) in batch.iter().zip(known).filter(|(_, known)| !known) {
             // Asked once for each upload: a listing has what belongs together one after the other.
             let lacking = match judged {
                 Some((session, lacking)) if session == segment.session => lacking,
@@ -342,7 +337,6 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
                 );
                 continue;
             }
-            let backend = pins.get(segment).map_or("", String::as_str);
             match engine.blobs.delete(*segment, backend).await {
                 Ok(()) => deleted += 1,
                 Err(error) => tracing::error!(%segment, %error, "an orphan can't be deleted; tried again in an hour"),

@@ -119,7 +119,7 @@ fn fill(url: &str) {
     let config =
         Config { data: TempDir::new().unwrap().keep(), database: Some(url.to_owned().into()), ..Config::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    drop(runtime.block_on(landfall::app::open(&config, &Clock::system(), [0; 16])).expect("a database"));
+    drop(runtime.block_on(landfall::app::open(&config, [0; 16])).expect("a database"));
     std::fs::remove_dir_all(&config.data).unwrap();
 }
 

@@ -5,7 +5,8 @@ use crate::model::session::Direct;
 
 impl Case {
     async fn direct(&self) -> Session {
-        let session = Session { direct: Some(Direct { create_only: true, upload: None }), ..self.draft() };
+        let session =
+            Session { direct: Some(Direct { create_only: true, upload: None, place: PlaceId(2) }), ..self.draft() };
         assert_eq!(self.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
         session
     }
@@ -25,7 +26,7 @@ async fn the_first_name_of_an_upload_counts(case: Case) {
     assert_eq!(begun("one").await.as_deref(), Some("one"));
     assert_eq!(begun("two").await.as_deref(), Some("one"));
     let read = case.store.session(&tenant(), session.id).await.unwrap().unwrap();
-    assert_eq!(read.direct, Some(Direct { create_only: true, upload: Some("one".into()) }));
+    assert_eq!(read.direct, Some(Direct { create_only: true, upload: Some("one".into()), place: PlaceId(2) }));
     case.store.end_session(session.id, SessionState::Aborted, case.now).await.unwrap();
     assert_eq!(begun("three").await, None);
     let other = case.session().await;
@@ -42,7 +43,7 @@ async fn what_may_still_be_used_is_known(case: Case) {
     assert!(matches!(case.store.commit(version).await.unwrap(), Committed::New(_)));
     case.store.end_session(aborted.id, SessionState::Aborted, case.now).await.unwrap();
     let due = case.store.due_tombstones(case.now, 10).await.unwrap();
-    assert_eq!(due.iter().map(|t| (t.segment, t.backend.as_str())).collect::<Vec<_>>(), [(segments()[0], "")]);
+    assert_eq!(due.iter().map(|t| (t.segment, t.backend.as_str())).collect::<Vec<_>>(), [(segments()[0], "@2 ")]);
     // With its time over, what was never committed is due; what was goes as its file does.
     let over = case.later(3600);
     assert_eq!(case.store.expire_sessions(over, 10).await.unwrap(), 1);

@@ -8,6 +8,7 @@ mod issuers;
 mod items;
 mod jobs;
 mod parts;
+mod places;
 mod pushes;
 mod quota;
 mod resume;
@@ -26,11 +27,11 @@ use self::engine::{Engine, NOBODY, look, near};
 pub use self::engine::{FILE_NAME, SqlMeta};
 use super::{
     Accepted, Advance, Advanced, Applied, Began, CommitParts, Committed, DeleteEntries, EntriesChanged, EntriesDeleted,
-    EntryMade, Extraction, FileDeleted, FileFilter, FileInfo, Holder, ItemFilter, ItemRoom, KeyCreated, KeyInfo, Lease,
-    LeasedJob, LinkFile, Linked, Marked, MetaStore, NewEntry, NewItemLimits, NewPart, NewPush, NewSource, NewStore,
-    NewVersion, NodeEntry, Once, Opening, OverQuota, PartRecorded, PartsCommitted, Processed, Quota, RegisterFile,
-    Registered, Resolved, Result, StoreFileFilter, StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter,
-    Usage,
+    EntryMade, Extraction, FileDeleted, FileFilter, FileInfo, HeldAt, Holder, ItemFilter, ItemRoom, KeyCreated,
+    KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaStore, MovePiece, NewEntry, NewItemLimits, NewPart,
+    NewPush, NewSource, NewStore, NewVersion, NodeEntry, Once, Opening, OverQuota, PartRecorded, PartsCommitted,
+    PlacedPiece, Processed, Quota, RegisterFile, Registered, Resolved, Result, StoreFileFilter, StoreFilter, Swept,
+    TenantInfo, Tombstone, Upload, UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -38,7 +39,8 @@ use crate::model::change::{IdentityChange, Ordering};
 use crate::model::entry::{Entry, EntryFilter, EntryRef, FactsEdit, Stretch};
 use crate::model::file::{FileRecord, Version};
 use crate::model::ids::{
-    FileId, KeyId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreId, StreamId, TenantId, VersionId,
+    FileId, KeyId, PlaceId, ProviderId, RequestId, SegmentId, SessionId, SourceId, StoreId, StreamId, TenantId,
+    VersionId,
 };
 use crate::model::issuer::Issuer;
 use crate::model::session::{Part, Session, SessionState};
@@ -605,6 +607,28 @@ impl MetaStore for SqlMeta {
 
     async fn pieces_of(&self, session: SessionId) -> Result<Vec<(SegmentId, String)>> {
         self.read(move |c| sweep::pieces_of(c, session)).await
+    }
+
+    async fn pieces_at(
+        &self,
+        place: PlaceId,
+        after: Option<(VersionId, u32)>,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<PlacedPiece>> {
+        self.read(move |c| places::pieces_at(c, place, after, limit, now)).await
+    }
+
+    async fn move_piece(&self, moved: MovePiece) -> Result<bool> {
+        self.write(near(moved.tenant.as_str()), move |c| places::move_piece(c, &moved)).await
+    }
+
+    async fn names_bytes_at(&self, place: PlaceId, now: Timestamp) -> Result<bool> {
+        self.read(move |c| places::names_bytes_at(c, place, now)).await
+    }
+
+    async fn held_at(&self, place: PlaceId, now: Timestamp) -> Result<HeldAt> {
+        self.read(move |c| places::held_at(c, place, now)).await
     }
 
     async fn usage(&self, tenant: &TenantId) -> Result<Usage> {

@@ -205,14 +205,12 @@ pub(super) fn bury(c: &Connection, id: SessionId, due: Timestamp) -> R<()> {
 /// The same of what the client of a session that never was committed may have sent to the store itself. Its location may
 /// still work: what comes later is found by looking through the store.
 pub(super) fn bury_direct(c: &Connection, session: &Session, due: Timestamp) -> R<()> {
-    if session.direct.is_none() {
-        return Ok(());
-    }
+    let Some(direct) = &session.direct else { return Ok(()) };
     let segment = SegmentId::direct(session.id).to_string();
     run(
         c,
-        "INSERT INTO tombstones (segment, backend, due) VALUES (?1, '', ?2) ON CONFLICT DO NOTHING",
-        params![segment, due.0],
+        "INSERT INTO tombstones (segment, backend, due) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+        params![segment, direct.place.prefix(), due.0],
     )?;
     run(c, "UPDATE sessions SET direct = NULL WHERE id = ?1", [session.id.0.as_bytes()]).map(drop)
 }

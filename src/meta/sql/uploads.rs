@@ -162,8 +162,10 @@ pub(super) fn commit(c: &Connection, new: &NewVersion) -> R<Committed> {
     if let Some(present) = &present
         && session.state == SessionState::Committed
     {
-        // What was committed by the same name is the same, whatever is known of it.
+        // What was committed by the same name is the same, whatever is known of it; and of a key that takes one body there is
+        // nothing else, wherever that lies by now.
         let same = present.size == new.size && present.digests.same_bytes(&new.digests)
+            || session.direct.as_ref().is_some_and(|direct| direct.create_only)
             || present.version.as_ref().is_some_and(|version| version.pieces == new.pieces);
         match (&present.version, present.used.is_some(), same) {
             (_, true, true) => {

@@ -14,6 +14,7 @@ use crate::model::file::{Crcs, Piece, RunningCrcs};
 use crate::model::ids::SegmentId;
 use crate::model::refusal::Refusal;
 use crate::model::session::{Hashes, Progress};
+use crate::upload::commit;
 use crate::upload::pour::{Hashers, Mark, Pour};
 use crate::upload::read::VersionReader;
 use crate::upload::receive::{self, Body, BodyError};
@@ -385,11 +386,13 @@ impl Receive<'_> {
         pour.flush().await?;
         faults::point("resumable.last_written");
         let (bytes, crcs) = (pour.taken(), pour.crcs());
+        let mut written = None;
         let pieces = if bytes == 0 && !segment.named {
             segment.before.clone()
         } else {
             let Some(writer) = pour.take_writer() else { return Err(Refusal::Internal.into()) };
             let extent = writer.finish().await?;
+            written = Some(extent.backend.clone());
             segment.pieces(bytes, crcs, extent.backend)
         };
         let slow = pour.finish_hashes().await?;
@@ -400,8 +403,8 @@ impl Receive<'_> {
             Err(Stop::Lost | Stop::Refused(Refusal::DigestMismatch { .. } | Refusal::Quota { .. })) => !segment.named,
             Ok(_) | Err(Stop::Refused(_)) => false,
         };
-        if no && let Err(error) = self.engine.blobs.delete(segment.name, "").await {
-            tracing::warn!(%error, "a segment that is not needed could not be deleted");
+        if no && let Some(backend) = written {
+            commit::discard(self.engine, segment.name, &backend).await;
         }
         settled
     }

@@ -1,0 +1,142 @@
+//! Where bytes are, by what their rows keep.
+
+use super::rows::{all, crcs, one, run, size, sql, uuid, word};
+use super::uploads::{SESSION, read_session};
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::meta::{HeldAt, MovePiece, PlacedPiece};
+use crate::model::file::Piece;
+use crate::model::ids::{PlaceId, SessionId, TenantId, VersionId};
+use crate::model::session::{Session, SessionState};
+use crate::sql::{Connection, NONE, params};
+
+type R<T> = crate::sql::Result<T>;
+
+/// Does a row's text say that its bytes are there? Of the first place it says nothing.
+fn at(place: PlaceId, column: &str) -> String {
+    if place.is_first() {
+        return format!("substr({column}, 1, 1) <> '{}'", PlaceId::MARK);
+    }
+    let prefix = place.prefix();
+    format!("substr({column}, 1, {}) = '{prefix}'", prefix.len())
+}
+
+pub(super) fn pieces_at(
+    c: &Connection,
+    place: PlaceId,
+    after: Option<(VersionId, u32)>,
+    limit: u32,
+    now: Timestamp,
+) -> R<Vec<PlacedPiece>> {
+    let (version, position) = after.map_or(([0; 16], 0), |(version, position)| (version.0.into_bytes(), position));
+    let mut found = all(
+        c,
+        &format!(
+            "SELECT p.version, p.position, p.segment, p.length, p.crc32c, p.crc64nvme, p.backend, v.tenant
+             FROM pieces p JOIN versions v ON v.id = p.version
+             WHERE (p.version, p.position) > (?1, ?2) AND {} ORDER BY p.version, p.position LIMIT ?3",
+            at(place, "p.backend")
+        ),
+        params![version, position, limit],
+        |row| {
+            Ok(PlacedPiece {
+                version: VersionId(uuid(row, 0)?),
+                position: row.get(1)?,
+                tenant: TenantId(row.get(7)?),
+                piece: Piece {
+                    segment: word(row, 2, |name| name.parse().ok())?,
+                    length: size(row, 3)?,
+                    digests: crcs(row, 4)?,
+                    backend: row.get(6)?,
+                },
+                looked_for: false,
+            })
+        },
+    )?;
+    for placed in &mut found {
+        placed.looked_for = looked_for(c, placed.piece.segment.session, now)?;
+    }
+    Ok(found)
+}
+
+/// Can a client still send to the store itself what is told from its other bodies by its name alone? Clocks of two machines
+/// differ, so that such a session counts for an hour longer.
+fn looked_for(c: &Connection, id: SessionId, now: Timestamp) -> R<bool> {
+    let direct = one(
+        c,
+        &format!("{SESSION} WHERE id = ?1 AND direct IS NOT NULL AND expires > ?2"),
+        params![id.0.as_bytes(), now.minus(limits::DOWNLOAD_MAX).0],
+        read_session,
+    )?;
+    Ok(direct.is_some_and(|session| session.direct.is_some_and(|direct| !direct.create_only)))
+}
+
+pub(super) fn move_piece(c: &Connection, moved: &MovePiece) -> R<bool> {
+    let MovePiece { version, position, from, to, due, .. } = moved;
+    let named = "version = ?1 AND position = ?2 AND segment = ?3";
+    let buried = run(
+        c,
+        &format!(
+            "INSERT INTO tombstones (segment, backend, due) SELECT segment, backend, ?4 FROM pieces WHERE {named}
+             ON CONFLICT DO NOTHING"
+        ),
+        params![version.0.as_bytes(), position, from.to_string(), due.0],
+    )?;
+    if buried == 0 {
+        return Ok(false);
+    }
+    run(
+        c,
+        &format!(
+            "UPDATE pieces SET segment = ?4, length = ?5, crc32c = ?6, crc64nvme = ?7, backend = ?8 WHERE {named}"
+        ),
+        params![
+            version.0.as_bytes(),
+            position,
+            from.to_string(),
+            to.segment.to_string(),
+            sql(to.length),
+            to.digests.crc32c,
+            to.digests.crc64nvme.map(u64::cast_signed),
+            to.backend
+        ],
+    )?;
+    Ok(true)
+}
+
+/// Sessions whose clients may still send something there themselves.
+fn direct_sessions(c: &Connection, place: PlaceId, now: Timestamp) -> R<u64> {
+    let live = all(
+        c,
+        &format!("{SESSION} WHERE direct IS NOT NULL AND state IN ('open', 'committed') AND expires > ?1"),
+        [now.minus(limits::DOWNLOAD_MAX).0],
+        read_session,
+    )?;
+    let counts = |session: &Session| {
+        let open = session.state == SessionState::Open;
+        session.direct.as_ref().is_some_and(|direct| direct.place == place && (open || !direct.create_only))
+    };
+    Ok(u64::try_from(live.iter().filter(|session| counts(session)).count()).unwrap_or(0))
+}
+
+pub(super) fn names_bytes_at(c: &Connection, place: PlaceId, now: Timestamp) -> R<bool> {
+    let here = at(place, "backend");
+    let tables = ["pieces", "session_pieces", "session_parts"];
+    let exists = tables.map(|table| format!("EXISTS (SELECT 1 FROM {table} WHERE {here})")).join(" OR ");
+    let named = one(c, &format!("SELECT {exists}"), NONE, |row| row.get::<bool>(0))?;
+    Ok(named == Some(true) || direct_sessions(c, place, now)? > 0)
+}
+
+pub(super) fn held_at(c: &Connection, place: PlaceId, now: Timestamp) -> R<HeldAt> {
+    let here = at(place, "backend");
+    let sums = format!("SELECT count(*), CAST(coalesce(sum(length), 0) AS BIGINT) FROM pieces WHERE {here}");
+    let pieces = one(c, &sums, NONE, |row| Ok((size(row, 0)?, size(row, 1)?)))?;
+    let count = |sql: &str| -> R<u64> { Ok(one(c, sql, NONE, |row| size(row, 0))?.unwrap_or(0)) };
+    let recorded = count(&format!(
+        "SELECT count(*) FROM (SELECT session FROM session_pieces WHERE {here}
+         UNION SELECT session FROM session_parts WHERE {here}) AS sent"
+    ))?;
+    let due = count(&format!("SELECT count(*) FROM tombstones WHERE {here}"))?;
+    let (pieces, bytes) = pieces.unwrap_or((0, 0));
+    Ok(HeldAt { pieces, bytes, uploads: recorded + direct_sessions(c, place, now)?, due })
+}

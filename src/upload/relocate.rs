@@ -1,0 +1,290 @@
+//! Moving bytes to another place while they are read and others come. A piece is copied under a new name, the copy is
+//! compared, and one transaction puts it in the piece's place; what was copied goes later, like replaced content. Rows alone
+//! say what is left, so that it may be stopped anywhere and begun again.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::commit;
+use crate::blob::{BlobError, SegmentReader, SegmentWriter};
+use crate::clock::{Clock, random_bytes};
+use crate::engine::Engine;
+use crate::faults;
+use crate::limits;
+use crate::meta::{HeldAt, MetaError, MovePiece, PlacedPiece};
+use crate::model::file::{Digests, Piece, RunningCrcs};
+use crate::model::ids::{PlaceId, SegmentId};
+
+/// Pieces that are asked for at a time.
+const PAGE: u32 = 500;
+
+/// How bytes are moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// From where; to where is what the engine writes to.
+    pub from: PlaceId,
+    /// Bytes in a second, if there is a limit.
+    pub rate: Option<u64>,
+    /// Pieces at once.
+    pub parallel: usize,
+}
+
+/// What a run did, and what there is to do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Pieces that lie elsewhere now.
+    pub moved: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Pieces whose bytes are not what their rows say, a sentence each. They were left.
+    pub damaged: Vec<String>,
+    /// What rows name at the old place now.
+    pub left: HeldAt,
+}
+
+/// Why a run ended early. What was moved stays moved.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// The bytes could not be read or written.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The rows could not.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+/// What became of one piece.
+enum Outcome {
+    Moved(u64),
+    /// Its row names something else by now, or nothing.
+    Changed,
+    Damaged(String),
+}
+
+/// Why a copy was not made.
+enum NotCopied {
+    /// What is stored is not what the row says.
+    Damaged(String),
+    Stopped(Stopped),
+}
+
+impl<E: Into<Stopped>> From<E> for NotCopied {
+    fn from(error: E) -> Self {
+        Self::Stopped(error.into())
+    }
+}
+
+/// Moves what versions have at a place, as long as `stop` does not say otherwise: then what is in hand is ended. Uploads in
+/// progress are left where they are. `progress` is told of each piece and its bytes.
+///
+/// # Errors
+/// [`Stopped`]; repeated, it goes on.
+pub async fn relocate(
+    engine: &Engine,
+    plan: Plan,
+    stop: &AtomicBool,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Report, Stopped> {
+    let mut report = Report::default();
+    let pace = Pace::new(plan.rate, &engine.clock);
+    let mut after = None;
+    let failed = AtomicBool::new(false);
+    let ends = || stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed);
+    while !ends() {
+        let page = engine.meta.pieces_at(plan.from, after, PAGE, engine.clock.now()).await?;
+        let Some(last) = page.last() else { break };
+        after = Some((last.version, last.position));
+        let pieces = page.into_iter().filter(|placed| !placed.looked_for);
+        let going = pieces.take_while(|_| !ends());
+        let one = |placed| one(engine, &pace, placed);
+        let mut outcomes = futures_util::stream::iter(going).map(one).buffer_unordered(plan.parallel);
+        let mut failure = None;
+        while let Some(outcome) = outcomes.next().await {
+            match outcome {
+                Err(stopped) => {
+                    // What is in hand comes to its own end.
+                    failed.store(true, Ordering::Relaxed);
+                    failure.get_or_insert(stopped);
+                }
+                Ok(Outcome::Moved(bytes)) => {
+                    report.moved += 1;
+                    report.bytes += bytes;
+                    progress(bytes);
+                }
+                Ok(Outcome::Changed) => {}
+                Ok(Outcome::Damaged(sentence)) => report.damaged.push(sentence),
+            }
+        }
+        if let Some(stopped) = failure {
+            return Err(stopped);
+        }
+    }
+    report.left = engine.meta.held_at(plan.from, engine.clock.now()).await?;
+    Ok(report)
+}
+
+async fn one(engine: &Engine, pace: &Pace<'_>, placed: PlacedPiece) -> Result<Outcome, Stopped> {
+    let to = match copied(engine, pace, &placed.piece).await {
+        Ok(copy) => copy,
+        Err(NotCopied::Stopped(stopped)) => return Err(stopped),
+        Err(NotCopied::Damaged(sentence)) => {
+            // It may have been deleted, or moved by another, while it was read.
+            let version = engine.meta.version(&placed.tenant, placed.version).await?;
+            let named = version.is_some_and(|version| version.pieces.contains(&placed.piece));
+            return Ok(if named { Outcome::Damaged(sentence) } else { Outcome::Changed });
+        }
+    };
+    let (segment, backend) = (to.segment, to.backend.clone());
+    let PlacedPiece { version, position, tenant, piece, .. } = placed;
+    let due = engine.clock.now().plus(limits::DOWNLOAD_MAX);
+    let moved = MovePiece { version, position, tenant, from: piece.segment, to, due };
+    if engine.meta.move_piece(moved).await? {
+        faults::point("move.switched");
+        return Ok(Outcome::Moved(piece.length));
+    }
+    commit::discard(engine, segment, &backend).await;
+    Ok(Outcome::Changed)
+}
+
+/// A durable copy of a piece that was compared with its row, and read back.
+async fn copied(engine: &Engine, pace: &Pace<'_>, piece: &Piece) -> Result<Piece, NotCopied> {
+    let from = Source::open(engine, piece).await?;
+    let attempt = u64::from_be_bytes(random_bytes()).max(1);
+    let segment = SegmentId { attempt, ..piece.segment };
+    let mut writer = engine.blobs.create(segment, Some(piece.length)).await?;
+    faults::point("move.begun");
+    let digests = match poured(&from, piece, Some((&mut writer, pace))).await {
+        Ok(digests) => digests,
+        Err(why) => {
+            writer.discard().await;
+            return Err(why);
+        }
+    };
+    let extent = writer.finish().await?;
+    faults::point("move.copied");
+    let copy = Piece { segment, length: piece.length, digests, backend: extent.backend };
+    // What is there now is all that there will be: it is read once before anything relies on it.
+    let read = async { poured(&Source::open(engine, &copy).await?, &copy, None).await };
+    match read.await {
+        Ok(_) if extent.length == piece.length => {
+            faults::point("move.compared");
+            Ok(copy)
+        }
+        Ok(_) => Err(wrong(engine, &copy, "it is longer than what was copied").await),
+        Err(NotCopied::Damaged(sentence)) => Err(wrong(engine, &copy, &sentence).await),
+        Err(stopped) => Err(stopped),
+    }
+}
+
+/// A copy that is not what was copied goes, and nothing more is moved to such a place.
+async fn wrong(engine: &Engine, copy: &Piece, why: &str) -> NotCopied {
+    commit::discard(engine, copy.segment, &copy.backend).await;
+    let error = std::io::Error::other(format!("what was copied to it is not what it gives back: {why}"));
+    BlobError::Io(error).into()
+}
+
+/// A piece that is read.
+struct Source(Box<dyn SegmentReader>);
+
+impl Source {
+    async fn open(engine: &Engine, piece: &Piece) -> Result<Self, NotCopied> {
+        match engine.blobs.open(piece.segment, &piece.backend).await {
+            Ok(reader) => Ok(Self(reader)),
+            Err(BlobError::NotFound(segment)) => Err(NotCopied::Damaged(format!("segment {segment} is not there"))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn at(&self, piece: &Piece, offset: u64) -> Result<Bytes, NotCopied> {
+        let most = u64::try_from(limits::WRITE_BYTES).unwrap_or(u64::MAX);
+        let wanted = usize::try_from((piece.length - offset).min(most)).unwrap_or(limits::WRITE_BYTES);
+        let bytes = self.0.read(offset, wanted).await?;
+        if bytes.is_empty() {
+            let Piece { segment, length, .. } = piece;
+            return Err(NotCopied::Damaged(format!("segment {segment} ends at {offset}, its row says {length}")));
+        }
+        Ok(bytes)
+    }
+}
+
+type Target<'a, 'p> = (&'a mut Box<dyn SegmentWriter>, &'a Pace<'p>);
+
+/// Reads a piece to its end, perhaps into a copy, and compares its checksums with those of its row.
+async fn poured(from: &Source, piece: &Piece, mut to: Option<Target<'_, '_>>) -> Result<Digests, NotCopied> {
+    let mut crcs = RunningCrcs::default();
+    let mut at = 0;
+    while at < piece.length {
+        let bytes = from.at(piece, at).await?;
+        let length = u64::try_from(bytes.len()).unwrap_or(0);
+        crcs.update(&bytes);
+        at += length;
+        if let Some((writer, pace)) = &mut to {
+            pace.wait(length).await;
+            writer.write(&mut vec![bytes]).await?;
+        }
+    }
+    let found = Digests::from(crcs.value());
+    let differs = |known: Option<u64>, found: Option<u64>| known.is_some() && known != found;
+    let known = piece.digests;
+    if differs(known.crc32c.map(u64::from), found.crc32c.map(u64::from)) || differs(known.crc64nvme, found.crc64nvme) {
+        return Err(NotCopied::Damaged(format!("the bytes of segment {} are damaged", piece.segment)));
+    }
+    // Of what a client sent to a store itself, which told no checksum, one is known from now on.
+    Ok(found)
+}
+
+/// Keeps a run from taking more than its share.
+struct Pace<'c> {
+    rate: Option<u64>,
+    clock: &'c Clock,
+    /// When the next bytes may go.
+    next: Mutex<Duration>,
+}
+
+impl<'c> Pace<'c> {
+    const fn new(rate: Option<u64>, clock: &'c Clock) -> Self {
+        Self { rate, clock, next: Mutex::new(Duration::ZERO) }
+    }
+
+    /// How long so many bytes have to wait, of which the following wait for their time.
+    fn turn(&self, bytes: u64, now: Duration) -> Duration {
+        let Some(rate) = self.rate else { return Duration::ZERO };
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was not used is gone: no run after a pause.
+        let turn = (*next).max(now);
+        *next = turn
+            + Duration::from_nanos(
+                u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1))).unwrap_or(u64::MAX),
+            );
+        turn - now
+    }
+
+    async fn wait(&self, bytes: u64) {
+        let turn = self.turn(bytes, self.clock.monotonic());
+        if !turn.is_zero() {
+            tokio::time::sleep(turn).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_wait_for_their_turn_and_nothing_is_saved_up() {
+        let clock = Clock::system();
+        let (free, slow) = (Pace::new(None, &clock), Pace::new(Some(1000), &clock));
+        let seconds = Duration::from_secs;
+        assert_eq!(free.turn(u64::MAX, seconds(1)), Duration::ZERO);
+        assert_eq!(slow.turn(2000, seconds(10)), Duration::ZERO);
+        assert_eq!(slow.turn(500, seconds(10)), seconds(2));
+        assert_eq!(slow.turn(500, seconds(11)), Duration::from_millis(1500));
+        assert_eq!(slow.turn(1000, seconds(60)), Duration::ZERO);
+        assert_eq!(slow.turn(1000, seconds(60)), seconds(1));
+    }
+}
