@@ -22,6 +22,8 @@ mod bucket;
 mod catalogue;
 mod far;
 mod floors;
+#[path = "../../tests/support/harm.rs"]
+mod harm;
 mod load;
 mod parts;
 mod peers;

@@ -24,6 +24,9 @@ pub(crate) mod bucket;
 #[cfg(test)]
 mod contract;
 mod faulty;
+#[cfg(test)]
+#[path = "../../tests/support/harm.rs"]
+pub(crate) mod harm;
 
 use std::fmt;
 use std::io;

@@ -20,6 +20,8 @@
 #[path = "../support/bucket.rs"]
 mod bucket;
 mod client;
+#[path = "../support/harm.rs"]
+mod harm;
 #[path = "../support/nginx.rs"]
 mod nginx;
 #[path = "../../src/postgres/testing.rs"]

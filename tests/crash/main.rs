@@ -25,6 +25,8 @@ mod disk;
 mod eyes;
 mod facts;
 mod faulty;
+#[path = "../support/harm.rs"]
+mod harm;
 mod parts;
 mod points;
 #[path = "../../src/postgres/testing.rs"]

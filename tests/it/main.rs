@@ -21,6 +21,8 @@ mod direct;
 mod doctor;
 mod files;
 mod first_start;
+#[path = "../support/harm.rs"]
+mod harm;
 mod harness;
 mod hostile;
 mod issuer;

@@ -1,6 +1,6 @@
 //! A store that speaks S3, on a loopback port, for tests. Names, signatures and XML are the work of the crate `s3s`;
 //! what it keeps is here, because its own file system backend knows no list of uploads, wants part numbers without a gap
-//! and does not compare the ETags of a completion. In front of it stands what a network and a tired store do to calls.
+//! and does not compare the ETags of a completion. In front of it stands `harm.rs`.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -24,15 +24,16 @@ use base64::Engine as _;
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use futures_util::StreamExt;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::dto::*;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use sha2::Digest as _;
+
+use super::harm::{self, Any, Harms};
+pub use super::harm::{Call, Harm};
 
 /// The one bucket, and who may use it.
 pub const BUCKET: &str = "bytes";
@@ -40,42 +41,8 @@ pub const ACCESS_KEY: &str = "AKIATESTTESTTEST";
 pub const SECRET_KEY: &str = "a-secret-for-tests-only";
 /// S3's smallest part but the last.
 const PART_BYTES: u64 = 5 * 1024 * 1024;
-/// Bodies of so many bytes are read before they are judged.
-const SHORT: u64 = 1024 * 1024;
 /// Entries of a page: few, so that tests turn pages.
 const PAGE: usize = 50;
-
-/// What is done to a call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Harm {
-    /// The connection is cut before the store has seen it.
-    CutBefore,
-    /// It is done, and the connection is cut instead of an answer.
-    CutAfter,
-    /// This status and code, and nothing is done.
-    Refuse(u16, &'static str),
-    /// It is done, and the answer is this status and code.
-    RefuseAfter(u16, &'static str),
-    /// Status 200 with an error inside; nothing is done.
-    ErrorInside(&'static str),
-    /// The answer's body ends in its middle.
-    Truncate,
-    /// The answer has no `ETag`.
-    NoETag,
-    /// The first byte of the body is another one when it arrives.
-    Damage,
-    /// It is done after this many milliseconds.
-    Delay(u64),
-}
-
-/// A call as it came.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Call {
-    /// As the protocol calls it.
-    pub what: &'static str,
-    pub path: String,
-    pub bytes: u64,
-}
 
 /// A running store. Ends with its guard.
 pub struct Store {
@@ -88,8 +55,7 @@ pub struct Store {
 
 struct Shared {
     kept: Mutex<Kept>,
-    harms: Mutex<Vec<(&'static str, u32, Harm)>>,
-    calls: Mutex<Vec<Call>>,
+    harms: Harms,
     keys: Mutex<(String, String)>,
     ways: Mutex<Ways>,
     directory: PathBuf,
@@ -247,36 +213,14 @@ impl Store {
         std::fs::write(&credentials, text).unwrap();
         let shared = Arc::new(Shared {
             kept: Mutex::default(),
-            harms: Mutex::default(),
-            calls: Mutex::default(),
+            harms: Harms::default(),
             keys: Mutex::new((ACCESS_KEY.into(), SECRET_KEY.into())),
             ways: Mutex::default(),
             directory: path,
             names: AtomicU64::new(0),
         });
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("bucket")
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
         let serving = Arc::clone(&shared);
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            while let Ok((socket, _)) = listener.accept().await {
-                let shared = Arc::clone(&serving);
-                let _ = socket.set_nodelay(true);
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| answer(Arc::clone(&shared), request));
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(socket), service)
-                        .await;
-                });
-            }
-        });
+        let (address, runtime) = harm::serve(move |request| answer(Arc::clone(&serving), request));
         Self { address, shared, credentials, _directory: directory, runtime: Some(runtime) }
     }
 
@@ -296,12 +240,12 @@ impl Store {
 
     /// The next so many calls of this kind are harmed.
     pub fn harm(&self, what: &'static str, times: u32, harm: Harm) {
-        lock(&self.shared.harms).push((what, times, harm));
+        self.shared.harms.plan(what, times, harm);
     }
 
     /// No call is harmed any more.
     pub fn spare(&self) {
-        lock(&self.shared.harms).clear();
+        self.shared.harms.spare();
     }
 
     /// From now on it does things so.
@@ -344,12 +288,12 @@ impl Store {
 
     /// What was asked so far, and forgets it.
     pub fn calls(&self) -> Vec<Call> {
-        std::mem::take(&mut *lock(&self.shared.calls))
+        self.shared.harms.calls()
     }
 
     /// How many calls of a kind there were.
     pub fn count(&self, what: &str) -> usize {
-        lock(&self.shared.calls).iter().filter(|call| call.what == what).count()
+        self.shared.harms.count(what)
     }
 
     /// Keys and sizes of what is there.
@@ -538,117 +482,33 @@ fn what(request: &Request<Incoming>) -> &'static str {
     }
 }
 
-fn refusal(status: u16, code: &str) -> Response<Body> {
-    let xml = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as asked</Message></Error>");
-    Response::builder().status(status).header("content-type", "application/xml").body(Body::from(xml)).unwrap()
-}
-
 /// What Amazon refuses and the crate does not: headers of its own that no signature covers, which would let whoever holds a
 /// URL do other things with it, and two ways of saying who one is.
-fn unsigned(request: &Request<Incoming>) -> Option<Response<Body>> {
+fn unsigned(request: &Request<Incoming>) -> Option<Response<Any>> {
     let query = request.uri().query().unwrap_or_default();
     let signed = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-SignedHeaders="))?;
     let signed: Vec<&str> = signed.split("%3B").collect();
     if request.headers().contains_key("authorization") {
-        return Some(refusal(400, "InvalidArgument"));
+        return Some(harm::in_xml(400, "InvalidArgument"));
     }
     let own = |name: &&str| name.starts_with("x-amz-") && !signed.contains(name);
     let mut names = request.headers().keys().map(http::HeaderName::as_str);
-    names.find(own).map(|_| refusal(403, "AccessDenied"))
+    names.find(own).map(|_| harm::in_xml(403, "AccessDenied"))
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
-    let what = what(&request);
-    let bytes = request.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0);
-    lock(&shared.calls).push(Call { what, path: request.uri().path().into(), bytes });
-    let harm = {
-        let mut harms = lock(&shared.harms);
-        let at = harms.iter().position(|(of, times, _)| *of == what && *times > 0);
-        at.map(|at| {
-            harms[at].1 -= 1;
-            harms[at].2
-        })
-    };
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Any>, std::io::Error> {
+    let harm = shared.harms.came(what(&request), &request);
     if let Some(refused) = unsigned(&request) {
         return Ok(refused);
     }
-    let cut = || std::io::Error::other("cut");
     let (access_key, secret_key) = lock(&shared.keys).clone();
     let service: S3Service = {
         let mut builder = S3ServiceBuilder::new(Backend(Arc::clone(&shared)));
         builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
         builder.build()
     };
-    let damaged = harm == Some(Harm::Damage);
-    // Read whatever becomes of it: who is refused before a short body was read would see a broken connection.
-    if bytes <= SHORT && !damaged {
-        let (head, body) = request.into_parts();
-        let whole = http_body_util::BodyExt::collect(body).await.map_err(|_| cut())?.to_bytes();
-        let request = Request::from_parts(head, Body::from(whole));
-        return harmed(harm, || service.call(request)).await;
-    }
-    let request = request.map(|body| {
-        if !damaged {
-            return Body::from(body);
-        }
-        let mut first = true;
-        let stream = http_body_util::BodyExt::into_data_stream(body).map(move |bytes| {
-            bytes.map(|bytes| {
-                let mut bytes = bytes.to_vec();
-                if std::mem::take(&mut first) && !bytes.is_empty() {
-                    bytes[0] ^= 1;
-                }
-                http_body::Frame::data(Bytes::from(bytes))
-            })
-        });
-        Body::http_body_unsync(http_body_util::StreamBody::new(stream))
-    });
-    harmed(harm, || service.call(request)).await
-}
-
-/// The answer to a call, or what became of it.
-async fn harmed<F, E>(harm: Option<Harm>, call: impl FnOnce() -> F) -> Result<Response<Body>, std::io::Error>
-where
-    F: Future<Output = Result<Response<Body>, E>>,
-{
-    let cut = || std::io::Error::other("cut");
-    let run = async || call().await.map_err(|_| std::io::Error::other("the store failed"));
-    match harm {
-        None | Some(Harm::Damage) => run().await,
-        Some(Harm::CutBefore) => Err(cut()),
-        Some(Harm::CutAfter) => {
-            // Its body too: a store that answers has read it.
-            run().await?;
-            Err(cut())
-        }
-        Some(Harm::Refuse(status, code)) => Ok(refusal(status, code)),
-        Some(Harm::RefuseAfter(status, code)) => {
-            run().await?;
-            Ok(refusal(status, code))
-        }
-        Some(Harm::ErrorInside(code)) => {
-            let mut answer = refusal(200, code);
-            *answer.status_mut() = StatusCode::OK;
-            Ok(answer)
-        }
-        Some(Harm::NoETag) => {
-            let mut answer = run().await?;
-            answer.headers_mut().remove("etag");
-            Ok(answer)
-        }
-        Some(Harm::Delay(millis)) => {
-            tokio::time::sleep(Duration::from_millis(millis)).await;
-            run().await
-        }
-        Some(Harm::Truncate) => {
-            let (head, body) = run().await?.into_parts();
-            let whole = http_body_util::BodyExt::collect(body).await.map_err(|_| cut())?.to_bytes();
-            let half = whole.slice(..whole.len() / 2);
-            let frames = [Ok(http_body::Frame::data(half)), Err(cut())];
-            let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
-            Ok(Response::from_parts(head, Body::http_body_unsync(body)))
-        }
-    }
+    let request = harm::taken(harm, request).await?.map(Body::http_body_unsync);
+    harm::harmed(harm, harm::in_xml, || service.call(request)).await
 }
 
 struct Backend(Arc<Shared>);
