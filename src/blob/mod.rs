@@ -38,9 +38,10 @@ pub use faulty::{Faulty, Operation};
 pub use local::{Local, sync_directory, write_durably};
 pub use memory::{Form, Memory};
 pub use places::Places;
+pub use remote::{Unusable, Wanted};
+pub use s3::S3;
 #[cfg(test)]
 pub(crate) use s3::of as in_bucket;
-pub use s3::{S3, Unusable, Wanted};
 
 use crate::clock::Timestamp;
 use crate::model::file::{Declared, Digests};

@@ -287,10 +287,15 @@ impl<P: Protocol> Caller<P> {
     }
 
     /// Sends a request to a URL that was signed for somebody else, and answers its status alone.
-    pub(in crate::blob) async fn status_of(&self, url: &str, body: Bytes) -> Result<u16, Fault> {
+    pub(in crate::blob) async fn status_of(
+        &self,
+        url: &str,
+        headers: Vec<(HeaderName, String)>,
+        body: Bytes,
+    ) -> Result<u16, Fault> {
         let length = u64::try_from(body.len()).unwrap_or(0);
         let payload = Payload::Stream(length, futures_util::stream::once(async { Ok(body) }).boxed());
-        let ask = outbound::Ask { method: Method::PUT, url, key: None, headers: Vec::new(), payload };
+        let ask = outbound::Ask { method: Method::PUT, url, key: None, headers, payload };
         let (head, stream) = self.outbound.open(ask).await?;
         whole(stream).await?;
         Ok(head.status)

@@ -1,14 +1,18 @@
 //! What stores have in common that are called over HTTP: calls that are tried again, XML, memory for what is on its way,
 //! and reading by ranges. How a store is spoken to is its own folder's.
 
+mod adapters;
 mod call;
 mod held;
 mod reader;
+mod usable;
 mod xml;
 
+pub(super) use adapters::Adapters;
 pub(super) use call::{Ask, Body, Caller, Fault, Kind, Protocol, STALL, Signed, split};
 pub(super) use held::{Held, Memory};
 pub(super) use reader::{Ranges, Reader, Stream};
+pub use usable::{Unusable, Wanted};
 pub(super) use xml::Element;
 
 use crc_fast::CrcAlgorithm;

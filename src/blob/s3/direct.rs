@@ -12,13 +12,13 @@ use bytes::Bytes;
 use http::Method;
 use sha2::{Digest, Sha256};
 
+use super::S3;
 use super::content::Content;
 use super::layout::Pin;
 use super::objects::Stat;
 use super::wire::{Sent, completion};
-use super::{S3, Wanted};
 use crate::blob::remote::{Ask, Body, Fault, Kind};
-use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Ticket};
+use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Ticket, Wanted};
 use crate::model::ids::{SegmentId, SessionId};
 
 /// The condition under which a key takes one object only.
@@ -64,7 +64,7 @@ impl S3 {
     pub(super) async fn check_direct(&self, key: &str, version: Option<&str>, wanted: Wanted) -> Result<(), Fault> {
         let told = self.shared.caller.protocol.signer().await?.own(key, &[CREATE_ONLY]);
         // The signature is over a header that does not come.
-        let status = self.shared.caller.status_of(&told, Bytes::from_static(b"!")).await?;
+        let status = self.shared.caller.status_of(&told, Vec::new(), Bytes::from_static(b"!")).await?;
         if (200..300).contains(&status) {
             return Err(Fault::lasting(
                 "it takes a request without a header that was signed, so that clients can't send to it themselves: \

@@ -48,7 +48,7 @@ use self::listing::StoredPart;
 use self::objects::{Stat, VERSION_QUERY};
 use self::writer::Writer;
 use super::remote::{Ask, Caller, Fault, Kind, Memory, Ranges, Reader, STALL, Stream};
-use super::{BlobError, BlobStore, Direct, Listed, SegmentReader, SegmentWriter, Space};
+use super::{BlobError, BlobStore, Direct, Listed, SegmentReader, SegmentWriter, Space, Unusable, Wanted};
 use crate::clock::{Clock, random_uuid};
 use crate::config::Bucket;
 use crate::faults;
@@ -83,23 +83,6 @@ struct Shared {
     memory: Arc<Memory>,
 }
 
-/// What a bucket must be able to do besides, where clients send to it themselves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Wanted {
-    /// Does it refuse a second object under one key, when it was signed that it must?
-    pub create_only: bool,
-    /// Does it keep the versions of an object apart?
-    pub versions: bool,
-}
-
-/// Why a bucket can't be used, in one sentence.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the bucket at {place} can't be used: {why}")]
-pub struct Unusable {
-    place: String,
-    why: String,
-}
-
 impl S3 {
     /// A bucket that is written and read. Nothing is asked of it yet. Parts on their way to it take up to `memory` bytes.
     ///
@@ -129,7 +112,7 @@ impl S3 {
         memory: Option<u64>,
         stall: Duration,
     ) -> Result<Self, Unusable> {
-        let unusable = |error: OutboundError| Unusable { place: bucket.name.clone(), why: error.what };
+        let unusable = |error: OutboundError| Unusable::new(bucket.name.clone(), error.what);
         let caller = amazon::caller(bucket, environment, stall).map_err(unusable)?;
         let (prefix, checksums) = (bucket.prefix.clone(), bucket.checksums);
         Ok(Self {
@@ -198,7 +181,7 @@ impl S3 {
     }
 
     fn unusable(&self, fault: &Fault) -> Unusable {
-        Unusable { place: self.shared.caller.place(), why: fault.what.clone() }
+        Unusable::new(self.shared.caller.place(), fault.what.clone())
     }
 
     fn key(&self, segment: SegmentId) -> String {
