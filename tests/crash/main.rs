@@ -25,6 +25,7 @@ mod disk;
 mod eyes;
 mod facts;
 mod faulty;
+mod moves;
 mod parts;
 mod points;
 #[path = "../../src/postgres/testing.rs"]

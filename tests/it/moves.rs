@@ -404,7 +404,7 @@ async fn a_container_s_newest_body_is_told_by_its_name_until_its_hour_is_over() 
     };
     let push = async |document: &str| {
         let path =
-            format!("/push/v1/organizations/default/sources/default-files/documents?documentId=test://{document}");
+            format!("/push/v1/organizations/default/sources/default-files/documents?documentId=test:%2F%2F{document}");
         running.json("PUT", &path, &json!({ "CompressedBinaryDataFileId": file }), 202).await
     };
     put("first").await;
