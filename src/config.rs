@@ -629,7 +629,7 @@ mod tests {
     #[test]
     fn errors_name_field_value_and_remedy() {
         for (file, parts) in [
-            ("datta = 'x'", ["`datta`", "fields are", "data, database, storage, direct, listen"]),
+            ("datta = 'x'", ["`datta`", "fields are", "data, database, storage, more_storage, direct, listen"]),
             ("listen = 'localhost'", ["`listen`", "`localhost`", "127.0.0.1:8080"]),
             ("container_max = '5 gigs'", ["`container_max`", "`5 gigs`", "GiB"]),
             ("container_max = 0", ["`container_max`", "`0`", "between 1 and"]),

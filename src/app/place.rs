@@ -150,7 +150,7 @@ impl<'a> Sites<'a> {
     /// Finds out which of the remembered places the configured ones are, and that none is missing. A place that nobody
     /// writes to and no row needs may be missing.
     async fn recognize(&mut self, installation: Option<&str>) -> Result<(), StartError> {
-        let mut missing = Vec::new();
+        let mut absent = Vec::new();
         let writing = in_use(self.meta).await?.first().copied().unwrap_or_default();
         for (number, place) in &self.known {
             let same = |own: &Place| match (place, own) {
@@ -159,32 +159,48 @@ impl<'a> Sites<'a> {
             };
             match self.sites.iter_mut().find(|site| site.number.is_none() && site.place.as_ref().is_some_and(same)) {
                 Some(site) => site.number = Some(*number),
-                None if *number == writing || self.meta.names_bytes_at(*number, self.now).await? => {
-                    missing.push((*number, place.clone()));
-                }
-                None => {}
-            }
-        }
-        let Some((number, place)) = missing.pop() else { return Ok(()) };
-        let mut copies = Vec::new();
-        if missing.is_empty() && !place.is_disk() {
-            for site in self.sites.iter_mut().filter(|site| site.number.is_none()) {
-                // Under another name it is a copy, which has the owner's mark, or a mistake, which has none.
-                if let (Some(reachable), Some(installation)) = (&site.opened.reachable, installation)
-                    && reachable.claim(installation, false).await?
-                {
-                    copies.push(site);
+                None => {
+                    let needed = *number == writing || self.meta.names_bytes_at(*number, self.now).await?;
+                    absent.push((*number, place.clone(), needed));
                 }
             }
         }
-        match copies.as_mut_slice() {
-            [copy] => {
-                copy.number = Some(number);
-                copy.is_copy = true;
-                Ok(())
-            }
-            _ => Err(self.elsewhere(&place)),
+        if let Some(installation) = installation {
+            self.find_copies(&mut absent, installation).await?;
         }
+        match absent.iter().find(|(_, _, needed)| *needed) {
+            Some((_, place, _)) => Err(self.elsewhere(place)),
+            None => Ok(()),
+        }
+    }
+
+    /// A place that others can reach and that nobody remembers by its name is a copy of one that is absent, if it has the
+    /// owner's mark: a new one gets that after its name is remembered. Without it, it is new or a mistake.
+    async fn find_copies(
+        &mut self,
+        absent: &mut Vec<(PlaceId, Place, bool)>,
+        installation: &str,
+    ) -> Result<(), StartError> {
+        for index in 0..self.sites.len() {
+            let among: Vec<_> = absent.iter().filter(|(_, place, _)| !place.is_disk()).cloned().collect();
+            let Site { opened, number: None, .. } = &self.sites[index] else { continue };
+            let Some(reachable) = opened.reachable.as_ref().filter(|_| !among.is_empty()) else { continue };
+            if !reachable.claim(installation, false).await? {
+                continue;
+            }
+            let needed: Vec<_> = among.iter().filter(|(_, _, needed)| *needed).collect();
+            let (number, _, _) = match (needed.as_slice(), among.as_slice()) {
+                ([one], _) => one,
+                ([], [one]) => one,
+                // Nobody can tell of which.
+                (_, several) => return Err(self.elsewhere(&several[0].1)),
+            };
+            let number = *number;
+            self.sites[index].number = Some(number);
+            self.sites[index].is_copy = true;
+            absent.retain(|(absent, _, _)| *absent != number);
+        }
+        Ok(())
     }
 
     fn elsewhere(&self, known: &Place) -> StartError {

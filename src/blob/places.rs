@@ -252,10 +252,14 @@ mod tests {
 
     #[tokio::test]
     async fn several_places_do_what_one_does() {
-        let (disk, bucket) = twins();
-        suite(&places((PlaceId::FIRST, &disk), (TWO, &bucket))).await;
-        suite(&places((TWO, &bucket), (PlaceId::FIRST, &disk))).await;
-        suite(&places((TWO, &disk), (PlaceId::FIRST, &bucket))).await;
+        for bucket_first in [false, true] {
+            for place in [PlaceId::FIRST, TWO] {
+                let (disk, bucket) = twins();
+                let (current, other) = if bucket_first { (&bucket, &disk) } else { (&disk, &bucket) };
+                let other_place = if place == TWO { PlaceId::FIRST } else { TWO };
+                suite(&places((place, current), (other_place, other))).await;
+            }
+        }
     }
 
     #[tokio::test]

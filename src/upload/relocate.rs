@@ -152,6 +152,11 @@ async fn one(engine: &Engine, pace: &Pace<'_>, placed: PlacedPiece) -> Result<Ou
 
 /// A durable copy of a piece that was compared with its row, and read back.
 async fn copied(engine: &Engine, pace: &Pace<'_>, piece: &Piece) -> Result<Piece, NotCopied> {
+    if let Some(space) = engine.blobs.space().await?
+        && space.free < engine.policy.free_space_min.saturating_add(piece.length)
+    {
+        return Err(BlobError::OutOfSpace.into());
+    }
     let from = Source::open(engine, piece).await?;
     let attempt = u64::from_be_bytes(random_bytes()).max(1);
     let segment = SegmentId { attempt, ..piece.segment };

@@ -22,13 +22,56 @@ pub fn mark(data: &Path) -> Outcome {
     std::fs::write(marker(data), "").map_err(|e| e.to_string())
 }
 
-/// What the keys of this data directory's segments begin with, if they are in the bucket.
-pub fn prefix(data: &Path) -> Option<String> {
+/// Beside a data directory: its bytes are both there and in the bucket.
+fn both_marker(data: &Path) -> PathBuf {
+    data.with_extension("in-both")
+}
+
+/// Its bytes are in both from now on; new ones go where they went.
+pub fn mark_both(data: &Path) -> Outcome {
+    std::fs::write(both_marker(data), "").map_err(|e| e.to_string())
+}
+
+/// New bytes go to the other place from now on.
+pub fn switch(data: &Path) -> Outcome {
+    let marker = marker(data);
+    if marker.exists() { std::fs::remove_file(marker).map_err(|e| e.to_string()) } else { mark(data) }
+}
+
+/// Are its bytes in both?
+pub fn in_both(data: &Path) -> bool {
+    both_marker(data).exists()
+}
+
+fn own_prefix(data: &Path) -> Option<String> {
     let own = data.parent()?.file_name()?.to_string_lossy().into_owned();
-    marker(data).exists().then(|| format!("crash/{}/", own.trim_start_matches('.')))
+    Some(format!("crash/{}/", own.trim_start_matches('.')))
+}
+
+/// What the keys of this data directory's segments begin with, if new ones go to the bucket.
+pub fn prefix(data: &Path) -> Option<String> {
+    own_prefix(data).filter(|_| marker(data).exists())
+}
+
+/// The same, if there are any in the bucket.
+pub fn any_prefix(data: &Path) -> Option<String> {
+    own_prefix(data).filter(|_| marker(data).exists() || in_both(data))
+}
+
+fn place(prefix: Option<String>) -> String {
+    prefix.map_or_else(|| "disk".into(), |prefix| store().url(prefix.trim_end_matches('/')))
 }
 
 /// The configuration's field.
 pub fn storage(data: &Path) -> String {
-    prefix(data).map_or_else(|| "disk".into(), |prefix| store().url(prefix.trim_end_matches('/')))
+    place(prefix(data))
+}
+
+/// The field for the other place, if there is one.
+pub fn more_storage(data: &Path) -> String {
+    match (in_both(data), prefix(data)) {
+        (false, _) => String::new(),
+        (true, Some(_)) => place(None),
+        (true, None) => place(own_prefix(data)),
+    }
 }

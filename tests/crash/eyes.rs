@@ -36,14 +36,17 @@ fn said(error: rusqlite::Error) -> String {
 
 /// Everything that is there for segments, by name: files, or what a bucket has, with uploads in progress.
 pub fn files(data: &Path) -> BTreeMap<String, Bytes> {
-    if let Some(prefix) = bucket::prefix(data) {
+    let mut found = BTreeMap::new();
+    if let Some(prefix) = bucket::any_prefix(data) {
         let own = |key: String| key[prefix.len()..].to_owned();
         let uploads = bucket::store().uploads(&prefix).into_iter().map(|key| format!("{} (in progress)", own(key)));
         let objects = bucket::store().objects(&prefix).into_iter().filter(|(key, _)| !key.ends_with("/owner"));
-        let objects = objects.map(|(key, _)| (own(key.clone()), Bytes::Object(key)));
-        return objects.chain(uploads.map(|name| (name, Bytes::None))).collect();
+        found.extend(objects.map(|(key, _)| (own(key.clone()), Bytes::Object(key))));
+        found.extend(uploads.map(|name| (name, Bytes::None)));
+        if !bucket::in_both(data) {
+            return found;
+        }
     }
-    let mut found = BTreeMap::new();
     let mut directories = vec![data.join("blobs")];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {

@@ -27,6 +27,7 @@ mod facts;
 mod faulty;
 #[path = "../support/harm.rs"]
 mod harm;
+mod moves;
 mod parts;
 mod points;
 #[path = "../../src/postgres/testing.rs"]

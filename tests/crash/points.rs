@@ -39,6 +39,8 @@ enum Tested {
     Direct,
     /// Of a store.
     InStore(Store),
+    /// While bytes are moved to another place: in `moves.rs`.
+    InMove,
     /// In the first start of a data directory.
     FirstStart,
     /// Each time that it is passed, the first to the last.
@@ -47,7 +49,7 @@ enum Tested {
     Elsewhere,
 }
 
-use Tested::{Crash, Direct, Elsewhere, EveryTime, FirstStart, InBucket, InSession, InStore, OfParts};
+use Tested::{Crash, Direct, Elsewhere, EveryTime, FirstStart, InBucket, InMove, InSession, InStore, OfParts};
 
 const CASES: &[(&str, Tested)] = &[
     ("start.tenant", FirstStart),
@@ -127,6 +129,10 @@ const CASES: &[(&str, Tested)] = &[
     ("store.chunks_written", InStore(Store::Filled)),
     ("store.processed", InStore(Store::Filled)),
     ("store.emptied", InStore(Store::Deleted)),
+    ("move.begun", InMove),
+    ("move.copied", InMove),
+    ("move.compared", InMove),
+    ("move.switched", InMove),
     ("sweep.expired", Crash(During::Sweep)),
     ("sweep.tombstone", Crash(During::Sweep)),
     ("sweep.unlinked", Crash(During::Sweep)),
@@ -146,35 +152,43 @@ const CASES: &[(&str, Tested)] = &[
 fn crash_cases() -> impl Iterator<Item = (&'static str, During)> {
     CASES.iter().filter_map(|(point, tested)| match tested {
         Crash(during) => Some((*point, *during)),
-        InSession(_) | InBucket(_) | OfParts(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
+        InSession(_) | InBucket(_) | OfParts(_) | InStore(_) | InMove | Direct | FirstStart | EveryTime | Elsewhere => {
+            None
+        }
     })
 }
 
 fn in_sessions(kind: &str, case: fn(&str, Session) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InSession(session) => Some((format!("{kind} at {point} ({session:?})"), case(point, *session))),
-        Crash(_) | InBucket(_) | OfParts(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InBucket(_) | OfParts(_) | InStore(_) | InMove | Direct | FirstStart | EveryTime | Elsewhere => None,
     }));
 }
 
 fn in_buckets(kind: &str, case: fn(&str, Session) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InBucket(session) => Some((format!("{kind} at {point} ({session:?})"), case(point, *session))),
-        Crash(_) | InSession(_) | OfParts(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InSession(_) | OfParts(_) | InStore(_) | InMove | Direct | FirstStart | EveryTime | Elsewhere => {
+            None
+        }
     }));
 }
 
 fn of_parts(kind: &str, case: fn(&str, InParts) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         OfParts(when) => Some((format!("{kind} at {point} ({when:?})"), case(point, *when))),
-        Crash(_) | InSession(_) | InBucket(_) | InStore(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InSession(_) | InBucket(_) | InStore(_) | InMove | Direct | FirstStart | EveryTime | Elsewhere => {
+            None
+        }
     }));
 }
 
 fn in_stores(kind: &str, case: fn(&str, Store) -> Outcome) {
     all(CASES.iter().filter_map(|(point, tested)| match tested {
         InStore(store) => Some((format!("{kind} at {point} ({store:?})"), case(point, *store))),
-        Crash(_) | InSession(_) | InBucket(_) | OfParts(_) | Direct | FirstStart | EveryTime | Elsewhere => None,
+        Crash(_) | InSession(_) | InBucket(_) | OfParts(_) | InMove | Direct | FirstStart | EveryTime | Elsewhere => {
+            None
+        }
     }));
 }
 

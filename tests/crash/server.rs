@@ -66,6 +66,7 @@ impl Server {
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
             .arg(data)
             .env("LANDFALL_STORAGE", bucket::storage(data))
+            .env("LANDFALL_MORE_STORAGE", bucket::more_storage(data))
             .env("LANDFALL_DIRECT", start.direct)
             .env("FAILPOINTS", &start.fail)
             .env("LANDFALL_TEST_CLOCK", start.clock.to_string())
@@ -208,10 +209,30 @@ pub fn doctor(data: &Path, clock: u64) -> Outcome<String> {
         .args(["doctor", "--deep", "--data"])
         .arg(data)
         .env("LANDFALL_STORAGE", bucket::storage(data))
+        .env("LANDFALL_MORE_STORAGE", bucket::more_storage(data))
         .env("LANDFALL_TEST_CLOCK", clock.to_string())
         .env_remove("FAILPOINTS")
         .output()
         .expect("the built binary starts");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     if output.status.success() { Ok(said) } else { Err(format!("doctor: {said}")) }
+}
+
+/// `landfall admin move` from the other place to where new bytes go, beside a server. What it printed, or `None` when it
+/// killed itself at its fail point.
+pub fn move_bytes(data: &Path, points: &str) -> Outcome<Option<String>> {
+    let output = Command::new(BINARY)
+        .envs(facts::url(data).map(|url| ("LANDFALL_DATABASE", url)))
+        .args(["admin", "move", "--from", &bucket::more_storage(data), "--to", &bucket::storage(data), "--data"])
+        .arg(data)
+        .env("LANDFALL_STORAGE", bucket::storage(data))
+        .env("LANDFALL_MORE_STORAGE", bucket::more_storage(data))
+        .env("FAILPOINTS", points)
+        .output()
+        .expect("the built binary starts");
+    if output.status.signal() == Some(Signal::KILL.as_raw()) {
+        return Ok(None);
+    }
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { Ok(Some(said)) } else { Err(format!("the move ended with {}: {said}", output.status)) }
 }

@@ -12,7 +12,7 @@ use crate::harness::noise;
 use crate::postgres::Fresh;
 use crate::process::{Place, Running, on_disk};
 
-const UPLOADS: &str = "/landfall/v1/uploads";
+pub(crate) const UPLOADS: &str = "/landfall/v1/uploads";
 const GRANULE: usize = 256 * 1024;
 const DAY: u64 = 24 * 3600;
 
@@ -110,24 +110,24 @@ fn files_below(folder: &Path) -> BTreeSet<String> {
 }
 
 impl Running {
-    async fn opened(&self, name: &str, strategy: &str, size: usize) -> Value {
+    pub(crate) async fn opened(&self, name: &str, strategy: &str, size: usize) -> Value {
         self.json("POST", UPLOADS, &json!({ "name": name, "size": size, "strategy": strategy }), 201).await
     }
 
-    async fn uploaded(&self, name: &str, bytes: &[u8]) -> Value {
+    pub(crate) async fn uploaded(&self, name: &str, bytes: &[u8]) -> Value {
         let upload = self.opened(name, "single", bytes.len()).await;
         self.call("PUT", upload["url"].as_str().unwrap(), &[], bytes.to_vec()).await.expect(200);
         self.json("POST", &format!("{UPLOADS}/{}/commit", upload["id"].as_str().unwrap()), &json!({}), 200).await;
         upload
     }
 
-    async fn chunk(&self, upload: &Value, bytes: &[u8], from: usize, to: usize) -> u16 {
+    pub(crate) async fn chunk(&self, upload: &Value, bytes: &[u8], from: usize, to: usize) -> u16 {
         let range = format!("bytes {from}-{}/{}", to - 1, bytes.len());
         let url = upload["url"].as_str().unwrap();
         self.call("PUT", url, &[("Content-Range", &range)], bytes[from..to].to_vec()).await.status
     }
 
-    async fn content(&self, upload: &Value) -> (u16, Vec<u8>) {
+    pub(crate) async fn content(&self, upload: &Value) -> (u16, Vec<u8>) {
         let path = format!("/landfall/v1/files/{}/content", upload["file_id"].as_str().unwrap());
         let reply = self.call("GET", &path, &[], "").await;
         (reply.status, reply.body)

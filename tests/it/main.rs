@@ -28,6 +28,7 @@ mod hostile;
 mod issuer;
 mod knowledge;
 mod limits;
+mod moves;
 mod native;
 #[path = "../support/nginx.rs"]
 mod nginx;

@@ -41,7 +41,7 @@ async fn processes_at_one_database_share_one_prefix() {
         data: folder.path().join(name),
         database: Some(database.url()),
         storage,
-        later: 0,
+        ..on_disk(folder.path())
     };
     // One that can't be used is not remembered.
     let said = place("a", store.url("here").replace(&store.address().to_string(), "127.0.0.1:9")).serve().await;

@@ -20,6 +20,10 @@ pub(crate) struct Place {
     /// Without one they are in the data directory.
     pub(crate) database: Option<String>,
     pub(crate) storage: String,
+    /// Where else bytes are.
+    pub(crate) more_storage: String,
+    /// The APIs whose clients send to the bucket themselves.
+    pub(crate) direct: String,
     /// What time it is there, in seconds from now.
     pub(crate) later: u64,
 }
@@ -28,6 +32,7 @@ impl Place {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.env("LANDFALL_DATA", &self.data).env("LANDFALL_STORAGE", &self.storage);
+        command.env("LANDFALL_MORE_STORAGE", &self.more_storage).env("LANDFALL_DIRECT", &self.direct);
         command.env("LANDFALL_TEST_CLOCK", self.later.to_string()).env("AWS_EC2_METADATA_DISABLED", "true");
         if let Some(database) = &self.database {
             command.env("LANDFALL_DATABASE", database);
@@ -82,7 +87,7 @@ impl Place {
 pub(crate) struct Running {
     child: Child,
     log: PathBuf,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) key: String,
 }
 
@@ -146,5 +151,12 @@ impl Drop for Running {
 
 /// A place in a folder, without a database of its own.
 pub(crate) fn on_disk(folder: &Path) -> Place {
-    Place { data: folder.join("data"), database: None, storage: "disk".into(), later: 0 }
+    Place {
+        data: folder.join("data"),
+        database: None,
+        storage: "disk".into(),
+        more_storage: String::new(),
+        direct: String::new(),
+        later: 0,
+    }
 }

@@ -68,6 +68,9 @@ impl Move {
             let told = shown.while_it_runs();
             let moved = relocate(&engine, plan, &stop, &|bytes| shown.one(bytes)).await;
             told.abort();
+            if std::io::stderr().is_terminal() {
+                eprintln!();
+            }
             let report = moved.map_err(|error| refused(format!("{error}. Repeated, the command goes on")))?;
             Ok::<_, AdminError>((report, stop.load(Ordering::Relaxed)))
         });

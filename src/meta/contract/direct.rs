@@ -5,8 +5,12 @@ use crate::model::session::Direct;
 
 impl Case {
     async fn direct(&self) -> Session {
-        let session =
-            Session { direct: Some(Direct { create_only: true, upload: None, place: PlaceId(2) }), ..self.draft() };
+        self.direct_as(true).await
+    }
+
+    async fn direct_as(&self, create_only: bool) -> Session {
+        let direct = Some(Direct { create_only, upload: None, place: PlaceId(2) });
+        let session = Session { direct, ..self.draft() };
         assert_eq!(self.store.open_sessions(vec![session.clone()]).await.unwrap(), None);
         session
     }
@@ -60,7 +64,7 @@ async fn what_may_still_be_used_is_known(case: Case) {
 }
 
 async fn a_body_takes_the_place_of_the_one_that_was_seen(case: Case) {
-    let session = case.direct().await;
+    let session = case.direct_as(false).await;
     let commit = async |attempt, over| case.store.commit(case.arrived(&session, attempt, over)).await.unwrap();
     let Committed::New(first) = commit(1, Over::This(None)).await else { panic!() };
     assert_eq!(commit(2, Over::This(None)).await, Committed::Exists, "it was looked for before the first came");
