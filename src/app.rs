@@ -250,6 +250,14 @@ impl App {
         self.engine.meta.set_setting(FIRST_KEY_SHOWN, Vec::new(), true).await.map(drop)
     }
 
+    /// Returns when both planes have run a task: a process of which one is stuck does not.
+    pub async fn turn(&self) {
+        for plane in self.planes.iter().flat_map(|(data, control)| [data, control]) {
+            // Only a runtime that is shut down drops its task.
+            let _ = plane.spawn(async {}).await;
+        }
+    }
+
     /// Stops accepting, lets bodies end within the configured time, ends the step that the processor is in.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);

@@ -10,8 +10,10 @@ use toml::Value;
 use crate::limits;
 
 mod storage;
+mod supervisor;
 
 pub use storage::{Bucket, Storage};
+pub use supervisor::{Supervisor, supervisor};
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 mod admin;
 mod client;
 mod doctor;
+mod notify;
 mod serve;
 
 use std::ffi::OsString;

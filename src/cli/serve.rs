@@ -8,10 +8,11 @@ use clap::Args;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::notify::Notify;
 use super::{Place, failed};
 use crate::app::{App, FirstStart, StartError};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, LogFormat};
+use crate::config::{self, Config, ConfigError, LogFormat};
 use crate::{faults, telemetry};
 
 /// Arguments of `landfall serve`. Each is also a field of the configuration file.
@@ -112,10 +113,14 @@ async fn serve(config: Config) -> Result<(), StartError> {
     } else {
         println!("Landfall listens on {base}");
     }
+    let notify = Notify::new(config::supervisor().as_ref());
+    notify.ready();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = notify.runs(&app) => {}
     }
+    notify.stopping();
     tracing::info!("stopping: running bodies may end; a second signal stops at once");
     tokio::select! {
         () = app.stop() => {}

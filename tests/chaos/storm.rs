@@ -76,13 +76,10 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<(Duration, Event)> {
     let mut rng = Rng::new(seed);
     let mut events = Vec::new();
     let mut at = Duration::from_secs(1);
-    // Once in a long run a process sleeps longer than its leases last.
-    if length >= Duration::from_secs(400) {
-        events.push((
-            Duration::from_secs(20),
-            Event::Pause(rng.within(0, REPLICAS as u64) as usize, Duration::from_secs(320)),
-        ));
-    }
+    // Once a process stands still for half of the run; in a long one for longer than its leases last.
+    let (from, long) =
+        if length >= Duration::from_secs(400) { (20, Duration::from_secs(320)) } else { (5, length / 2) };
+    events.push((Duration::from_secs(from), Event::Pause(rng.within(0, REPLICAS as u64) as usize, long)));
     while at + Duration::from_secs(3) < length {
         let replica = rng.within(0, REPLICAS as u64) as usize;
         let event = match rng.within(0, 100) {

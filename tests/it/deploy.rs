@@ -74,6 +74,9 @@ impl Deaf {
                 }
                 if answers {
                     let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                    // Closed with unread bytes, the answer could be lost.
+                    let _ = socket.shutdown(std::net::Shutdown::Write);
+                    let _ = std::io::copy(&mut socket, &mut std::io::sink());
                 }
             }
         });
@@ -137,6 +140,73 @@ fn a_body_goes_to_one_process_and_what_may_be_repeated_to_another() {
         asked_elsewhere += usize::from(deaf.heard.try_recv().is_ok());
     }
     assert!(refused > 0 || asked_elsewhere > 0, "the deaf one is never asked");
+}
+
+/// A process that stands still: the system goes on taking its connections, and nobody reads what comes on them.
+struct Still(TcpListener);
+
+impl Still {
+    fn new() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    /// How often it was tried.
+    fn tries(&self) -> usize {
+        self.0.set_nonblocking(true).unwrap();
+        std::iter::from_fn(|| self.0.accept().ok()).count()
+    }
+}
+
+/// A process that answers every head at once, but for one with a body, which it goes on waiting for.
+fn busy() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while socket.read(&mut byte).is_ok_and(|n| n == 1) {
+                    head.push(byte[0]);
+                    let whole = head.ends_with(b"\r\n\r\n");
+                    if whole && !String::from_utf8_lossy(&head).contains("Content-Length: 9") {
+                        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                        head.clear();
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// Sends a head like a client that gives up soon. The connection, and whether there was an answer.
+fn tried(port: u16, head: &str) -> (TcpStream, bool) {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    socket.write_all(format!("{head}\r\nHost: files.example.com\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    let answered = socket.read_exact(&mut answer).is_ok() && answer.ends_with(b"200");
+    (socket, answered)
+}
+
+#[test]
+fn a_process_that_stands_still_is_left_alone() {
+    let still = Still::new();
+    let proxy = Nginx::start(nginx::free_port(), &[still.port(), busy(), busy()]);
+    // Whoever works has uploads under way, and so more connections than one whose clients have given up.
+    let uploads: Vec<_> = (0..6).map(|_| tried(proxy.port(), "PUT /part/x HTTP/1.1\r\nContent-Length: 900")).collect();
+    let mut answered = 0;
+    for head in ["GET /x", "PUT /x", "POST /x", "DELETE /x"].into_iter().cycle().take(16) {
+        answered += usize::from(tried(proxy.port(), &format!("{head} HTTP/1.1\r\nContent-Length: 0")).1);
+    }
+    drop(uploads);
+    let tries = still.tries();
+    assert!((1..=4).contains(&tries) && answered >= 14, "it was tried {tries} times, {answered} of 16 were answered");
 }
 
 #[test]

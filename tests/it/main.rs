@@ -42,4 +42,5 @@ mod process;
 mod replicas;
 mod seed_pages;
 mod storage;
+mod supervised;
 mod uploads;

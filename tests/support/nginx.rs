@@ -47,10 +47,10 @@ fn rendered(folder: &Path, port: u16, processes: &[u16]) -> String {
     let folder = folder.display();
     let mut servers = String::new();
     for process in processes {
-        let _ = writeln!(servers, "        server 127.0.0.1:{process} max_fails=3 fail_timeout=2s;");
+        let _ = writeln!(servers, "        server 127.0.0.1:{process} max_fails=3 fail_timeout=1s;");
     }
-    let shipped_servers = "        server 127.0.0.1:8081 max_fails=3 fail_timeout=2s;\n        \
-                           server 127.0.0.1:8082 max_fails=3 fail_timeout=2s;\n";
+    let shipped_servers = "        server 127.0.0.1:8081 max_fails=3 fail_timeout=1s;\n        \
+                           server 127.0.0.1:8082 max_fails=3 fail_timeout=1s;\n";
     let mut text = replaced(SHIPPED, shipped_servers, &servers);
     text = replaced(&text, "listen 80;", &format!("listen 127.0.0.1:{port};"));
     text = replaced(&text, "pid /run/nginx.pid;", &format!("pid {folder}/nginx.pid;"));

@@ -1,0 +1,59 @@
+//! The built binary under a supervisor of services that listens as systemd does: what it hears, and when it hears nothing.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::process::on_disk;
+
+const WATCHDOG: Duration = Duration::from_millis(1_500);
+
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What is said next, within this time.
+fn heard(socket: &UnixDatagram, within: Duration) -> Option<String> {
+    let mut said = [0; 200];
+    socket.set_read_timeout(Some(within)).unwrap();
+    socket.recv(&mut said).ok().map(|length| String::from_utf8_lossy(&said[..length]).into_owned())
+}
+
+#[test]
+fn the_supervisor_hears_from_a_server_that_runs_and_nothing_of_one_that_stands_still() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut command = on_disk(folder.path()).command();
+    command.args(["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
+    command.env_remove("WATCHDOG_PID");
+    let mut server = Ended(command.spawn().expect("the built binary"));
+    let id = Pid::from_child(&server.0);
+
+    assert_eq!(heard(&socket, Duration::from_secs(60)).as_deref(), Some("READY=1"));
+    // In time, again and again: with what a busy machine takes, below what would have it killed.
+    let began = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(heard(&socket, WATCHDOG).as_deref(), Some("WATCHDOG=1"));
+    }
+    assert!(began.elapsed() > WATCHDOG, "not more often than it has to");
+
+    kill_process(id, Signal::STOP).unwrap();
+    while heard(&socket, Duration::from_millis(200)).is_some() {}
+    assert_eq!(heard(&socket, WATCHDOG), None, "it stands still");
+    kill_process(id, Signal::CONT).unwrap();
+    assert_eq!(heard(&socket, WATCHDOG * 4).as_deref(), Some("WATCHDOG=1"));
+
+    kill_process(id, Signal::TERM).unwrap();
+    let said = std::iter::from_fn(|| heard(&socket, Duration::from_secs(20))).find(|said| said != "WATCHDOG=1");
+    assert_eq!(said.as_deref(), Some("STOPPING=1"));
+    assert!(server.0.wait().unwrap().success());
+}
