@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use crate::server::{Start, doctor, move_bytes};
+use crate::server::{Start, doctor, move_bytes, spawn_move};
 use crate::world::{World, interrupted};
-use crate::{Outcome, all, bucket, ensure};
+use crate::{Outcome, all, bucket, disk, ensure, strict};
 
 /// From the disk to the bucket, or back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,4 +57,38 @@ fn killed_while_bytes_are_moved() {
     let cases =
         both.chain(others).chain(at_disk.map(|point| (point, Way::ToDisk))).chain([("object.part", Way::ToBucket)]);
     all(cases.map(|(point, way)| (format!("{point} ({way:?})"), killed(point, way))));
+}
+
+/// The power is cut when a row names a copy on a disk that keeps names and bytes only when they were synced.
+fn cut_off(point: &str) -> Outcome {
+    let world = World::in_bucket()?;
+    let (data, kept) = (world.path("data"), world.path("kept"));
+    world.copy_past(&data)?;
+    bucket::mark_both(&data)?;
+    world.start(&data, &Start::default())?.terminate()?;
+    bucket::switch(&data)?;
+    let blobs = data.join("blobs");
+    let strict = strict::Disk::mount(&blobs)?;
+    let server = world.start(&data, &Start::default())?;
+    let mut moving = spawn_move(&data, &world.path("log"), &format!("{point}=return(stop)"));
+    let cut = moving.stopped_at_its_point().and_then(|()| strict.copy_durable(&kept));
+    moving.kill();
+    server.kill();
+    strict.unmount()?;
+    cut?;
+    disk::run("rm", &["-r", disk::shown(&blobs)])?;
+    disk::run("mv", &[disk::shown(&kept), disk::shown(&blobs)])?;
+    doctor(&data, 0)?;
+    let server = world.start(&data, &Start::default())?;
+    world.acknowledged(&data, &interrupted(), 0)?;
+    move_bytes(&data, "")?.ok_or("a move without fail points was killed")?;
+    world.acknowledged(&data, &interrupted(), 0)?;
+    server.terminate()?;
+    world.holds_after(&data, &mut interrupted(), 0)
+}
+
+#[test]
+fn cut_off_while_bytes_are_moved_to_a_strict_disk() {
+    let points = ["segment.synced", "move.copied", "move.compared", "move.switched"];
+    all(points.map(|point| (format!("cut off at {point}"), cut_off(point))));
 }

@@ -218,21 +218,34 @@ pub fn doctor(data: &Path, clock: u64) -> Outcome<String> {
     if output.status.success() { Ok(said) } else { Err(format!("doctor: {said}")) }
 }
 
-/// `landfall admin move` from the other place to where new bytes go, beside a server. What it printed, or `None` when it
-/// killed itself at its fail point.
-pub fn move_bytes(data: &Path, points: &str) -> Outcome<Option<String>> {
-    let output = Command::new(BINARY)
+/// `landfall admin move` from the other place to where new bytes go, beside a server.
+fn moving(data: &Path, points: &str) -> Command {
+    let mut command = Command::new(BINARY);
+    command
         .envs(facts::url(data).map(|url| ("LANDFALL_DATABASE", url)))
         .args(["admin", "move", "--from", &bucket::more_storage(data), "--to", &bucket::storage(data), "--data"])
         .arg(data)
         .env("LANDFALL_STORAGE", bucket::storage(data))
         .env("LANDFALL_MORE_STORAGE", bucket::more_storage(data))
+        .env("LANDFALL_FREE_SPACE_MIN", "1MiB")
         .env("FAILPOINTS", points)
-        .output()
-        .expect("the built binary starts");
+        .stdin(Stdio::null());
+    command
+}
+
+/// What a move printed, or `None` when it killed itself at its fail point.
+pub fn move_bytes(data: &Path, points: &str) -> Outcome<Option<String>> {
+    let output = moving(data, points).output().expect("the built binary starts");
     if output.status.signal() == Some(Signal::KILL.as_raw()) {
         return Ok(None);
     }
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     if output.status.success() { Ok(Some(said)) } else { Err(format!("the move ended with {}: {said}", output.status)) }
+}
+
+/// A move that is to stop at its fail point.
+pub fn spawn_move(data: &Path, log: &Path, points: &str) -> Server {
+    let output = File::options().create(true).append(true).open(log).expect("a log file");
+    let child = moving(data, points).stdout(output.try_clone().expect("the log file again")).stderr(output).spawn();
+    Server { child: child.expect("the built binary starts"), port: 0, log: log.to_owned() }
 }
