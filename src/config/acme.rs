@@ -38,8 +38,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             "an authority wants its terms of service agreed to, which nobody does for you: read them and set it to true",
         ));
     }
-    let secured = url::Url::parse(&config.acme_directory)
-        .is_ok_and(|url| url.scheme() == "https" && url.has_host() && url.username().is_empty() && url.password().is_none());
+    let secured = url::Url::parse(&config.acme_directory).is_ok_and(|url| {
+        url.scheme() == "https" && url.has_host() && url.username().is_empty() && url.password().is_none()
+    });
     if !secured {
         let remedy = "it must be a URL that begins with https:// and has no user name";
         return Err(invalid("acme_directory", &config.acme_directory, remedy));
@@ -72,7 +73,9 @@ fn unused(config: &Config) -> Result<(), ConfigError> {
 /// A name that an authority can ask for over TLS.
 fn check_name(name: &str) -> Result<(), &'static str> {
     if name.starts_with("*.") {
-        return Err("no wildcard can be proved over TLS: list the names, or bring a certificate with `tls_certificate`");
+        return Err(
+            "no wildcard can be proved over TLS: list the names, or bring a certificate with `tls_certificate`",
+        );
     }
     if name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
         return Err("it must be a host name, not an address");
@@ -94,5 +97,6 @@ fn check_name(name: &str) -> Result<(), &'static str> {
 
 fn is_mail_address(text: &str) -> bool {
     let plain = text.bytes().all(|b| b.is_ascii_graphic() && !b",:?<>\"".contains(&b));
-    plain && text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'))
+    plain
+        && text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'))
 }

@@ -57,7 +57,8 @@ impl Client {
         let url = head.uri.to_string();
         // The name of this program stands in its calls, not that of the library.
         let headers = head.headers.iter().filter(|(name, _)| *name != header::USER_AGENT);
-        let headers = headers.filter_map(|(name, value)| Some((name.clone(), value.to_str().ok()?.to_owned()))).collect();
+        let headers =
+            headers.filter_map(|(name, value)| Some((name.clone(), value.to_str().ok()?.to_owned()))).collect();
         let payload = if body.is_empty() {
             Payload::None
         } else {

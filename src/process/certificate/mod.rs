@@ -36,7 +36,9 @@ const FOLLOWING: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     /// The file with the authority's roots can't be used.
-    #[error("the configuration field `acme_ca` can't be `{path}`: {reason}; give a PEM file with the roots of the authority")]
+    #[error(
+        "the configuration field `acme_ca` can't be `{path}`: {reason}; give a PEM file with the roots of the authority"
+    )]
     Roots {
         /// Which file.
         path: String,
@@ -251,12 +253,17 @@ impl Keeper {
                 // A time that was chosen stays while it fits.
                 if self.wanted.is_none_or(|wanted| wanted < start || wanted > end) {
                     let wanted = start.plus(length.mul_f32(fraction()));
-                    tracing::info!(wanted = wanted.rfc3339(), "the authority says when it wants the certificate to be renewed");
+                    tracing::info!(
+                        wanted = wanted.rfc3339(),
+                        "the authority says when it wants the certificate to be renewed"
+                    );
                     self.wanted = Some(wanted);
                 }
             }
             Ok(None) => {}
-            Err(error) => tracing::debug!(%error, "the authority does not say when it wants the certificate to be renewed"),
+            Err(error) => {
+                tracing::debug!(%error, "the authority does not say when it wants the certificate to be renewed")
+            }
         }
         self.next_info = self.engine.clock.monotonic() + ACME_RENEWAL_INFO;
     }

@@ -16,6 +16,11 @@ use crate::meta::{MetaError, MetaStore};
 /// The authority does not know the account.
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 
+/// It wants another nonce.
+const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";
+/// How often a call is made that is refused for its nonce alone. The library makes it three times within each.
+const NONCES: usize = 6;
+
 /// Why there is no certificate. The sentences hold no secret.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OrderError {
@@ -56,6 +61,24 @@ fn shortened(what: &impl ToString) -> String {
     }
 }
 
+fn is(error: &instant_acme::Error, kind: &str) -> bool {
+    matches!(error, instant_acme::Error::Api(problem) if problem.r#type.as_deref() == Some(kind))
+}
+
+/// Makes a call again that was refused for its nonce, and so has done nothing. (As a function it would want a proof that
+/// what the call borrows may change threads, which the compiler does not find.)
+macro_rules! again {
+    ($call:expr) => {{
+        let mut tries = 1;
+        loop {
+            match $call.await {
+                Err(error) if tries < NONCES && is(&error, BAD_NONCE) => tries += 1,
+                answer => break answer,
+            }
+        }
+    }};
+}
+
 /// What is needed to ask an authority for something.
 #[derive(Clone, Copy)]
 pub(super) struct Ordering<'a> {
@@ -82,6 +105,8 @@ impl Ordering<'_> {
     async fn issued(&self, before: Option<&Certificate>) -> Result<Issued, OrderError> {
         let mut order = self.order(before).await?;
         let mut proofs = Proofs::new();
+        // The order keeps what was fetched: from here on its authorizations cost no call.
+        again!(fetched(&mut order))?;
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
@@ -107,11 +132,11 @@ impl Ordering<'_> {
             if authorization.status == AuthorizationStatus::Pending
                 && let Some(mut challenge) = authorization.challenge(ChallengeType::TlsAlpn01)
             {
-                challenge.set_ready().await?;
+                again!(challenge.set_ready())?;
             }
         }
         let patience = RetryPolicy::new().timeout(ACME_POLL_TIME);
-        let ready = match order.poll_ready(&patience).await {
+        let ready = match again!(order.poll_ready(&patience)) {
             Ok(OrderStatus::Ready) => Ok(()),
             Ok(other) => Err(OrderError::Stuck(format!("{other:?}"))),
             Err(error) => Err(error.into()),
@@ -122,8 +147,9 @@ impl Ordering<'_> {
         let mut params = CertificateParams::new(self.config.acme_domains.clone())?;
         params.distinguished_name = DistinguishedName::new();
         let key = KeyPair::generate()?;
-        order.finalize_csr(params.serialize_request(&key)?.der()).await?;
-        let chain = order.poll_certificate(&patience).await?;
+        let request = params.serialize_request(&key)?;
+        again!(order.finalize_csr(request.der()))?;
+        let chain = again!(order.poll_certificate(&patience))?;
         Ok(Issued { directory: self.config.acme_directory.clone(), chain, key: key.serialize_pem() })
     }
 
@@ -134,16 +160,16 @@ impl Ordering<'_> {
         if let Some(before) = before.filter(|before| before.directory == self.config.acme_directory)
             && let Some(id) = identifier(before)
         {
-            match account.new_order(&NewOrder::new(&names).replaces(id)).await {
+            match again!(account.new_order(&NewOrder::new(&names).replaces(id.clone()))) {
                 Ok(order) => return Ok(order),
                 Err(error) => tracing::debug!(%error, "a certificate is ordered without saying what it replaces"),
             }
         }
-        match account.new_order(&NewOrder::new(&names)).await {
-            Err(instant_acme::Error::Api(problem)) if problem.r#type.as_deref() == Some(NO_ACCOUNT) => {
+        match again!(account.new_order(&NewOrder::new(&names))) {
+            Err(error) if is(&error, NO_ACCOUNT) => {
                 tracing::warn!("the authority does not know our account any more; another is made");
                 account = self.account(false).await?;
-                Ok(account.new_order(&NewOrder::new(&names)).await?)
+                Ok(again!(account.new_order(&NewOrder::new(&names)))?)
             }
             order => Ok(order?),
         }
@@ -171,7 +197,7 @@ impl Ordering<'_> {
             let kept: Account = serde_json::from_slice(&stored)?;
             let account = builder().from_credentials(kept.credentials).await?;
             if !known {
-                account.update_contacts(&contact).await?;
+                again!(account.update_contacts(&contact))?;
                 self.meta.set_setting(ACCOUNT, stored, false).await?;
             }
             return Ok(account);
@@ -182,7 +208,7 @@ impl Ordering<'_> {
             only_return_existing: false,
         };
         let directory = self.config.acme_directory.clone();
-        let (account, credentials) = builder().create(&new, directory.clone(), None).await?;
+        let (account, credentials) = again!(builder().create(&new, directory.clone(), None))?;
         let kept = Account { directory, contact: self.config.acme_contact.clone(), credentials };
         self.meta.set_setting(ACCOUNT, serde_json::to_vec(&kept)?, false).await?;
         tracing::info!(account = account.id(), "an account was made at the authority");
@@ -193,6 +219,14 @@ impl Ordering<'_> {
         self.meta.set_setting(PROOFS, serde_json::to_vec(proofs)?, false).await?;
         Ok(())
     }
+}
+
+async fn fetched(order: &mut Order) -> Result<(), instant_acme::Error> {
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        drop(authorization?);
+    }
+    Ok(())
 }
 
 /// By what an authority knows a certificate again.
@@ -206,10 +240,15 @@ async fn refusals(order: &mut Order) -> Option<String> {
     let mut told = Vec::new();
     let mut authorizations = order.authorizations();
     while let Some(Ok(mut authorization)) = authorizations.next().await {
-        let Ok(state) = authorization.refresh().await else { continue };
-        let name = state.identifier().to_string();
-        for problem in state.challenges.iter().filter_map(|challenge| challenge.error.as_ref()) {
-            told.push(format!("{name}: {}", problem.detail.as_deref().or(problem.r#type.as_deref()).unwrap_or("no reason")));
+        if again!(authorization.refresh()).is_err() {
+            continue;
+        }
+        let name = authorization.identifier().to_string();
+        for problem in authorization.challenges.iter().filter_map(|challenge| challenge.error.as_ref()) {
+            told.push(format!(
+                "{name}: {}",
+                problem.detail.as_deref().or(problem.r#type.as_deref()).unwrap_or("no reason")
+            ));
         }
     }
     (!told.is_empty()).then(|| told.join("; "))

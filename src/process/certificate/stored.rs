@@ -64,7 +64,8 @@ impl Certificate {
     /// # Errors
     /// A sentence that says what can't be read. It holds nothing of the key.
     pub(super) fn read(kept: &[u8]) -> Result<Self, String> {
-        let kept: Issued = serde_json::from_slice(kept).map_err(|_| String::from("it has not the form of this version"))?;
+        let kept: Issued =
+            serde_json::from_slice(kept).map_err(|_| String::from("it has not the form of this version"))?;
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(kept.chain.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|error| format!("its chain is not PEM: {error}"))?;
