@@ -9,6 +9,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::rustls::server::{Acceptor, ClientHello, ResolvesServerCertUsingSni};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, rustls};
 
@@ -111,7 +112,7 @@ impl Shown {
         let proof = match self.examined.proof(&name).await {
             Some(chain) => {
                 tracing::info!(name, "an authority examines a name");
-                speaking(chain, EXAMINER)
+                proving(chain)
             }
             None => showing_nothing(),
         };
@@ -127,19 +128,28 @@ fn examined_name(hello: &ClientHello<'_>) -> Option<String> {
 }
 
 fn builder() -> Result<rustls::ConfigBuilder<rustls::ServerConfig, rustls::server::WantsServerCert>, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     Ok(builder.with_no_client_auth())
 }
 
-fn speaking(chain: Chain, protocol: &[u8]) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
-    let mut config = builder()?.with_single_cert(chain.certificates, chain.key)?;
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn speaking(mut config: rustls::ServerConfig, protocol: &[u8]) -> Arc<rustls::ServerConfig> {
     config.alpn_protocols = vec![protocol.to_vec()];
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 fn showing(chain: Chain) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
-    speaking(chain, b"http/1.1")
+    Ok(speaking(builder()?.with_single_cert(chain.certificates, chain.key)?, b"http/1.1"))
+}
+
+/// What is for an examiner has a critical extension that nobody else knows: the usual way would refuse the certificate.
+fn proving(chain: Chain) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
+    let key = provider().key_provider.load_private_key(chain.key)?;
+    let certified = SingleCertAndKey::from(CertifiedKey::new(chain.certificates, key));
+    Ok(speaking(builder()?.with_cert_resolver(Arc::new(certified)), EXAMINER))
 }
 
 /// Every handshake ends with an alert, which says more than a closed connection.
