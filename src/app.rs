@@ -41,6 +41,7 @@ use crate::meta::sql::SqlMeta;
 use crate::meta::{KeyInfo, MetaError, MetaStore, NewSource, NewStore, StoreFilter, TenantInfo};
 use crate::model::access::Rights;
 use crate::model::ids::{KeyId, PlaceId, SourceId, StoreId, TenantId};
+use crate::process::certificate::{Keeper, KeeperError};
 use crate::process::extract::{ExtractLimits, Pool};
 use crate::process::worker;
 use crate::search::{NoSearch, PostgresSearch, SearchError, SearchIndex, SqliteSearch};
@@ -114,6 +115,9 @@ pub enum StartError {
         /// Why.
         reason: &'static str,
     },
+    /// Certificates can't be kept up.
+    #[error(transparent)]
+    Certificate(#[from] KeeperError),
     /// The address can't be listened on.
     #[error("can't listen on {address}: {error}; give --listen another address")]
     Listen {
@@ -185,7 +189,16 @@ impl App {
             reindex(&engine).await?;
             search.set_complete().await?;
         }
-        let listener = bind(config.listen, TlsFiles::of(&config)).await?;
+        let mut keeper = Keeper::new(&config, &engine)?;
+        let listener = match &mut keeper {
+            None => bind(config.listen, TlsFiles::of(&config)).await?,
+            Some(keeper) => {
+                keeper.look().await?;
+                let address = config.listen;
+                let listener = Listener::bind_showing(address, Arc::clone(keeper.shown())).await;
+                listener.map_err(|error| StartError::Listen { address, error })?
+            }
+        };
         let admin = match config.admin_listen {
             Some(address) => Some(bind(address, None).await?),
             None => None,
@@ -218,6 +231,10 @@ impl App {
             None => std::env::current_exe()?,
         };
         let pool = Pool::new(program, vec!["extract-worker".into()], config.workers, ExtractLimits::default());
+        if let Some(keeper) = keeper {
+            // It leaves what it does when told to stop.
+            servers.push(control.spawn(keeper.run(stopping.clone())));
+        }
         let worker = control.spawn(worker::run(Arc::clone(&engine), Arc::new(pool), stopping));
         tracing::info!(%address, data = %config.data.display(), "listening");
         Ok(Self { address, engine, first_start, stop, servers, worker, planes: Some((data, control)), _lock: lock })

@@ -9,6 +9,7 @@ use toml::Value;
 
 use crate::limits;
 
+mod acme;
 mod storage;
 mod supervisor;
 
@@ -117,6 +118,16 @@ pub struct Config {
     pub tls_certificate: Option<PathBuf>,
     /// PEM file with its key.
     pub tls_key: Option<PathBuf>,
+    /// Host names for which a certificate is ordered by ACME (RFC 8555); without any, none is.
+    pub acme_domains: Vec<String>,
+    /// Does the operator agree to the terms of service of the authority?
+    pub acme_terms_agreed: bool,
+    /// The mail address at which the authority reaches the operator.
+    pub acme_contact: Option<String>,
+    /// The directory of the authority.
+    pub acme_directory: String,
+    /// PEM file with the only roots that are believed for the directory; without it the system's are.
+    pub acme_ca: Option<PathBuf>,
     /// Requests per second and key; without it there is no cap.
     pub rate_limit: Option<u32>,
     /// Requests of one key at once; without it as many as in a second.
@@ -171,6 +182,11 @@ impl Default for Config {
             digests: vec![String::from("md5")],
             tls_certificate: None,
             tls_key: None,
+            acme_domains: Vec::new(),
+            acme_terms_agreed: false,
+            acme_contact: None,
+            acme_directory: String::from(acme::DIRECTORY),
+            acme_ca: None,
             rate_limit: None,
             rate_burst: None,
             cors_origins: vec![String::from("*")],
@@ -208,6 +224,11 @@ const FIELDS: &[&str] = &[
     "digests",
     "tls_certificate",
     "tls_key",
+    "acme_domains",
+    "acme_terms_agreed",
+    "acme_contact",
+    "acme_directory",
+    "acme_ca",
     "rate_limit",
     "rate_burst",
     "cors_origins",
@@ -309,6 +330,11 @@ impl Config {
             "digests" => self.digests = list(field, value)?,
             "tls_certificate" => self.tls_certificate = Some(PathBuf::from(text(field, value)?)),
             "tls_key" => self.tls_key = Some(PathBuf::from(text(field, value)?)),
+            "acme_domains" => self.acme_domains = list(field, value)?,
+            "acme_terms_agreed" => self.acme_terms_agreed = boolean(field, value)?,
+            "acme_contact" => self.acme_contact = Some(text(field, value)?),
+            "acme_directory" => self.acme_directory = text(field, value)?,
+            "acme_ca" => self.acme_ca = Some(PathBuf::from(text(field, value)?)),
             "rate_limit" => self.rate_limit = Some(number(field, value)?),
             "rate_burst" => self.rate_burst = Some(number(field, value)?),
             "cors_origins" => self.cors_origins = list(field, value)?,
@@ -374,6 +400,7 @@ impl Config {
             };
             return Err(invalid(field, "", format!("`{other}` is set; set both, or none for plain HTTP")));
         }
+        acme::check(self)?;
         if let (Some(burst), None) = (self.rate_burst, self.rate_limit) {
             return Err(invalid(
                 "rate_burst",
@@ -641,6 +668,29 @@ mod tests {
             ("workers = -1", ["`workers`", "`-1`", "not negative"]),
             ("tls_key = 'k.pem'", ["`tls_certificate`", "``", "set both"]),
             ("tls_certificate = 'c.pem'", ["`tls_key`", "``", "set both"]),
+            ("acme_domains = ['*.example.com']", ["`acme_domains`", "`*.example.com`", "no wildcard"]),
+            ("acme_domains = ['192.0.2.1']", ["`acme_domains`", "`192.0.2.1`", "not an address"]),
+            ("acme_domains = ['A.example.com']", ["`acme_domains`", "`A.example.com`", "lower case"]),
+            ("acme_domains = ['a.example.com/']", ["`acme_domains`", "`a.example.com/`", "host name"]),
+            ("acme_domains = ['a..example.com']", ["`acme_domains`", "`a..example.com`", "host name"]),
+            ("acme_domains = ['a.b', 'a.b']", ["`acme_domains`", "`a.b`", "twice"]),
+            ("acme_domains = ['a.b']", ["`acme_terms_agreed`", "`false`", "terms of service"]),
+            (
+                "acme_domains = ['a.b']\ntls_certificate = 'c.pem'\ntls_key = 'k.pem'",
+                ["`acme_domains`", "`a.b`", "`tls_certificate`"],
+            ),
+            ("acme_contact = 'me@example.com'", ["`acme_contact`", "`me@example.com`", "`acme_domains`"]),
+            ("acme_ca = 'roots.pem'", ["`acme_ca`", "`roots.pem`", "`acme_domains`"]),
+            ("acme_terms_agreed = true", ["`acme_terms_agreed`", "`true`", "`acme_domains`"]),
+            ("acme_directory = 'https://ca.example/dir'", ["`acme_directory`", "https://ca", "`acme_domains`"]),
+            (
+                "acme_domains = ['a.b']\nacme_terms_agreed = true\nacme_directory = 'http://ca.example/dir'",
+                ["`acme_directory`", "`http://ca.example/dir`", "https://"],
+            ),
+            (
+                "acme_domains = ['a.b']\nacme_terms_agreed = true\nacme_contact = 'mailto:me@example.com'",
+                ["`acme_contact`", "`mailto:me@example.com`", "without `mailto:`"],
+            ),
             ("cors_origins = ['https://*.*']", ["`cors_origins`", "`https://*.*`", "at most one"]),
             ("trusted_proxies = ['10.0.0.0/33']", ["`trusted_proxies`", "`10.0.0.0/33`", "10.0.0.0/8"]),
             ("public_url = 'files.example.com'", ["`public_url`", "`files.example.com`", "https://"]),
@@ -660,6 +710,9 @@ mod tests {
             assert!(!message.contains("secret"), "{message}");
             assert!(parts.iter().all(|part| message.contains(part)), "{file}: {message}");
         }
+        let many: Vec<String> = (0..=100).map(|i| format!("'h{i}.example.com'")).collect();
+        let message = error(&format!("acme_terms_agreed = true\nacme_domains = [{}]", many.join(",")));
+        assert!(message.contains("`101 names`") && message.contains("100"), "{message}");
         let missing = Config::read(Some(Path::new("/none.toml")), []).expect_err("no file").to_string();
         assert!(missing.contains("/none.toml"), "{missing}");
     }
@@ -676,6 +729,17 @@ mod tests {
         assert_eq!(from("", &[("LANDFALL_MORE_STORAGE", "")]).expect("valid").more_storage, []);
         let secret = from("more_storage = 's3://key:secret@bytes'", &[]).expect_err("no key").to_string();
         assert!(!secret.contains("secret"), "{secret}");
+    }
+
+    #[test]
+    fn certificates_are_ordered_for_names() {
+        let config = from(
+            "acme_terms_agreed = true\nacme_contact = 'ops@example.com'",
+            &[("LANDFALL_ACME_DOMAINS", "uploads.example.com, xn--bcher-kva.example")],
+        )
+        .expect("a configuration");
+        assert_eq!(config.acme_domains, ["uploads.example.com", "xn--bcher-kva.example"]);
+        assert_eq!(config.acme_directory, "https://acme-v02.api.letsencrypt.org/directory");
     }
 
     #[test]

@@ -176,3 +176,23 @@ pub const JWKS_STALE: Duration = Duration::from_secs(24 * 3600);
 pub const JWKS_PAUSE: Duration = Duration::from_secs(30);
 /// And one that did not answer, and of which there are no keys, once in this time.
 pub const JWKS_RETRY: Duration = Duration::from_secs(5);
+/// How long an authority that issues certificates may take to be reached.
+pub const ACME_CONNECT: Duration = Duration::from_secs(15);
+/// And to answer one call.
+pub const ACME_TIME: Duration = Duration::from_secs(45);
+/// Largest answer of an authority.
+pub const ACME_ANSWER_BYTES: usize = 1024 * 1024;
+/// How long an authority may take to examine the names of an order, and then to issue.
+pub const ACME_POLL_TIME: Duration = Duration::from_secs(120);
+/// How long an order may take in all.
+pub const ACME_ORDER_TIME: Duration = Duration::from_secs(600);
+/// An order that failed is tried again after this time, then after twice as long and so on: authorities count failures.
+pub const ACME_PAUSE: Duration = Duration::from_secs(120);
+/// The longest of these pauses.
+pub const ACME_PAUSE_MAX: Duration = Duration::from_secs(6 * 3600);
+/// The longest pause that an authority may ask for.
+pub const ACME_ASKED_PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How often the authority is asked when a certificate is to be renewed.
+pub const ACME_RENEWAL_INFO: Duration = Duration::from_secs(6 * 3600);
+/// Most of what an authority says that a log line holds.
+pub const ACME_TOLD_CHARS: usize = 1_000;

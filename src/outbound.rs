@@ -145,6 +145,19 @@ impl Outbound {
         Ok(Self { http: builder.build()?, answer_bytes: bounds.answer_bytes, stall: STALL })
     }
 
+    /// A client for short calls that believes no roots but those in a PEM text.
+    ///
+    /// # Errors
+    /// [`OutboundError`] when there is no certificate in it.
+    pub fn bounded_by_roots(bounds: Bounds, pem: &[u8]) -> Result<Self, OutboundError> {
+        let roots = reqwest::Certificate::from_pem_bundle(pem)?;
+        if roots.is_empty() {
+            return Err(OutboundError::lasting("there is no certificate in it"));
+        }
+        let builder = builder(bounds.connect).timeout(bounds.whole).tls_certs_only(roots);
+        Ok(Self { http: builder.build()?, answer_bytes: bounds.answer_bytes, stall: STALL })
+    }
+
     /// A client for a service that is called all the time, with bodies of any length: a connection on which nothing moves
     /// for `stall` is given up. A direct one asks no proxy.
     ///

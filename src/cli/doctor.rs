@@ -8,7 +8,11 @@ use super::{Place, failed};
 use crate::app;
 use crate::clock::Clock;
 use crate::faults;
+use crate::process::certificate::{self, Certificate};
 use crate::upload::check;
+
+/// The certificate that was ordered, if one was, or why it can't be read.
+type Kept = Option<Result<Certificate, String>>;
 
 /// Arguments of `landfall doctor`.
 #[derive(Debug, Args)]
@@ -23,7 +27,16 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) fn run(&self) -> ExitCode {
         match self.check() {
-            Ok(report) => {
+            Ok((mut report, certificate)) => {
+                match certificate {
+                    Some(Ok(kept)) => {
+                        println!("the certificate for {} ends at {}", kept.names.join(", "), kept.until.rfc3339());
+                    }
+                    Some(Err(reason)) => {
+                        report.broken.push(format!("the certificate that is kept can't be used: {reason}"))
+                    }
+                    None => {}
+                }
                 for line in &report.broken {
                     println!("broken: {line}");
                 }
@@ -44,7 +57,7 @@ impl Doctor {
         }
     }
 
-    fn check(&self) -> Result<check::Report, Box<dyn std::error::Error>> {
+    fn check(&self) -> Result<(check::Report, Kept), Box<dyn std::error::Error>> {
         let config = self.place.config()?;
         if !config.data.is_dir() {
             return Err(format!("there is no data directory {}: give one with --data", config.data.display()).into());
@@ -54,7 +67,8 @@ impl Doctor {
             let clock = Clock::system();
             faults::move_clock(&clock);
             let engine = app::open_to_read(&config, clock).await?;
-            Ok(check::everything(&engine, self.deep).await?)
+            let certificate = certificate::kept(engine.meta.as_ref()).await?;
+            Ok((check::everything(&engine, self.deep).await?, certificate))
         })
     }
 }

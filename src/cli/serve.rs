@@ -99,13 +99,20 @@ impl Serve {
 
 async fn serve(config: Config) -> Result<(), StartError> {
     let scheme = if config.tls_certificate.is_some() { "https" } else { "http" };
+    let name = config.acme_domains.first().cloned();
     let public = config.public_url.clone();
     let clock = Clock::system();
     faults::move_clock(&clock);
     // Before the port is bound: a signal that comes while it starts ends it as one that comes later does.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let app = App::start(config, clock).await?;
-    let base = public.unwrap_or_else(|| format!("{scheme}://{}", app.address()));
+    let base = match (public, name) {
+        (Some(public), _) => public,
+        // The certificate is for names, not for an address.
+        (None, Some(name)) if app.address().port() == 443 => format!("https://{name}"),
+        (None, Some(name)) => format!("https://{name}:{}", app.address().port()),
+        (None, None) => format!("{scheme}://{}", app.address()),
+    };
     if let Some(first) = app.first_start() {
         introduce(&base, first);
         faults::point("start.shown");

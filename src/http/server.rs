@@ -32,7 +32,7 @@ use self::attentive::Attentive;
 pub use self::origin::{origin, seen_host, seen_prefix, seen_scheme};
 pub use self::plane::{ControlPlane, OnControlPlane, on_control_plane};
 use self::tls::Tls;
-pub use self::tls::TlsFiles;
+pub use self::tls::{Chain, Examined, Shown, TlsFiles};
 use crate::config::Config;
 use crate::telemetry;
 
@@ -71,12 +71,24 @@ impl Listener {
     pub async fn bind(address: SocketAddr, tls: Option<TlsFiles>) -> io::Result<Self> {
         let tls = match tls {
             None => None,
-            Some(files) => Some(Arc::new(Tls::of(files)?)),
+            Some(files) => Some(Tls::of(files)?),
         };
+        Self::bind_with(address, tls).await
+    }
+
+    /// Binds the port for TLS with a certificate that is in no file.
+    ///
+    /// # Errors
+    /// The port can't be bound.
+    pub async fn bind_showing(address: SocketAddr, shown: Arc<Shown>) -> io::Result<Self> {
+        Self::bind_with(address, Some(Tls::Shown(shown))).await
+    }
+
+    async fn bind_with(address: SocketAddr, tls: Option<Tls>) -> io::Result<Self> {
         let tcp = TcpListener::bind(address)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))?;
-        Ok(Self { address: tcp.local_addr()?, tcp, tls })
+        Ok(Self { address: tcp.local_addr()?, tcp, tls: tls.map(Arc::new) })
     }
 
     /// Where it listens, with the port that was given when none was asked for.
@@ -261,14 +273,15 @@ impl Connection {
         match tls {
             None => self.http(stream, info).await,
             Some(tls) => {
-                let handshake = tokio::time::timeout(self.header_time, tls.acceptor().accept(stream));
+                let handshake = tokio::time::timeout(self.header_time, tls.accept(stream));
                 let stop = async { self.stop.wait_for(|stop| *stop).await.is_ok() };
                 let stream = tokio::select! {
                     stream = handshake => stream,
                     _ = stop => return,
                 };
                 match stream {
-                    Ok(Ok(stream)) => self.http(stream, info).await,
+                    Ok(Ok(Some(stream))) => self.http(stream, info).await,
+                    Ok(Ok(None)) => {}
                     Ok(Err(error)) => tracing::debug!(%error, %peer, "the TLS handshake failed"),
                     Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
                 }

@@ -378,9 +378,13 @@ impl Server {
 
     /// A server whose facts are in a database and whose bytes are in a bucket, whatever this run is about.
     pub(crate) async fn start_beyond_one_machine() -> Self {
+        Self::start_beyond_one_machine_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_beyond_one_machine_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tokio::task::spawn_blocking(Home::with_database).await.unwrap();
         let place = in_own_bucket(&STORE.url("it"), &dir.path().join("data"));
-        Self::start_at(dir, &place, |_| {}).await
+        Self::start_at(dir, &place, change).await
     }
 
     /// Where the bytes of one that was started so are.

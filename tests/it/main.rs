@@ -8,6 +8,7 @@
     reason = "a test that can't go on has failed; the bans are the server's"
 )]
 
+mod acme;
 mod aitronos;
 mod backups;
 mod bodies;
@@ -34,6 +35,7 @@ mod native;
 mod nginx;
 mod oidc;
 mod parts;
+mod pebble;
 mod places;
 #[path = "../../src/postgres/testing.rs"]
 mod postgres;
