@@ -52,6 +52,8 @@ pub enum Event {
     Kill(usize, Duration),
     /// A process stands still for so long.
     Pause(usize, Duration),
+    /// The same, and not passed over when something befalls the process just then.
+    Stand(usize, Duration),
     /// The database server is restarted, in order or as by a crash, and is away for so long.
     Restart { in_order: bool, away: Duration },
     /// The next calls of a kind to the bucket are harmed.
@@ -79,7 +81,7 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<(Duration, Event)> {
     // Once a process stands still for half of the run; in a long one for longer than its leases last.
     let (from, long) =
         if length >= Duration::from_secs(400) { (20, Duration::from_secs(320)) } else { (5, length / 2) };
-    events.push((Duration::from_secs(from), Event::Pause(rng.within(0, REPLICAS as u64) as usize, long)));
+    events.push((Duration::from_secs(from), Event::Stand(rng.within(0, REPLICAS as u64) as usize, long)));
     while at + Duration::from_secs(3) < length {
         let replica = rng.within(0, REPLICAS as u64) as usize;
         let event = match rng.within(0, 100) {
@@ -152,11 +154,13 @@ pub fn rage(world: &Arc<World>, events: Vec<(Duration, Event)>, until: Instant, 
         let world = Arc::clone(world);
         // They overlap.
         under_way.push(std::thread::spawn(move || {
+            let left = || until.saturating_duration_since(Instant::now());
             let (count, happened) = match event {
                 Event::Kill(replica, down) => (&world.storm.kills, world.kill(replica, down)),
-                Event::Pause(replica, long) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    (&world.storm.pauses, world.pause(replica, long.min(left)))
+                Event::Pause(replica, long) => (&world.storm.pauses, world.pause(replica, long.min(left()))),
+                Event::Stand(replica, long) => {
+                    world.stand(replica, || long.min(left()));
+                    (&world.storm.pauses, true)
                 }
                 Event::Restart { in_order, away } => (&world.storm.restarts, world.restart_database(in_order, away)),
                 Event::Harm(what, times, harm) => {

@@ -234,15 +234,24 @@ impl World {
         true
     }
 
-    /// Stops a process and wakes it later.
+    /// Stops a process and wakes it later. False when something befalls it already.
     pub fn pause(&self, number: usize, long: Duration) -> bool {
         let Ok(replica) = self.replicas[number].try_lock() else { return false };
+        self.stop(number, &replica, || long);
+        true
+    }
+
+    /// Stops a process, when nothing befalls it any more, and wakes it this long after the stop.
+    pub fn stand(&self, number: usize, long: impl FnOnce() -> Duration) {
+        self.stop(number, &lock(&self.replicas[number]), long);
+    }
+
+    fn stop(&self, number: usize, replica: &Replica, long: impl FnOnce() -> Duration) {
         lock(&self.sky).change(|sky| sky.up[number] = false);
         replica.signal(Signal::STOP);
-        std::thread::sleep(long);
+        std::thread::sleep(long());
         replica.signal(Signal::CONT);
         lock(&self.sky).change(|sky| sky.up[number] = true);
-        true
     }
 
     pub fn restart_database(&self, in_order: bool, away: Duration) -> bool {
