@@ -249,3 +249,9 @@ pub fn forget_where_bytes_are(data: &Path) -> Outcome {
     let connection = Connection::open(data.join("landfall.db")).map_err(said)?;
     connection.execute("DELETE FROM settings WHERE name = 'storage'", []).map(drop).map_err(said)
 }
+
+/// Makes the database forget the sessions that ended, as it does by itself a day after their time.
+pub fn forget_sessions(data: &Path) -> Outcome {
+    let connection = Connection::open(data.join("landfall.db")).map_err(said)?;
+    connection.execute("DELETE FROM sessions WHERE state = 'committed'", []).map(drop).map_err(said)
+}

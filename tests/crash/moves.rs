@@ -5,12 +5,14 @@ use serde_json::Value;
 
 use crate::server::{Start, doctor, move_bytes, spawn_move};
 use crate::world::{World, interrupted};
-use crate::{Outcome, all, bucket, disk, ensure, strict};
+use crate::{Outcome, all, bucket, disk, ensure, eyes, strict};
 
 /// From the disk to the bucket, or back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     ToBucket,
+    /// Of files whose uploads nobody remembers.
+    LongAgo,
     ToDisk,
     /// With facts in a database, where one process moves and another serves.
     BeyondOneMachine,
@@ -19,7 +21,7 @@ enum Way {
 /// Bytes that lie at one place, and a server that writes to the other.
 fn killed(point: &str, way: Way) -> Outcome {
     let world = match way {
-        Way::ToBucket => World::new()?,
+        Way::ToBucket | Way::LongAgo => World::new()?,
         Way::ToDisk => World::in_bucket()?,
         Way::BeyondOneMachine => World::beyond_one_machine()?,
     };
@@ -28,6 +30,9 @@ fn killed(point: &str, way: Way) -> Outcome {
     bucket::mark_both(&data)?;
     world.start(&data, &Start::default())?.terminate()?;
     bucket::switch(&data)?;
+    if way == Way::LongAgo {
+        eyes::forget_sessions(&data)?;
+    }
     let server = world.start(&data, &Start::default())?;
     let readable = || world.acknowledged(&data, &interrupted(), 0);
     readable()?;
@@ -51,7 +56,11 @@ fn killed(point: &str, way: Way) -> Outcome {
 fn killed_while_bytes_are_moved() {
     let points = ["move.begun", "move.copied", "move.compared", "move.switched"];
     let both = points.into_iter().flat_map(|point| [(point, Way::ToBucket), (point, Way::ToDisk)]);
-    let others = [("move.switched", Way::BeyondOneMachine), ("move.compared", Way::BeyondOneMachine)];
+    let others = [
+        ("move.copied", Way::LongAgo),
+        ("move.switched", Way::BeyondOneMachine),
+        ("move.compared", Way::BeyondOneMachine),
+    ];
     // And within the steps of the place that is written to.
     let at_disk = ["segment.created", "segment.half_written", "segment.unsynced", "segment.synced", "segment.named"];
     let cases =
