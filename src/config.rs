@@ -13,8 +13,8 @@ mod acme;
 mod storage;
 mod supervisor;
 
-pub use storage::{Bucket, Storage};
 pub use supervisor::{Supervisor, supervisor};
+pub use storage::{Bucket, Speech, Storage};
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
