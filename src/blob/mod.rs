@@ -285,8 +285,13 @@ pub trait Direct: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`BlobError::Io`].
-    async fn begin_session(&self, session: SessionId, content_type: &str) -> Result<String, BlobError> {
-        let _ = (session, content_type);
+    async fn begin_session(
+        &self,
+        session: SessionId,
+        size: Option<u64>,
+        content_type: &str,
+    ) -> Result<String, BlobError> {
+        let _ = (session, size, content_type);
         Err(unserved())
     }
 

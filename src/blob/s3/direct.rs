@@ -93,7 +93,7 @@ impl S3 {
         if let Some(google) = self.flavour().sessions() {
             let caller = &self.shared.caller;
             // Under a name of its own: the probe is there.
-            let location = session::begin(caller, google, &format!("{key}-session"), "").await?;
+            let location = session::begin(caller, google, &format!("{key}-session"), (None, "")).await?;
             session::end(caller, google, &location).await?;
         }
         if wanted.versions && !self.tells_versions_apart(key, version).await? {
@@ -233,9 +233,14 @@ impl Direct for S3 {
         }
     }
 
-    async fn begin_session(&self, session: SessionId, content_type: &str) -> Result<String, BlobError> {
+    async fn begin_session(
+        &self,
+        session: SessionId,
+        size: Option<u64>,
+        content_type: &str,
+    ) -> Result<String, BlobError> {
         let key = self.direct_key(session);
-        Ok(session::begin(&self.shared.caller, self.sessions()?, &key, content_type).await?)
+        Ok(session::begin(&self.shared.caller, self.sessions()?, &key, (size, content_type)).await?)
     }
 
     async fn reached(&self, location: &str, size: Option<u64>) -> Result<Reached, BlobError> {

@@ -1,11 +1,13 @@
 //! Sessions of the store's own: a location to which a client sends a file in chunks, and that tells how far it has come.
-//! Whoever has it needs nothing else, which is why it is a secret.
+//! Whoever has it needs nothing else, which is why it is a secret. They are those of Google's JSON API, whose last answer
+//! describes the object, as its clients expect.
 
-use http::{Method, header};
+use http::{HeaderName, Method, header};
+use percent_encoding::utf8_percent_encode;
 
-use super::{CREATE_ONLY, Google};
+use super::{Google, QUERY};
 use crate::blob::Reached;
-use crate::blob::remote::{Ask, Body, Caller, Fault};
+use crate::blob::remote::{Caller, Fault, Kind, Protocol};
 use crate::blob::s3::flavour::Flavour;
 use crate::outbound::Head;
 
@@ -36,23 +38,43 @@ pub(in crate::blob::s3) fn is_location(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// Begins a session for the only object that may be made under this key; the location for clients.
+/// Begins a session for the only object that may be made under this key, of this size where it is known; the location for
+/// clients.
 pub(in crate::blob::s3) async fn begin(
     caller: &Caller<Flavour>,
     google: &Google,
     key: &str,
-    content_type: &str,
+    (size, content_type): (Option<u64>, &str),
 ) -> Result<String, Fault> {
-    let mut ask = Ask::new("BeginSession", Method::POST, key)
-        .header("x-goog-resumable", "start")
-        .header(CREATE_ONLY.0, CREATE_ONLY.1)
-        .body(Body::Text(String::new()));
-    if !content_type.is_empty() {
-        ask = ask.header("content-type", content_type);
+    let url = format!(
+        "{}://{}/upload/storage/v1/b{}/o?uploadType=resumable&ifGenerationMatch=0&name={}",
+        google.scheme,
+        google.host,
+        google.root,
+        utf8_percent_encode(key, QUERY)
+    );
+    let told = |head: &Head| match head.status {
+        200 | 201 => Some(head.header("location").and_then(|location| google.outside(location))),
+        _ => None,
+    };
+    let mut again = true;
+    loop {
+        let mut headers = vec![(header::CONTENT_LENGTH, "0".into())];
+        headers.extend(size.map(|size| (HeaderName::from_static("x-upload-content-length"), size.to_string())));
+        if !content_type.is_empty() {
+            headers.push((HeaderName::from_static("x-upload-content-type"), content_type.to_owned()));
+        }
+        headers.extend(google.authorization().await?);
+        match caller.head_of("BeginSession", (Method::POST, &url, headers), told).await {
+            Ok(location) => return location.ok_or_else(|| Fault::lasting("the store gave a session no location")),
+            // With a token that is asked for anew.
+            Err(fault) if fault.kind == Kind::Denied && again => {
+                again = false;
+                google.forget().await;
+            }
+            Err(fault) => return Err(fault),
+        }
     }
-    let answer = caller.call(&ask).await?;
-    let location = answer.head.header("location").and_then(|location| google.outside(location));
-    location.ok_or_else(|| Fault::lasting("the store gave a session no location"))
 }
 
 /// How far a session has come. One whose bytes are all there, as many as the client declared, is completed by the question.
