@@ -254,7 +254,8 @@ const FIELDS: &[&str] = &[
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
 pub fn cloud_environment() -> std::collections::HashMap<String, String> {
-    let named = |name: &str| name.starts_with("AWS_") || name == "HOME";
+    let others = ["HOME", "XDG_CONFIG_HOME", "GCE_METADATA_HOST", "NO_GCE_CHECK"];
+    let named = |name: &str| name.starts_with("AWS_") || name.starts_with("GOOGLE_") || others.contains(&name);
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };

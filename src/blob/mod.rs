@@ -304,7 +304,7 @@ pub trait Direct: Send + Sync + fmt::Debug {
         Err(unserved())
     }
 
-    /// Ends an upload in parts that nobody was told about.
+    /// Ends an upload in parts, or a session, that nobody was told about.
     ///
     /// # Errors
     /// [`BlobError::Io`].

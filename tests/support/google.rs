@@ -36,7 +36,7 @@ use super::{BUCKET, Backend, Blob, Object, Shared, encoded, lock};
 pub const FIRST_GENERATION: u64 = 1_700_000_000_000_000;
 /// The service account, and its key, which is for tests alone.
 const ACCOUNT: &str = "bytes@tests.iam.gserviceaccount.com";
-const PEM: &str = include_str!("google_key.pem");
+const PEM: &str = include_str!("../../src/blob/s3/google/test_key.pem");
 /// Chunks are multiples of so many bytes, but for the last.
 const GRANULE: u64 = 256 * 1024;
 
@@ -52,7 +52,8 @@ fn is_signed(message: &[u8], signature: &[u8]) -> bool {
 /// The file of the service account whose tokens are got at this store.
 pub fn key_file(address: SocketAddr) -> String {
     let token_uri = format!("http://{address}/token");
-    json!({ "type": "service_account", "client_email": ACCOUNT, "private_key": PEM, "token_uri": token_uri }).to_string()
+    json!({ "type": "service_account", "client_email": ACCOUNT, "private_key": PEM, "token_uri": token_uri })
+        .to_string()
 }
 
 pub struct Front {
@@ -113,7 +114,12 @@ impl super::Store {
         }
     }
 
-    /// The location of the session for this key, as it was given away.
+    /// What is complete is known by its object alone.
+    pub fn forget_sessions(&self) {
+        lock(&self.shared.google.as_ref().unwrap().sessions).clear();
+    }
+
+    /// Is this the location of a session?
     pub fn is_session(&self, url: &str) -> bool {
         url.starts_with(&format!("http://{}/upload/storage/v1/b/{BUCKET}/o?uploadType=resumable", self.address))
     }
@@ -164,19 +170,23 @@ async fn token(shared: &Shared, request: Request<Any>) -> Response<Any> {
     let host = text(request.headers(), "host").unwrap_or_default().to_owned();
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let form: BTreeMap<String, String> = form_urlencoded::parse(&body).into_owned().collect();
-    let wrong = |why: &str| Response::builder().status(400).body(harm::text(json!({ "error": why }).to_string())).unwrap();
+    let wrong =
+        |why: &str| Response::builder().status(400).body(harm::text(json!({ "error": why }).to_string())).unwrap();
     if form.get("grant_type").is_none_or(|kind| kind != "urn:ietf:params:oauth:grant-type:jwt-bearer") {
         return wrong("unsupported_grant_type");
     }
     let assertion = form.get("assertion").cloned().unwrap_or_default();
     let Some((said, signature)) = assertion.rsplit_once('.') else { return wrong("invalid_request") };
     let decoded = |part: &str| URL_SAFE_NO_PAD.decode(part).unwrap_or_default();
-    let claims: Value = serde_json::from_slice(&decoded(said.split('.').nth(1).unwrap_or_default())).unwrap_or_default();
+    let claims: Value =
+        serde_json::from_slice(&decoded(said.split('.').nth(1).unwrap_or_default())).unwrap_or_default();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let holds = is_signed(said.as_bytes(), &decoded(signature))
         && claims["iss"] == ACCOUNT
         && claims["aud"] == format!("http://{host}/token")
-        && claims["scope"].as_str().is_some_and(|scope| scope.starts_with("https://www.googleapis.com/auth/devstorage."))
+        && claims["scope"]
+            .as_str()
+            .is_some_and(|scope| scope.starts_with("https://www.googleapis.com/auth/devstorage."))
         && claims["iat"].as_u64().is_some_and(|iat| iat <= now + 5)
         && claims["exp"].as_u64().is_some_and(|exp| exp > now && exp <= now + 3700);
     let issues = lock(&shared.google.as_ref().unwrap().issues).clone();
@@ -226,7 +236,8 @@ fn signature(request: &Request<Any>) -> Result<(), (u16, &'static str)> {
     }
     let names: Vec<&str> = get("X-Goog-SignedHeaders")?.split(';').collect();
     let own = |name: &&str| name.starts_with("x-goog-") || name.starts_with("x-amz-");
-    let unsigned = request.headers().keys().map(http::HeaderName::as_str).filter(own).any(|name| !names.contains(&name));
+    let unsigned =
+        request.headers().keys().map(http::HeaderName::as_str).filter(own).any(|name| !names.contains(&name));
     if unsigned || !names.contains(&"host") {
         return Err(malformed);
     }
@@ -441,7 +452,11 @@ async fn session(shared: &Arc<Shared>, request: Request<Any>) -> Response<Any> {
     let total = known.or(total_told);
     let Some(range) = told else {
         session.total = total;
-        return if total == Some(session.received) { finish(shared, &mut session, &head.headers) } else { more(&session) };
+        return if total == Some(session.received) {
+            finish(shared, &mut session, &head.headers)
+        } else {
+            more(&session)
+        };
     };
     let length = harm_length(&head.headers);
     let whole = range.last.is_none() && range.total.is_none();
@@ -459,7 +474,10 @@ async fn session(shared: &Arc<Shared>, request: Request<Any>) -> Response<Any> {
         return said(400, "The body does not have the bytes that were told.");
     }
     if !last && !whole && length.is_none_or(|length| length % GRANULE != 0) {
-        return said(400, "Invalid request. The number of bytes uploaded is required to be equal or greater than 262144, except for the final request");
+        return said(
+            400,
+            "Invalid request. The number of bytes uploaded is required to be equal or greater than 262144, except for the final request",
+        );
     }
     if range.first > session.received {
         return said(503, "Invalid request. There is a gap before these bytes.");
@@ -559,4 +577,3 @@ fn resource(shared: &Shared, key: &str, generation: u64) -> Response<Any> {
     });
     Response::builder().header("content-type", "application/json").body(harm::text(body.to_string())).unwrap()
 }
-

@@ -248,6 +248,9 @@ impl Direct for S3 {
     }
 
     async fn abandon(&self, session: SessionId, upload: &str) -> Result<(), BlobError> {
+        if session::is_location(upload) {
+            return Ok(session::end(&self.shared.caller, self.sessions()?, upload).await?);
+        }
         Ok(self.abort(&self.direct_key(session), upload).await?)
     }
 }

@@ -104,10 +104,10 @@ mod tests {
     use super::*;
     use crate::sigv4::{GoogleUrl, PresignRequest};
 
-    const PEM: &str = include_str!("../../../../tests/support/google_key.pem");
+    const PEM: &str = include_str!("test_key.pem");
     /// Made by Google's own library for the same key and time: `pip install google-cloud-storage==3.4.0`, then
-    /// `python tests/support/google_urls.py tests/support/google_key.pem`.
-    const URLS: &str = include_str!("../../../../tests/support/google_urls.txt");
+    /// `python test_urls.py test_key.pem`.
+    const URLS: &str = include_str!("test_urls.txt");
 
     fn file(private_key: &str) -> Vec<u8> {
         let account = "bytes@tests.iam.gserviceaccount.com";
