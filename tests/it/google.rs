@@ -93,7 +93,7 @@ async fn files_of_an_organization_are_sent_to_the_store_in_chunks() {
 async fn files_for_a_store_are_sent_the_same_way_and_found() {
     let store = Store::google();
     let server = on(&store, "aitronos").await;
-    let at = |rest: &str| format!("/v1/organizations/{}/knowledge/stores/{}/files{rest}", server.tenant, server.store);
+    let at = |rest: &str| format!("/v1/organizations/{}/stores/{}/files{rest}", server.tenant, server.store);
     let words = b"a text in which googleneedle is found".repeat(1000);
     let ask = json!({ "file_name": "a.txt", "file_size": words.len(), "mime_type": "text/plain" });
     let opened = server.call("POST", at("/upload-url")).json(ask).send().await.expect(200).json();
