@@ -55,6 +55,7 @@ pub const POINTS: &[&str] = &[
     "part.recorded",
     "part.reply",
     "parts.committed",
+    "direct.session_begun",
     "direct.joined",
     "direct.committed",
     "parts.reply",

@@ -1,5 +1,5 @@
 //! AWS Signature Version 4 for presigned URLs, both sides: what our tickets are signed with, and what a cloud that
-//! speaks S3 expects. Pure: the time comes in as an argument, nothing is read or kept.
+//! speaks S3 expects; and its likeness that Google Cloud Storage has. Pure: the time comes in as an argument, nothing is read or kept.
 //!
 //! What is signed is the path with every byte encoded once and never normalised, the query, the method and the named
 //! headers; the body is not (`UNSIGNED-PAYLOAD`). Where two spellings of a URL mean the same bytes, they verify
@@ -17,9 +17,11 @@ use crate::clock::Timestamp;
 
 mod canonical;
 mod error;
+mod google;
 
 use canonical::{Part, canonical_request, collapse, encode, encode_path, join_query, recode, string_to_sign};
 pub use error::{CredentialError, ExpiresError, Mismatch, SigV4Error};
+pub use google::GoogleUrl;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "s3";
@@ -131,6 +133,29 @@ pub struct PresignRequest<'a> {
 /// Signs a URL. The answer is the whole URL, ready to be handed out.
 #[must_use]
 pub fn presign(key: &SigningKey, request: &PresignRequest<'_>) -> String {
+    let form = Form { algorithm: ALGORITHM, prefix: "X-Amz-", signer: &key.access_key_id };
+    let day = request.date.sigv4().get(..8).unwrap_or_default().to_owned();
+    let unsigned = unsigned(&form, &key.scope(&day), request);
+    let signature = key.sign(&day, &unsigned.to_sign);
+    format!("{}&{P_SIGNATURE}={signature}", unsigned.url)
+}
+
+/// What tells one kind of signature from another.
+struct Form<'a> {
+    algorithm: &'static str,
+    /// What the names of the parameters begin with.
+    prefix: &'static str,
+    /// Whose it is.
+    signer: &'a str,
+}
+
+/// A URL without its signature, and what has to be signed.
+struct Unsigned {
+    url: String,
+    to_sign: String,
+}
+
+fn unsigned(form: &Form<'_>, scope: &str, request: &PresignRequest<'_>) -> Unsigned {
     // Clients lower-case the host of a URL before they send it, so the signature has to be over that.
     let host = request.host.to_ascii_lowercase();
     let mut headers: Vec<(String, Vec<u8>)> = request
@@ -144,22 +169,23 @@ pub fn presign(key: &SigningKey, request: &PresignRequest<'_>) -> String {
     let names = headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";");
 
     let date = request.date.sigv4();
-    let day = date.get(..8).unwrap_or_default();
-    let scope = key.scope(day);
     let mut pairs: Vec<(String, String)> =
         request.query.iter().map(|(name, value)| (encode(name), encode(value))).collect();
+    let own = |name: &str, value: &str| (encode(&format!("{}{name}", form.prefix)), encode(value));
     pairs.extend([
-        (encode(P_ALGORITHM), encode(ALGORITHM)),
-        (encode(P_CREDENTIAL), encode(&format!("{}/{scope}", key.access_key_id))),
-        (encode(P_DATE), encode(&date)),
-        (encode(P_EXPIRES), request.expires_seconds.min(EXPIRES_MAX_SECONDS).to_string()),
-        (encode(P_SIGNED_HEADERS), encode(&names)),
+        own("Algorithm", form.algorithm),
+        own("Credential", &format!("{}/{scope}", form.signer)),
+        own("Date", &date),
+        own("Expires", &request.expires_seconds.min(EXPIRES_MAX_SECONDS).to_string()),
+        own("SignedHeaders", &names),
     ]);
     let path = encode_path(request.path);
     let query = join_query(pairs);
     let canonical = canonical_request(request.method, &path, &query, &headers, &names);
-    let signature = key.sign(day, &string_to_sign(&date, &scope, &canonical));
-    format!("{}://{host}{path}?{query}&{P_SIGNATURE}={signature}", request.scheme)
+    Unsigned {
+        url: format!("{}://{host}{path}?{query}", request.scheme),
+        to_sign: string_to_sign(form.algorithm, &date, scope, &canonical),
+    }
 }
 
 /// A request with a presigned URL, as it came. Its `Debug` leaves out the query and the headers, which hold the
@@ -456,7 +482,7 @@ fn check_signature(
     let scope = key.scope(credential.day);
     let to_sign = |headers: &[(String, Vec<u8>)]| {
         let canonical = canonical_request(incoming.method, &path, &query, headers, parameters.signed_headers);
-        string_to_sign(parameters.date, &scope, &canonical)
+        string_to_sign(ALGORITHM, parameters.date, &scope, &canonical)
     };
 
     // A header signed as empty and a header that isn't there would sign alike, hence the lists.

@@ -1,7 +1,7 @@
 //! Which APIs' clients send to the bucket themselves, as the configuration says it.
 
 use crate::blob::Wanted;
-use crate::config::{Config, ConfigError, Storage};
+use crate::config::{Config, ConfigError, Speech, Storage};
 use crate::dialect::{aitronos, cognite, coveo, native};
 use crate::engine::DirectWire;
 
@@ -13,12 +13,14 @@ const INSISTING: char = '!';
 /// # Errors
 /// [`ConfigError::Invalid`] for an API that can't, and where bytes are in no bucket.
 pub(super) fn wires(config: &Config) -> Result<Vec<DirectWire>, ConfigError> {
-    let wires = config.direct.iter().map(|name| wire(name)).collect::<Result<Vec<_>, _>>()?;
+    // What can't be anywhere is told before what can't be here.
+    let speech = if let Storage::Bucket(bucket) = &config.storage { bucket.speech } else { Speech::S3 };
+    let wires = config.direct.iter().map(|name| wire(name, speech)).collect::<Result<Vec<_>, _>>()?;
     match (&config.storage, config.direct.first()) {
         (Storage::Disk, Some(first)) => Err(invalid(
             first,
-            "it needs a bucket (`storage = \"s3://…\"`): from a disk there is nothing that clients could send to \
-             themselves",
+            "it needs a bucket (`storage = \"s3://…\"` or `\"gs://…\"`): from a disk there is nothing that clients could send \
+             to themselves",
         )),
         _ => Ok(wires),
     }
@@ -28,26 +30,38 @@ fn invalid(value: &str, remedy: &str) -> ConfigError {
     ConfigError::Invalid { field: "direct", value: value.to_owned(), remedy: remedy.to_owned() }
 }
 
-fn wire(name: &str) -> Result<DirectWire, ConfigError> {
+fn wire(name: &str, speech: Speech) -> Result<DirectWire, ConfigError> {
     let wire = |wire: &str, create_only| Ok(DirectWire { wire: wire.to_owned(), create_only });
-    match (name.trim_end_matches(INSISTING), name.ends_with(INSISTING)) {
+    match (name.trim_end_matches(INSISTING), name.ends_with(INSISTING), speech) {
         // Its clients send a fixed pair of headers, and no condition.
-        (coveo::api::WIRE, false) => wire(coveo::api::WIRE, false),
-        (native::WIRE, false) => wire(native::WIRE, true),
-        // Of parts alone, which the server joins under that condition.
-        (cognite::WIRE, true) => wire(cognite::WIRE, true),
-        (cognite::WIRE, false) => Err(invalid(
+        (coveo::api::WIRE, false, Speech::S3) => wire(coveo::api::WIRE, false),
+        (coveo::api::WIRE, false, Speech::Google) => Err(invalid(
+            name,
+            "its clients send a fixed pair of headers, which are Amazon's and mean nothing to Google: its uploads pass through \
+             this server. Leave it out",
+        )),
+        (native::WIRE, false, Speech::S3 | Speech::Google) => wire(native::WIRE, true),
+        // Of parts alone, which the server joins.
+        (cognite::WIRE, true, Speech::S3 | Speech::Google) => wire(cognite::WIRE, true),
+        (cognite::WIRE, false, Speech::S3 | Speech::Google) => Err(invalid(
             name,
             "its Python client from version 8 on sends its bearer token to whatever URL it is given, and its extractors \
              put this server's name into it: neither works with a bucket. Calls of that Python client are recognised and \
              stay with this server; write `cognite!` if you have no extractors",
         )),
-        (aitronos::WIRE, _) => Err(invalid(
+        // Its clients are given sessions, which are Google's.
+        (aitronos::WIRE, false, Speech::Google) => wire(aitronos::WIRE, true),
+        (aitronos::WIRE, _, Speech::S3) => Err(invalid(
             name,
-            "its uploads go on where they were interrupted, for which a bucket has no URL: they pass through this server \
-             also where bytes are in a bucket. Leave it out",
+            "its uploads go on where they were interrupted, for which a bucket of S3's has no URL: they pass through this server \
+             also where bytes are in one. Leave it out",
         )),
-        _ => Err(invalid(name, "the list holds `native` and `coveo`, and `cognite!` for those who insist")),
+        (_, _, Speech::S3) => {
+            Err(invalid(name, "the list holds `native` and `coveo`, and `cognite!` for those who insist"))
+        }
+        (_, _, Speech::Google) => {
+            Err(invalid(name, "the list holds `native` and `aitronos`, and `cognite!` for those who insist"))
+        }
     }
 }
 
@@ -78,11 +92,16 @@ mod tests {
         assert_eq!(wires_of("native, coveo", bucket), Ok(both));
         assert_eq!(wires_of("cognite!", bucket), Ok(vec![("cognite".to_owned(), true)]));
         assert_eq!(wires_of("", "disk"), Ok(Vec::new()));
+        let google = "gs://bytes/x";
+        let both = vec![("native".to_owned(), true), ("aitronos".to_owned(), true)];
+        assert_eq!(wires_of("native, aitronos", google), Ok(both));
         for (direct, storage, said) in [
             ("native", "disk", "s3://"),
             ("cognite", bucket, "cognite!"),
             ("aitronos", bucket, "Leave it out"),
             ("native!", bucket, "the list holds"),
+            ("coveo", google, "Leave it out"),
+            ("aitronos!", google, "the list holds"),
             ("everything", bucket, "the list holds"),
         ] {
             let sentence = wires_of(direct, storage).expect_err(direct);

@@ -41,7 +41,7 @@ pub(super) struct Opened {
 pub(super) fn name(storage: &Storage) -> Option<(&'static str, String)> {
     match storage {
         Storage::Disk => None,
-        Storage::Bucket(bucket) => Some(("s3", format!("{}/{}", bucket.name, bucket.prefix))),
+        Storage::Bucket(bucket) => Some((bucket.speech.scheme(), format!("{}/{}", bucket.name, bucket.prefix))),
     }
 }
 

@@ -211,6 +211,19 @@ pub struct ArrivedPart {
 pub struct Forms {
     /// Parts that the store joins?
     pub parts: bool,
+    /// A file in chunks, to a session of the store's that tells how far it has come?
+    pub sessions: bool,
+}
+
+/// How far what a client sends to a session of the store's has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reached {
+    /// So many bytes from the beginning are kept, and more are waited for.
+    Bytes(u64),
+    /// All of it: it is an object.
+    Whole,
+    /// The store knows no such session: it ended, or it was lost.
+    Nowhere,
 }
 
 /// The way for clients to send to the store themselves. What they sent is nobody's until it was looked for here and a row
@@ -266,11 +279,40 @@ pub trait Direct: Send + Sync + fmt::Debug {
     async fn join(&self, session: SessionId, upload: &str, parts: &[ArrivedPart])
     -> Result<Option<Arrived>, BlobError>;
 
-    /// Ends an upload in parts that nobody was told about.
+    /// Begins a session to which a client sends a file in chunks, which becomes the only object of its key; its location, which
+    /// is a secret. It ends when the segment is deleted with the location for what its row keeps, or by itself, not before a
+    /// week is over.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn begin_session(
+        &self,
+        session: SessionId,
+        size: Option<u64>,
+        content_type: &str,
+    ) -> Result<String, BlobError> {
+        let _ = (session, size, content_type);
+        Err(unserved())
+    }
+
+    /// How far it has come. One that has as many bytes as the file was declared to have may be completed by the question.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    async fn reached(&self, location: &str, size: Option<u64>) -> Result<Reached, BlobError> {
+        let _ = (location, size);
+        Err(unserved())
+    }
+
+    /// Ends an upload in parts, or a session, that nobody was told about.
     ///
     /// # Errors
     /// [`BlobError::Io`].
     async fn abandon(&self, session: SessionId, upload: &str) -> Result<(), BlobError>;
+}
+
+fn unserved() -> BlobError {
+    BlobError::Io(io::Error::from(io::ErrorKind::Unsupported))
 }
 
 /// A place for bytes.

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Arrived, ArrivedPart, BlobError, BlobStore, Direct, Extent, Forms, Listed, PutAsk, SegmentReader, SegmentWriter,
-    Space, Ticket,
+    Arrived, ArrivedPart, BlobError, BlobStore, Direct, Extent, Forms, Listed, PutAsk, Reached, SegmentReader,
+    SegmentWriter, Space, Ticket,
 };
 use crate::model::ids::{PlaceId, SegmentId, SessionId};
 
@@ -180,7 +180,7 @@ impl At {
 #[async_trait]
 impl Direct for At {
     fn forms(&self) -> Forms {
-        self.store.direct().map_or(Forms { parts: false }, Direct::forms)
+        self.store.direct().map_or(Forms { parts: false, sessions: false }, Direct::forms)
     }
 
     async fn ticket(&self, ask: PutAsk<'_>) -> Result<Ticket, BlobError> {
@@ -216,6 +216,19 @@ impl Direct for At {
         parts: &[ArrivedPart],
     ) -> Result<Option<Arrived>, BlobError> {
         Ok(self.marked(self.inner()?.join(session, upload, parts).await?))
+    }
+
+    async fn begin_session(
+        &self,
+        session: SessionId,
+        size: Option<u64>,
+        content_type: &str,
+    ) -> Result<String, BlobError> {
+        self.inner()?.begin_session(session, size, content_type).await
+    }
+
+    async fn reached(&self, location: &str, size: Option<u64>) -> Result<Reached, BlobError> {
+        self.inner()?.reached(location, size).await
     }
 
     async fn abandon(&self, session: SessionId, upload: &str) -> Result<(), BlobError> {

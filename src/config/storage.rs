@@ -10,18 +10,48 @@ pub enum Storage {
     /// In the data directory.
     #[default]
     Disk,
-    /// In a bucket of a store that speaks S3.
+    /// In a bucket.
     Bucket(Bucket),
+}
+
+/// What a store speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Speech {
+    /// S3, as Amazon's and many others do.
+    S3,
+    /// Google Cloud Storage's XML.
+    Google,
+}
+
+impl Speech {
+    /// How URLs of such buckets begin.
+    #[must_use]
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Google => "gs",
+        }
+    }
+
+    /// What may follow such a bucket.
+    const fn fields(self) -> &'static str {
+        match self {
+            Self::S3 => "endpoint, public_endpoint, region, path_style, checksums, credentials and profile",
+            Self::Google => "endpoint, public_endpoint, credentials and signer",
+        }
+    }
 }
 
 /// A bucket, and how it is reached. It holds no secret: credentials come from the environment, a file or the cloud.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bucket {
+    /// What its store speaks.
+    pub speech: Speech,
     /// Its name.
     pub name: String,
     /// What every key begins with: empty, or with a slash at its end.
     pub prefix: String,
-    /// `scheme://host[:port]` of the store; without it Amazon's own.
+    /// `scheme://host[:port]` of the store; without it Amazon's own, or Google's.
     pub endpoint: Option<String>,
     /// The same as clients reach it that send to it themselves, where that is another one.
     pub public_endpoint: Option<String>,
@@ -31,8 +61,12 @@ pub struct Bucket {
     pub path_style: bool,
     /// Does every body carry a checksum for the store to verify?
     pub checksums: bool,
-    /// A file of credentials in the form of `~/.aws/credentials`, before any other source.
+    /// A file of credentials, before any other source: in the form of `~/.aws/credentials`, or one of Google's.
     pub credentials: Option<PathBuf>,
+    /// Are requests sent without a word about who asks? For emulators.
+    pub anonymous: bool,
+    /// The service account that signs clients' URLs, where its key is not here.
+    pub signer: Option<String>,
     /// The section of that file, or of the shared one.
     pub profile: Option<String>,
 }
@@ -40,7 +74,10 @@ pub struct Bucket {
 /// The longest prefix, in bytes: a key has at most 1,024, and a segment's name needs a hundred of them.
 const PREFIX_BYTES: usize = 512;
 
-/// Reads `disk`, or `s3://bucket/prefix?endpoint=…`.
+/// The word for no credentials.
+const NOBODY: &str = "none";
+
+/// Reads `disk`, `s3://bucket/prefix?endpoint=…` or `gs://bucket/prefix?credentials=…`.
 ///
 /// # Errors
 /// A sentence that says what would be right.
@@ -48,9 +85,13 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
     if text == "disk" {
         return Ok(Storage::Disk);
     }
-    let form = "it is `disk`, or looks like s3://bucket/prefix?endpoint=https://storage.example.com&region=eu-1";
+    let form = "it is `disk`, or looks like s3://bucket/prefix?endpoint=https://storage.example.com&region=eu-1 or \
+                gs://bucket/prefix?credentials=/etc/landfall/key.json";
     let url = Url::parse(text).map_err(|error| format!("{error}; {form}"))?;
-    if url.scheme() != "s3" || !url.username().is_empty() || url.password().is_some() || url.port().is_some() {
+    let Some(speech) = [Speech::S3, Speech::Google].into_iter().find(|speech| speech.scheme() == url.scheme()) else {
+        return Err(form.into());
+    };
+    if !url.username().is_empty() || url.password().is_some() || url.port().is_some() {
         return Err(form.into());
     }
     let Some(name) = url.host_str().filter(|name| is_bucket(name)) else {
@@ -63,6 +104,7 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
         return Err(format!("a prefix has at most {PREFIX_BYTES} letters, digits, and characters of /-_.; {form}"));
     }
     let mut bucket = Bucket {
+        speech,
         name: name.to_owned(),
         prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
         endpoint: None,
@@ -71,6 +113,8 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
         path_style: name.contains('.'),
         checksums: true,
         credentials: None,
+        anonymous: false,
+        signer: None,
         profile: None,
     };
     let mut path_style = None;
@@ -78,19 +122,24 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
         if value.is_empty() {
             return Err(format!("`{field}` has no value"));
         }
-        match &*field {
-            "public_endpoint" => bucket.public_endpoint = Some(endpoint(&value)?),
-            "endpoint" => bucket.endpoint = Some(endpoint(&value)?),
-            "region" => bucket.region = Some(value.into_owned()),
-            "path_style" => path_style = Some(boolean(&field, &value)?),
-            "checksums" => bucket.checksums = boolean(&field, &value)?,
-            "credentials" => bucket.credentials = Some(PathBuf::from(value.into_owned())),
-            "profile" => bucket.profile = Some(value.into_owned()),
-            other => {
-                let known = "endpoint, public_endpoint, region, path_style, checksums, credentials and profile";
+        match (speech, &*field) {
+            (_, "public_endpoint") => bucket.public_endpoint = Some(endpoint(&value)?),
+            (_, "endpoint") => bucket.endpoint = Some(endpoint(&value)?),
+            (Speech::Google, "credentials") if value == NOBODY => bucket.anonymous = true,
+            (Speech::Google, "signer") => bucket.signer = Some(value.into_owned()),
+            (Speech::S3, "region") => bucket.region = Some(value.into_owned()),
+            (Speech::S3, "path_style") => path_style = Some(boolean(&field, &value)?),
+            (Speech::S3, "checksums") => bucket.checksums = boolean(&field, &value)?,
+            (_, "credentials") => bucket.credentials = Some(PathBuf::from(value.into_owned())),
+            (Speech::S3, "profile") => bucket.profile = Some(value.into_owned()),
+            (speech, other) => {
+                let known = speech.fields();
                 return Err(format!("there is no `{other}`; what may follow the bucket is {known}"));
             }
         }
+    }
+    if bucket.anonymous && !bucket.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
+        return Err("`credentials=none` is for an emulator: it wants an `endpoint` of http://".into());
     }
     bucket.path_style = path_style.unwrap_or(bucket.path_style || bucket.endpoint.is_some());
     Ok(Storage::Bucket(bucket))
@@ -155,6 +204,11 @@ mod tests {
         let two = bucket("s3://bytes?endpoint=http://10.0.0.7:3900&public_endpoint=https://s.example.com");
         assert_eq!(two.public_endpoint.as_deref(), Some("https://s.example.com"));
         assert!(!bucket("s3://bytes?endpoint=https://s.example.com&path_style=false").path_style);
+        assert_eq!((plain.speech, plain.anonymous), (Speech::S3, false));
+        let google = bucket("gs://bytes/a?credentials=/etc/key.json&signer=s@p.iam.gserviceaccount.com");
+        assert_eq!((google.speech, google.prefix.as_str(), google.anonymous), (Speech::Google, "a/", false));
+        assert_eq!(google.signer.as_deref(), Some("s@p.iam.gserviceaccount.com"));
+        assert!(bucket("gs://bytes?endpoint=http://127.0.0.1:4443&credentials=none").anonymous);
     }
 
     #[test]
@@ -174,6 +228,11 @@ mod tests {
             "s3://bytes?region=",
             "s3://bytes?checksums=maybe",
             "s3://bytes?colour=red",
+            "s3://bytes?signer=somebody",
+            "gs://bytes?region=eu-1",
+            "gs://bytes?checksums=false",
+            "gs://bytes?credentials=none",
+            "gs://bytes?credentials=none&endpoint=https://s.example.com",
         ] {
             assert!(parse(bad).is_err_and(|sentence| sentence.len() > 20), "{bad}");
         }

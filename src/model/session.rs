@@ -289,16 +289,25 @@ pub struct Session {
 }
 
 /// A session whose client sends to the store itself. The serialization is its stored form.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Direct {
     /// Does the store take the first body only? Otherwise it keeps each, and the newest one counts until it is used.
     pub create_only: bool,
-    /// The store's name for the upload in parts, once that has begun.
+    /// The store's name for the upload in parts, or the location of its session, once that has begun. Whoever has a location
+    /// may send to it: it lies in the row as the installation's other secrets do, and stands in no log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<String>,
     /// Where it sends to, for its whole life.
     #[serde(default, skip_serializing_if = "PlaceId::is_first")]
     pub place: PlaceId,
+}
+
+/// Shows whether something has begun.
+impl fmt::Debug for Direct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (create_only, begun) = (&self.create_only, self.upload.is_some());
+        f.debug_struct("Direct").field("create_only", create_only).field("begun", &begun).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
@@ -335,6 +344,13 @@ mod tests {
         assert_eq!(parts(3).join(&[]), missing(&[1, 2, 3]));
         let small = [part(1, b"ab"), part(2, b""), part(3, b"")];
         assert_eq!(parts(3).join(&small), Err(Lacking::TooSmall([1, 2].into_iter().collect())));
+    }
+
+    #[test]
+    fn the_location_of_a_session_is_not_shown() {
+        let upload = Some("https://s.example.com/o?upload_id=SECRET".into());
+        let direct = Direct { create_only: true, upload, place: PlaceId::FIRST };
+        assert_eq!(format!("{direct:?}"), "Direct { create_only: true, begun: true, .. }");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{ALGORITHM, UNSIGNED_PAYLOAD};
+use super::UNSIGNED_PAYLOAD;
 
 pub(super) fn canonical_request(
     method: &str,
@@ -22,8 +22,8 @@ pub(super) fn canonical_request(
     out
 }
 
-pub(super) fn string_to_sign(date: &str, scope: &str, canonical_request: &[u8]) -> String {
-    format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex::encode(Sha256::digest(canonical_request)))
+pub(super) fn string_to_sign(algorithm: &str, date: &str, scope: &str, canonical_request: &[u8]) -> String {
+    format!("{algorithm}\n{date}\n{scope}\n{}", hex::encode(Sha256::digest(canonical_request)))
 }
 
 pub(super) fn join_query(mut pairs: Vec<(String, String)>) -> String {

@@ -96,7 +96,7 @@ impl Wire {
         let canonical =
             canonical_request(&self.method, &recode(&self.path, Part::Path), &query, &headers, p.signed_headers);
         let day = &p.date[..8];
-        let signature = key().sign(day, &string_to_sign(p.date, &key().scope(day), &canonical));
+        let signature = key().sign(day, &string_to_sign(ALGORITHM, p.date, &key().scope(day), &canonical));
         self.with(P_SIGNATURE, Some(&signature))
     }
 }

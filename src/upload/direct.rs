@@ -5,7 +5,7 @@ use super::access::Grant;
 use super::pour::verify;
 use super::track::{self, Claim};
 use super::{commit, read, receive};
-use crate::blob::{Arrived, ArrivedPart, Direct, PutAsk, Ticket};
+use crate::blob::{Arrived, ArrivedPart, Direct, PutAsk, Reached, Ticket};
 use crate::engine::Engine;
 use crate::faults;
 use crate::meta::{Committed, FileInfo, NewVersion, Over};
@@ -32,6 +32,12 @@ pub(super) fn way_of_parts(engine: &Engine, wire: &str, parts: Parts, size: Opti
     let size = size.filter(|size| *size > 0)?;
     let even = size.div_ceil(parts.count.into());
     way(engine, wire).filter(|_| parts.count == 1 || even >= PART_MIN_BYTES)
+}
+
+/// The same for a file in chunks, where the store has sessions for such.
+pub(super) fn way_of_chunks(engine: &Engine, wire: &str) -> Option<session::Direct> {
+    engine.blobs.direct().filter(|store| store.forms().sessions)?;
+    way(engine, wire).filter(|way| way.create_only)
 }
 
 /// The store that the session's client was sent to.
@@ -76,25 +82,98 @@ pub(super) async fn ticket(
 /// As [`ticket`]; [`Refusal::Gone`] or [`Refusal::Conflict`] when the session ended meanwhile.
 pub(super) async fn part_tickets(engine: &Engine, session: &Session, numbers: &[u32]) -> Result<Vec<String>, Refusal> {
     let store = store(engine, session)?;
-    let known = session.direct.as_ref().and_then(|direct| direct.upload.clone());
-    let upload = match known {
-        Some(upload) => upload,
-        None => {
-            let begun = store.begin_parts(session.id).await?;
-            let counts = engine.meta.begun(session.id, begun.clone(), engine.clock.now()).await?;
-            // Another call was faster, or the session is over.
-            if counts.as_ref() != Some(&begun)
-                && let Err(error) = store.abandon(session.id, &begun).await
-            {
-                tracing::warn!(%error, "an upload in parts that is not needed could not be ended");
-            }
-            match counts {
-                Some(upload) => upload,
-                None => return Err(track::ended(engine, &session.tenant, session.id).await?),
-            }
-        }
+    let upload = match known(session) {
+        Some(upload) => upload.to_owned(),
+        None => counts(engine, session, store.begin_parts(session.id).await?).await?,
     };
     Ok(store.part_tickets(session.id, &upload, numbers, life(engine, session)).await?)
+}
+
+/// The location of the store's session for a file in chunks, which begins with the first question for it.
+///
+/// # Errors
+/// As [`part_tickets`].
+pub(super) async fn session_location(engine: &Engine, session: &Session) -> Result<String, Refusal> {
+    if let Some(location) = known(session) {
+        return Ok(location.to_owned());
+    }
+    let mime_type = session.declaration.as_ref().map_or("", |declaration| declaration.mime_type.as_str());
+    let begun = store(engine, session)?.begin_session(session.id, session.size, mime_type).await?;
+    faults::point("direct.session_begun");
+    counts(engine, session, begun).await
+}
+
+/// What the store calls a session's upload, if that has begun.
+fn known(session: &Session) -> Option<&str> {
+    session.direct.as_ref().and_then(|direct| direct.upload.as_deref())
+}
+
+/// Records what has begun; what counts, if another call was faster.
+async fn counts(engine: &Engine, session: &Session, begun: String) -> Result<String, Refusal> {
+    let counts = engine.meta.begun(session.id, begun.clone(), engine.clock.now()).await?;
+    // Another call was faster, or the session is over.
+    if counts.as_ref() != Some(&begun)
+        && let Err(error) = store(engine, session)?.abandon(session.id, &begun).await
+    {
+        tracing::warn!(%error, "an upload at the store that is not needed could not be ended");
+    }
+    match counts {
+        Some(upload) => Ok(upload),
+        None => Err(track::ended(engine, &session.tenant, session.id).await?),
+    }
+}
+
+/// How far a file in chunks has come. One that is there whole is committed by the question, unless it only looks.
+///
+/// # Errors
+/// As [`single`]; [`Refusal::Gone`] when the store has lost it.
+pub(super) async fn come(engine: &Engine, session: &Session, only_looks: bool) -> Result<u64, Refusal> {
+    match reached(engine, session, session.size).await? {
+        Reached::Bytes(received) => Ok(received),
+        Reached::Whole | Reached::Nowhere if only_looks => Ok(0),
+        Reached::Whole => {
+            single(engine, session, &Declared::default()).await?;
+            Ok(session.size.unwrap_or(0))
+        }
+        // Complete for so long that the store has forgotten how it came, or lost.
+        Reached::Nowhere if single(engine, session, &Declared::default()).await? => Ok(session.size.unwrap_or(0)),
+        Reached::Nowhere => Err(lost(engine, session).await?),
+    }
+}
+
+/// Commits a file in chunks that is there whole.
+///
+/// # Errors
+/// As [`come`], and [`Refusal::UploadIncomplete`].
+pub(super) async fn conclude(engine: &Engine, session: &Session, claim: Claim) -> Result<(), Refusal> {
+    if single(engine, session, &claim.digests).await? {
+        return Ok(());
+    }
+    let expected = session.size.or(claim.size);
+    match reached(engine, session, expected).await? {
+        Reached::Bytes(received) => Err(Refusal::UploadIncomplete { received, expected }),
+        // It has become so by the question, or since the one before.
+        Reached::Whole if single(engine, session, &claim.digests).await? => Ok(()),
+        Reached::Whole => Err(Refusal::Unavailable),
+        Reached::Nowhere if single(engine, session, &claim.digests).await? => Ok(()),
+        Reached::Nowhere => Err(lost(engine, session).await?),
+    }
+}
+
+async fn reached(engine: &Engine, session: &Session, size: Option<u64>) -> Result<Reached, Refusal> {
+    match known(session) {
+        Some(location) => Ok(store(engine, session)?.reached(location, size).await?),
+        None => Ok(Reached::Bytes(0)),
+    }
+}
+
+/// Nothing of it is there, and nothing can come.
+async fn lost(engine: &Engine, session: &Session) -> Result<Refusal, Refusal> {
+    tracing::error!(session = %session.id, "the store has lost an upload");
+    engine.troubles.note(session.id, "the store has lost it".into(), engine.clock.now());
+    engine.meta.end_session(session.id, SessionState::Failed, engine.clock.now()).await?;
+    engine.work.wake();
+    Ok(Refusal::Gone { what: "the upload", reason: "the store has lost it".into() })
 }
 
 /// Which parts of a session have not come to the store, and how many bytes have.
@@ -102,8 +181,7 @@ pub(super) async fn part_tickets(engine: &Engine, session: &Session, numbers: &[
 /// # Errors
 /// The keepers' own.
 pub(super) async fn missing(engine: &Engine, session: &Session, parts: Parts) -> Result<(Numbers, u64), Refusal> {
-    let upload = session.direct.as_ref().and_then(|direct| direct.upload.as_deref());
-    let arrived = match upload {
+    let arrived = match known(session) {
         Some(upload) => store(engine, session)?.arrived_parts(session.id, upload).await?,
         None => Some(Vec::new()),
     };
@@ -161,7 +239,7 @@ pub(super) async fn is_over(engine: &Engine, grant: &Grant, id: FileId) -> Resul
     }))
 }
 
-/// Commits the newest body that the store has for a session with one PUT; whether there is one. Repeated, it changes nothing
+/// Commits the newest body that the store has for a session with one object; whether there is one. Repeated, it changes nothing
 /// unless something newer came and the file has not been used.
 ///
 /// # Errors
@@ -225,7 +303,7 @@ pub(super) async fn join(
         }
         _ => return Err(over().await?),
     }
-    let Some(upload) = session.direct.as_ref().and_then(|direct| direct.upload.as_deref()) else {
+    let Some(upload) = known(session) else {
         return Err(Refusal::PartsMissing { missing: parts.missing([]), received: 0 });
     };
     let store = store(engine, session)?;
@@ -238,12 +316,7 @@ pub(super) async fn join(
         // Joined by a call whose answer was lost, or that did not come to its end.
         None => store.arrived(session.id, true).await?,
     };
-    let Some(arrived) = arrived else {
-        tracing::error!(session = %session.id, "the store has lost an upload in parts");
-        engine.meta.end_session(session.id, SessionState::Failed, engine.clock.now()).await?;
-        engine.work.wake();
-        return Err(Refusal::Gone { what: "the upload", reason: "the store has lost its parts".into() });
-    };
+    let Some(arrived) = arrived else { return Err(lost(engine, session).await?) };
     faults::point("direct.joined");
     if let Some(size) = claim.size.filter(|size| *size != arrived.length) {
         return Err(sizes(size, arrived.length));

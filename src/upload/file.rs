@@ -1,8 +1,10 @@
 //! Files of a tenant: registered after their upload, found, listed, deleted.
 
 use super::access::Grant;
+use super::direct;
 use super::pour::verify;
 use super::read::{self, VersionReader};
+use super::track::Claim;
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
@@ -10,7 +12,7 @@ use crate::meta::{FileDeleted, FileFilter, Holder, RegisterFile, Registered};
 use crate::model::file::{Declared, FileRecord, Version};
 use crate::model::ids::{FileId, SessionId, TenantId};
 use crate::model::refusal::Refusal;
-use crate::model::session::{Hashes, SessionState};
+use crate::model::session::{Hashes, Session, SessionState, Strategy};
 
 /// A file to register, as its uploader describes it.
 #[derive(Clone, Debug)]
@@ -94,6 +96,11 @@ pub async fn uploaded(engine: &Engine, grant: &Grant, id: FileId) -> Result<File
                 .is_none_or(|session| session.expires <= engine.clock.now());
         return if over { Err(unknown) } else { Ok(found) };
     }
+    if arrive(engine, grant, id).await?
+        && let Some(found) = engine.meta.file_record(grant.tenant(), id).await?
+    {
+        return Ok(found);
+    }
     match engine.meta.upload(SessionId(id.0)).await? {
         Some(upload)
             if upload.session.tenant == *grant.tenant()
@@ -104,6 +111,28 @@ pub async fn uploaded(engine: &Engine, grant: &Grant, id: FileId) -> Result<File
             Err(Refusal::UploadIncomplete { received: upload.progress.received, expected: upload.session.size })
         }
         _ => Err(unknown),
+    }
+}
+
+/// Commits a file whose chunks went to the store itself, if it is one that is open; whether it was.
+///
+/// # Errors
+/// [`Refusal::UploadIncomplete`] while its bytes still come, [`Refusal::DigestMismatch`] and others for what can't be what was
+/// declared, [`Refusal::Gone`] when the store has lost it, and the keepers' own.
+pub async fn arrive(engine: &Engine, grant: &Grant, id: FileId) -> Result<bool, Refusal> {
+    if !engine.blobs.knows_direct() {
+        return Ok(false);
+    }
+    let session = engine.meta.session(grant.tenant(), SessionId(id.0)).await?;
+    let waits = |session: &Session| {
+        session.direct.is_some()
+            && session.strategy == Strategy::Resumable
+            && session.state == SessionState::Open
+            && session.expires > engine.clock.now()
+    };
+    match session.filter(waits) {
+        Some(session) => direct::conclude(engine, &session, Claim::default()).await.map(|()| true),
+        None => Ok(false),
     }
 }
 

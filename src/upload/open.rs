@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
+
 use super::access::Grant;
 use super::{direct, receive};
 use crate::clock::{Timestamp, ordered_uuid};
@@ -13,6 +15,9 @@ use crate::model::ids::{FileId, SessionId};
 use crate::model::refusal::Refusal;
 use crate::model::session::{Declaration, Hashes, Parts, Session, SessionState, Strategy};
 use crate::ticket::{Plain, Target};
+
+/// Sessions of the store's that are begun at once.
+const BEGINNING: usize = 8;
 
 /// A single PUT that a dialect asks for.
 #[derive(Clone, Debug)]
@@ -180,7 +185,8 @@ pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<S
     let direct = match (strategy, parts) {
         (Strategy::Single, _) => direct::way(engine, wire),
         (Strategy::Multipart, Some(parts)) => direct::way_of_parts(engine, wire, parts, file.size),
-        (Strategy::Multipart, None) | (Strategy::Resumable, _) => None,
+        (Strategy::Resumable, _) => direct::way_of_chunks(engine, wire),
+        (Strategy::Multipart, None) => None,
     };
     let session = Session { parts, direct, ..with_file(session(engine, grant, wire, max_bytes, life), file, strategy) };
     match once {
@@ -303,19 +309,26 @@ async fn opened_before(engine: &Engine, grant: &Grant, once: &Once) -> Result<Op
     }
 }
 
-/// The location that a session's bytes are sent to: the same for its whole life, so that asking again loses nothing.
-#[must_use]
-pub fn location(engine: &Engine, session: &Session, base: &str) -> String {
-    if session.strategy == Strategy::Resumable {
-        return engine.tickets.session_url(base, session.id);
+/// Where a session's chunks are sent: a session URL of ours, or one of the store's.
+///
+/// # Errors
+/// As [`part_urls`].
+pub async fn session_location(engine: &Engine, session: &Session, base: &str) -> Result<String, Refusal> {
+    match session.direct {
+        Some(_) => direct::session_location(engine, session).await,
+        None => Ok(engine.tickets.session_url(base, session.id)),
     }
+}
+
+/// The location of a single PUT: the same for a session's whole life, so that asking again loses nothing.
+fn location(engine: &Engine, session: &Session, base: &str) -> String {
     let life = session.expires.millis().saturating_sub(session.created.millis());
     let life = Duration::from_millis(u64::try_from(life).unwrap_or(0));
     let target = Target { wire: session.wire.clone(), tenant: session.tenant.clone(), session: session.id };
     engine.tickets.issue(base, &target, &[], session.created, life)
 }
 
-/// The location of a single PUT, for so long.
+/// The same, for so long.
 #[must_use]
 pub fn single_url(engine: &Engine, session: &Session, base: &str, headers: &[(&str, &str)], life: Duration) -> String {
     let target = Target { wire: session.wire.clone(), tenant: session.tenant.clone(), session: session.id };
@@ -339,20 +352,29 @@ pub async fn resumable(
         // Nobody knows yet who will want to compare, and a second read costs more.
         ask.file.declaration.hashes =
             ask.file.declaration.hashes.and(Hashes { md5: engine.policy.keep_md5, sha256: false });
+        let direct = direct::way_of_chunks(engine, ask.wire);
         let session = session(engine, grant, ask.wire, ask.max_bytes, ask.life);
-        sessions.push(with_file(session, ask.file, Strategy::Resumable));
+        sessions.push(Session { direct, ..with_file(session, ask.file, Strategy::Resumable) });
     }
     record(engine, sessions.clone()).await?;
     faults::point("resumable.session_row");
-    let opened = sessions.iter().map(|session| Opened {
-        session: session.id,
-        file: session.file,
-        url: engine.tickets.session_url(base, session.id),
-        expires: session.expires,
-    });
+    let located = futures_util::stream::iter(sessions.clone())
+        .map(|session| async move {
+            let url = session_location(engine, &session, base).await?;
+            Ok(Opened { session: session.id, file: session.file, url, expires: session.expires })
+        })
+        .buffered(BEGINNING);
+    let opened: Result<Vec<Opened>, Refusal> = located.collect::<Vec<_>>().await.into_iter().collect();
+    if opened.is_err() {
+        // Nobody was told about any of them.
+        for session in &sessions {
+            engine.meta.end_session(session.id, SessionState::Aborted, engine.clock.now()).await?;
+        }
+        engine.work.wake();
+    }
     let count = u64::try_from(sessions.len()).unwrap_or(0);
     metrics::counter!("landfall_sessions_opened_total", "strategy" => "resumable").increment(count);
-    Ok(opened.collect())
+    opened
 }
 
 /// Makes the rows durable.

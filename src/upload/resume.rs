@@ -135,10 +135,12 @@ pub async fn conclude(engine: &Engine, id: SessionId, total: u64, declared: &Dec
     complete(engine, turn, upload, &Declared::default()).await
 }
 
-/// The upload as its rows tell it, without asking whoever writes to it.
+/// The upload as its rows tell it, without asking whoever writes to it. One whose chunks go to the store itself takes none
+/// here.
 async fn find(engine: &Engine, id: SessionId) -> Result<Option<Upload>, Refusal> {
     let found = engine.meta.upload(id).await?;
-    Ok(found.filter(|upload| upload.session.strategy == Strategy::Resumable))
+    let ours = |session: &Session| session.strategy == Strategy::Resumable && session.direct.is_none();
+    Ok(found.filter(|upload| ours(&upload.session)))
 }
 
 fn is_open(engine: &Engine, session: &Session) -> bool {

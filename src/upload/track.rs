@@ -57,14 +57,28 @@ pub async fn list(engine: &Engine, tenant: &TenantId, filter: UploadFilter) -> R
     Ok(uploads.into_iter().map(|upload| tracked(engine, upload)).collect())
 }
 
-/// One upload of the tenant. A request that writes to it at the moment is made to record what it has first.
+/// One upload of the tenant. A request that writes to it at the moment is made to record what it has first; where chunks go
+/// to the store itself, that is asked how far they have come.
 ///
 /// # Errors
-/// [`Refusal::NotFound`].
+/// [`Refusal::NotFound`], and [`Refusal::Unavailable`] when the store can't be asked.
 pub async fn find(engine: &Engine, tenant: &TenantId, id: SessionId) -> Result<Tracked, Refusal> {
     let found = row(engine, tenant, id).await?;
     if found.state != SessionState::Open || found.upload.session.strategy != Strategy::Resumable {
         return Ok(found);
+    }
+    if found.upload.session.direct.is_some() {
+        let come = direct::come(engine, &found.upload.session, found.upload.paused).await;
+        let mut now = row(engine, tenant, id).await?;
+        return match come {
+            Ok(received) => {
+                now.upload.progress.received = received;
+                Ok(now)
+            }
+            // It is over, and says why.
+            Err(_) if now.state != SessionState::Open => Ok(now),
+            Err(refusal) => Err(refusal),
+        };
     }
     engine.seats.ask(id).await;
     row(engine, tenant, id).await
@@ -117,7 +131,7 @@ pub(super) async fn ended(engine: &Engine, tenant: &TenantId, id: SessionId) -> 
 /// [`Refusal::NotFound`], [`Refusal::Conflict`] for a committed one.
 pub async fn abort(engine: &Engine, grant: &Grant, id: SessionId) -> Result<(), Refusal> {
     let found = row(engine, grant.tenant(), id).await?;
-    if found.upload.session.strategy == Strategy::Resumable {
+    if found.upload.session.strategy == Strategy::Resumable && found.upload.session.direct.is_none() {
         resume::cancel(engine, id).await?;
     } else {
         engine.meta.end_session(id, SessionState::Aborted, engine.clock.now()).await?;
@@ -152,13 +166,20 @@ pub async fn commit(engine: &Engine, grant: &Grant, id: SessionId, claim: Claim)
     if found.upload.session.strategy == Strategy::Multipart {
         return parts::complete(engine, grant, id, claim).await;
     }
-    if found.state == SessionState::Open && found.upload.session.strategy == Strategy::Resumable {
+    let direct = found.upload.session.direct.is_some();
+    if found.state == SessionState::Open && found.upload.session.strategy == Strategy::Resumable && !direct {
         conclude(engine, &found, claim).await?;
         found = row(engine, grant.tenant(), id).await?;
     }
-    if found.state == SessionState::Open && found.upload.session.direct.is_some() {
-        check_size(found.upload.session.size, claim)?;
-        direct::single(engine, &found.upload.session, &claim.digests).await?;
+    if found.state == SessionState::Open && direct {
+        let session = &found.upload.session;
+        check_size(session.size, claim)?;
+        match session.strategy {
+            Strategy::Resumable => direct::conclude(engine, session, claim).await?,
+            Strategy::Single | Strategy::Multipart => {
+                direct::single(engine, session, &claim.digests).await?;
+            }
+        }
         found = row(engine, grant.tenant(), id).await?;
     }
     let session = &found.upload.session;

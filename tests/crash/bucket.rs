@@ -9,8 +9,24 @@ use crate::store::Store;
 
 static STORE: LazyLock<Store> = LazyLock::new(Store::start_for_ever);
 
+static GOOGLE: LazyLock<Store> = LazyLock::new(Store::google_for_ever);
+
 pub fn store() -> &'static Store {
     &STORE
+}
+
+/// The store that has this data directory's bytes.
+pub fn store_of(data: &Path) -> &'static Store {
+    if google_marker(data).exists() { &GOOGLE } else { &STORE }
+}
+
+/// Beside a data directory: the bucket is in a store that speaks as Google's does.
+fn google_marker(data: &Path) -> PathBuf {
+    data.with_extension("in-google")
+}
+
+pub fn mark_google(data: &Path) -> Outcome {
+    std::fs::write(google_marker(data), "").map_err(|e| e.to_string())
 }
 
 /// Beside a data directory: its bytes are in the bucket.
@@ -58,20 +74,20 @@ pub fn any_prefix(data: &Path) -> Option<String> {
     own_prefix(data).filter(|_| marker(data).exists() || in_both(data))
 }
 
-fn place(prefix: Option<String>) -> String {
-    prefix.map_or_else(|| "disk".into(), |prefix| store().url(prefix.trim_end_matches('/')))
+fn place(data: &Path, prefix: Option<String>) -> String {
+    prefix.map_or_else(|| "disk".into(), |prefix| store_of(data).url(prefix.trim_end_matches('/')))
 }
 
 /// The configuration's field.
 pub fn storage(data: &Path) -> String {
-    place(prefix(data))
+    place(data, prefix(data))
 }
 
 /// The field for the other place, if there is one.
 pub fn more_storage(data: &Path) -> String {
     match (in_both(data), prefix(data)) {
         (false, _) => String::new(),
-        (true, Some(_)) => place(None),
-        (true, None) => place(own_prefix(data)),
+        (true, Some(_)) => place(data, None),
+        (true, None) => place(data, own_prefix(data)),
     }
 }

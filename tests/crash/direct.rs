@@ -117,3 +117,58 @@ fn what_nobody_comes_back_to_goes() {
     };
     all([(String::from("abandoned"), abandoned())]);
 }
+
+/// A file in chunks, to a session of the store's: killed when that has begun and no row knows it, and when it was committed.
+#[test]
+fn killed_while_a_session_of_the_store_is_opened_or_used() {
+    let killed = |point: &str| -> Outcome {
+        let world = World::in_google()?;
+        let data = world.path("data");
+        world.copy_past(&data)?;
+        let body = text("directneedle", BYTES);
+        let mut server = world.start(&data, &start(&format!("{point}=return(kill)")))?;
+        let ask = json!({ "name": "a.txt", "size": body.len(), "strategy": "resumable" }).to_string();
+        let key = [("X-API-Key", world.client.key.as_str()), ("Content-Type", "application/json")];
+        let open = || {
+            let headers = [key[0], key[1], ("Idempotency-Key", "once")];
+            world.client.send("POST", UPLOADS, &headers, ask.as_bytes()).map_err(Failed::Cut)
+        };
+        let commit = |id: &Value| {
+            call(&world.client, "POST", &format!("{UPLOADS}/{}/commit", id.as_str().unwrap_or_default()), &json!({}))
+        };
+        let store = bucket::store_of(&data);
+        let at_store = Client { port: store.address().port(), key: String::new() };
+        let send = |upload: &Value| -> Outcome {
+            let url = upload["url"].as_str().ok_or("no URL")?;
+            ensure!(store.is_session(url), "{url} leads elsewhere");
+            let reply = at_store.send("PUT", &path_of(url), &[], &body).map_err(|e| e.to_string())?;
+            ensure!(reply.status == 200, "{reply:?}");
+            Ok(())
+        };
+        if point == "direct.session_begun" {
+            let cut = open();
+            ensure!(matches!(cut, Err(Failed::Cut(_))), "an answer from a server that was to die: {cut:?}");
+        } else {
+            let upload = answered(open(), 201)?;
+            send(&upload)?;
+            let cut = commit(&upload["id"]);
+            ensure!(matches!(cut, Err(Failed::Cut(_))), "an answer from a server that was to die: {cut:?}");
+        }
+        server.died_at_its_point()?;
+
+        let server = world.start(&data, &start(""))?;
+        let upload = answered(open(), 201)?;
+        if point == "direct.session_begun" {
+            send(&upload)?;
+        }
+        let receipt = answered(commit(&upload["id"]), 200)?;
+        ensure!(receipt["size"] == json!(body.len()), "{receipt}");
+        ensure!(answered(commit(&upload["id"]), 200)? == receipt, "another receipt than {receipt}");
+        let content = format!("/landfall/v1/files/{}/content", receipt["file_id"].as_str().unwrap_or_default());
+        let read = world.client.send("GET", &content, &key[..1], b"").map_err(|e| e.to_string())?;
+        ensure!(read.body == body, "other bytes");
+        server.terminate()?;
+        doctor(&data, 0).map(drop)
+    };
+    all(["direct.session_begun", "direct.committed"].map(|point| (String::from(point), killed(point))));
+}

@@ -112,6 +112,7 @@ const CASES: &[(&str, Tested)] = &[
     ("parts.committed", OfParts(InParts::Replacing)),
     ("parts.reply", OfParts(InParts::First)),
     ("parts.reply", OfParts(InParts::Replacing)),
+    ("direct.session_begun", Direct),
     ("direct.joined", Direct),
     ("direct.committed", Direct),
     ("file.checked", InSession(Session::Fresh)),

@@ -132,6 +132,13 @@ impl World {
         Ok(world)
     }
 
+    /// The same in a store that speaks as Google's does.
+    pub fn in_google() -> Outcome<Self> {
+        let world = Self::in_bucket()?;
+        bucket::mark_google(&world.path("data"))?;
+        Ok(world)
+    }
+
     /// One whose facts are in PostgreSQL and whose bytes are in a bucket.
     pub fn beyond_one_machine() -> Outcome<Self> {
         let past = past(true)?;
@@ -151,7 +158,7 @@ impl World {
 
     /// Puts the past into a directory.
     pub fn copy_past(&self, to: &Path) -> Outcome {
-        let prefix = bucket::prefix(to);
+        let (to_data, prefix) = (to, bucket::prefix(to));
         let past = past(self.database.is_some())?;
         if let (Some((_, from)), Some(to)) = (&past.beyond, &prefix) {
             // With the owner's mark: a copy.
@@ -162,7 +169,7 @@ impl World {
         for (name, content) in &past.files {
             if let (Some(prefix), true) = (&prefix, name.starts_with("blobs")) {
                 let segment = name.file_name().unwrap_or_default().to_string_lossy();
-                bucket::store().put(&format!("{prefix}{segment}"), content);
+                bucket::store_of(to_data).put(&format!("{prefix}{segment}"), content);
                 continue;
             }
             let path = to.join(name);

@@ -129,14 +129,14 @@ impl Proxy {
 }
 
 /// A place with files, from which the client is run.
-struct Desk {
+pub(crate) struct Desk {
     dir: TempDir,
     url: String,
     key: String,
 }
 
 impl Desk {
-    fn new(url: String, key: &str) -> Self {
+    pub(crate) fn new(url: String, key: &str) -> Self {
         Self { dir: TempDir::new().unwrap(), url, key: key.to_owned() }
     }
 
@@ -144,7 +144,7 @@ impl Desk {
         self.dir.path().join(name)
     }
 
-    fn write(&self, name: &str, content: &[u8]) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> PathBuf {
         std::fs::write(self.file(name), content).unwrap();
         self.file(name)
     }
@@ -153,7 +153,7 @@ impl Desk {
         std::fs::read(self.file(name)).unwrap()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
@@ -164,26 +164,26 @@ impl Desk {
         command
     }
 
-    async fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
         let run = self.command(arguments).output();
         tokio::time::timeout(Duration::from_secs(200), run).await.expect("an end").expect("the built binary")
     }
 
     /// Runs it; it must end well. What it printed, and what it said.
     #[track_caller]
-    fn well(output: &Output) -> (String, String) {
+    pub(crate) fn well(output: &Output) -> (String, String) {
         let (out, err) = said(output);
         assert!(output.status.success(), "{}: {out}{err}", output.status);
         (out, err)
     }
 }
 
-fn said(output: &Output) -> (String, String) {
+pub(crate) fn said(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
 }
 
-fn line(out: &str) -> Value {
+pub(crate) fn line(out: &str) -> Value {
     assert_eq!(out.lines().count(), 1, "{out}");
     serde_json::from_str(out).unwrap_or_else(|e| panic!("{e}: {out}"))
 }
@@ -193,7 +193,7 @@ fn id(line: &Value) -> &str {
 }
 
 /// Bytes of which no two pieces are equal, quickly made.
-fn content(length: u64) -> Vec<u8> {
+pub(crate) fn content(length: u64) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     let mut bytes = Vec::with_capacity(length as usize + 8);
     while bytes.len() < length as usize {

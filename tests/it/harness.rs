@@ -23,19 +23,23 @@ use tokio::net::TcpStream;
 use crate::bucket::Store;
 use crate::postgres::Fresh;
 
-/// Where servers keep their bytes: with `LANDFALL_TEST_STORAGE=s3` in a store of this process, with a URL as the field
+/// Where servers keep their bytes: with `LANDFALL_TEST_STORAGE=s3` or `gcs` in a store of this process, with a URL as the field
 /// `storage` has it in that bucket.
 static STORAGE: LazyLock<Option<String>> = LazyLock::new(|| {
     let wanted = std::env::var("LANDFALL_TEST_STORAGE").unwrap_or_default();
     match wanted.as_str() {
         "" | "disk" => None,
-        "s3" => Some(STORE.url("it")),
-        url if url.starts_with("s3://") => Some(url.to_owned()),
-        other => panic!("LANDFALL_TEST_STORAGE is `disk`, `s3` or a URL, not `{other}`"),
+        "s3" | "gcs" => Some(STORE.url("it")),
+        url if ["s3://", "gs://"].iter().any(|scheme| url.starts_with(scheme)) => Some(url.to_owned()),
+        other => panic!("LANDFALL_TEST_STORAGE is `disk`, `s3`, `gcs` or a URL, not `{other}`"),
     }
 });
 
-static STORE: LazyLock<Store> = LazyLock::new(Store::start_for_ever);
+/// The store of this process, where this run is about one of those.
+static STORE: LazyLock<Store> = LazyLock::new(|| match std::env::var("LANDFALL_TEST_STORAGE").as_deref() {
+    Ok("gcs") => Store::google_for_ever(),
+    _ => Store::start_for_ever(),
+});
 
 /// The prefix of a server with this data directory.
 fn own_prefix(data: &Path) -> String {

@@ -22,6 +22,7 @@ mod direct;
 mod doctor;
 mod files;
 mod first_start;
+mod google;
 #[path = "../support/harm.rs"]
 mod harm;
 mod harness;

@@ -1,6 +1,7 @@
 //! A store that speaks S3, on a loopback port, for tests. Names, signatures and XML are the work of the crate `s3s`;
 //! what it keeps is here, because its own file system backend knows no list of uploads, wants part numbers without a gap
-//! and does not compare the ETags of a completion. In front of it stands `harm.rs`.
+//! and does not compare the ETags of a completion. In front of it stands `harm.rs`, and where it plays Google's,
+//! `google.rs`.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -11,6 +12,9 @@
     clippy::expect_used,
     reason = "each test binary uses a part of it; the bans are the server's"
 )]
+
+#[path = "google.rs"]
+mod google;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -57,6 +61,7 @@ struct Shared {
     kept: Mutex<Kept>,
     harms: Harms,
     keys: Mutex<(String, String)>,
+    google: Option<google::Front>,
     ways: Mutex<Ways>,
     directory: PathBuf,
     names: AtomicU64,
@@ -102,13 +107,13 @@ struct Object {
     crc32c: Option<String>,
     crc64nvme: Option<String>,
     sha256: Option<String>,
+    md5: Option<String>,
 }
 
 impl Kept {
-    /// Puts an object in the place of the current one.
-    fn put(&mut self, key: String, object: Object) {
+    /// Puts an object in the place of the current one, which is kept or not.
+    fn put(&mut self, key: String, object: Object, keeps: bool) {
         self.marks.remove(&key);
-        let keeps = object.version.is_some();
         if let Some(before) = self.objects.insert(key.clone(), object)
             && keeps
         {
@@ -162,6 +167,7 @@ struct Upload {
 struct Part1 {
     etag: String,
     checksum: Option<String>,
+    crc32c: u32,
     crc64nvme: u64,
     blob: Arc<Blob>,
     modified: SystemTime,
@@ -189,12 +195,33 @@ impl Store {
     pub fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
-        Self::start_in(path, Some(directory))
+        Self::start_in(path, Some(directory), false)
+    }
+
+    /// One that speaks as Google's does.
+    pub fn google() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
+        Self::start_in(path, Some(directory), true)
+    }
+
+    /// Does it?
+    pub fn is_google(&self) -> bool {
+        self.shared.google.is_some()
     }
 
     /// Starts one that lives as long as the process: nobody drops what is static, so that it removes what processes
     /// before this one left.
     pub fn start_for_ever() -> Self {
+        Self::for_ever(false)
+    }
+
+    /// The same that speaks as Google's does.
+    pub fn google_for_ever() -> Self {
+        Self::for_ever(true)
+    }
+
+    fn for_ever(google: bool) -> Self {
         let name = |process: &str| std::env::temp_dir().join(format!("landfall-bucket-{process}"));
         for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
             let left = entry.file_name().to_string_lossy().strip_prefix("landfall-bucket-").map(str::to_owned);
@@ -202,12 +229,15 @@ impl Store {
                 let _ = std::fs::remove_dir_all(name(&process));
             }
         }
-        let directory = name(&std::process::id().to_string());
+        let mut directory = name(&std::process::id().to_string());
+        if google {
+            directory.push("google");
+        }
         std::fs::create_dir_all(&directory).unwrap();
-        Self::start_in(directory, None)
+        Self::start_in(directory, None, google)
     }
 
-    fn start_in(path: PathBuf, directory: Option<tempfile::TempDir>) -> Self {
+    fn start_in(path: PathBuf, directory: Option<tempfile::TempDir>, google: bool) -> Self {
         let credentials = path.join("credentials");
         let text = format!("[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n");
         std::fs::write(&credentials, text).unwrap();
@@ -215,12 +245,16 @@ impl Store {
             kept: Mutex::default(),
             harms: Harms::default(),
             keys: Mutex::new((ACCESS_KEY.into(), SECRET_KEY.into())),
+            google: google.then(google::Front::default),
             ways: Mutex::default(),
             directory: path,
             names: AtomicU64::new(0),
         });
         let serving = Arc::clone(&shared);
         let (address, runtime) = harm::serve(move |request| answer(Arc::clone(&serving), request));
+        if google {
+            std::fs::write(&credentials, google::key_file(address)).unwrap();
+        }
         Self { address, shared, credentials, _directory: directory, runtime: Some(runtime) }
     }
 
@@ -231,6 +265,10 @@ impl Store {
 
     /// The bucket for the configuration's field `storage`.
     pub fn url(&self, prefix: &str) -> String {
+        if self.is_google() {
+            let file = self.credentials.display();
+            return format!("gs://{BUCKET}/{prefix}?endpoint=http://{}&credentials={file}", self.address);
+        }
         format!(
             "s3://{BUCKET}/{prefix}?endpoint=http://{}&region=eu-test-1&credentials={}",
             self.address,
@@ -280,7 +318,9 @@ impl Store {
     /// From now on only these credentials are good; the file has them when asked to.
     pub fn rotate(&self, access_key: &str, secret_key: &str, in_file: bool) {
         *lock(&self.shared.keys) = (access_key.into(), secret_key.into());
-        if in_file {
+        if let Some(front) = &self.shared.google {
+            front.issue(in_file.then_some(access_key));
+        } else if in_file {
             let text = format!("[default]\naws_access_key_id={access_key}\naws_secret_access_key={secret_key}\n");
             std::fs::write(&self.credentials, text).unwrap();
         }
@@ -319,11 +359,12 @@ impl Store {
             blobs: vec![self.shared.blob(bytes)],
             modified: SystemTime::now(),
             version: self.shared.version(),
-            crc32c: None,
+            crc32c: self.is_google().then(|| encoded(&crc32c(bytes).to_be_bytes())),
             crc64nvme: None,
             sha256: None,
+            md5: None,
         };
-        lock(&self.shared.kept).put(key.into(), object);
+        lock(&self.shared.kept).put(key.into(), object, self.shared.ways().versions);
     }
 
     /// An object's bytes.
@@ -393,6 +434,9 @@ impl Shared {
 
     /// A name for a version, where the bucket keeps them.
     fn version(&self) -> Option<String> {
+        if self.google.is_some() {
+            return Some((google::FIRST_GENERATION + self.name()).to_string());
+        }
         self.ways().versions.then(|| format!("v.{:06}/+{:x}", self.name(), 7))
     }
 
@@ -496,7 +540,14 @@ fn unsigned(request: &Request<Incoming>) -> Option<Response<Any>> {
     names.find(own).map(|_| harm::in_xml(403, "AccessDenied"))
 }
 
+fn crc32c(bytes: &[u8]) -> u32 {
+    u32::try_from(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes)).unwrap()
+}
+
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Any>, std::io::Error> {
+    if shared.google.is_some() {
+        return google::answer(shared, request).await;
+    }
     let harm = shared.harms.came(what(&request), &request);
     if let Some(refused) = unsigned(&request) {
         return Ok(refused);
@@ -546,7 +597,8 @@ impl S3 for Backend {
 
     async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let (input, ways) = (req.input, self.0.ways());
-        let hashes = input.content_md5.is_some() || input.checksum_sha256.is_some();
+        let google = self.0.google.is_some();
+        let hashes = google || input.content_md5.is_some() || input.checksum_sha256.is_some();
         let taken = self.0.take(input.body, hashes).await?;
         let crc32c = verify(input.checksum_crc32c.as_ref(), &taken.crc32c.to_be_bytes())?;
         let crc64nvme = verify(input.checksum_crc64nvme.as_ref(), &taken.crc64nvme.to_be_bytes())?;
@@ -567,15 +619,16 @@ impl S3 for Backend {
             modified: SystemTime::now(),
             version: self.0.version(),
             crc64nvme: crc64nvme.or_else(|| none.then(|| encoded(&taken.crc64nvme.to_be_bytes()))),
-            crc32c,
+            crc32c: crc32c.or_else(|| google.then(|| encoded(&taken.crc32c.to_be_bytes()))),
             sha256,
+            md5: google.then(|| encoded(&taken.md5)),
         };
         let answer = PutObjectOutput {
             e_tag: Some(ETag::Strong(object.etag.clone())),
             version_id: object.version.clone().or_else(|| ways.names.then(|| object.etag.clone())),
             ..Default::default()
         };
-        kept.put(input.key, object);
+        kept.put(input.key, object, ways.versions);
         Ok(S3Response::new(answer))
     }
 
@@ -644,7 +697,10 @@ impl S3 for Backend {
             if let Some(current) = kept.objects.remove(&input.key) {
                 kept.older.entry(input.key.clone()).or_default().push(current);
             }
-            kept.marks.insert(input.key, (mark, SystemTime::now()));
+            // Google's keeps no marks.
+            if self.0.google.is_none() {
+                kept.marks.insert(input.key, (mark, SystemTime::now()));
+            }
         } else {
             kept.objects.remove(&input.key);
         }
@@ -771,7 +827,7 @@ impl S3 for Backend {
         }
         let mut kept = self.kept();
         let upload = kept.uploads.get_mut(&name).ok_or_else(|| s3_error!(NoSuchUpload))?;
-        let part = Part1 { etag: etag.clone(), checksum, crc64nvme, blob, modified: SystemTime::now() };
+        let part = Part1 { etag: etag.clone(), checksum, crc32c, crc64nvme, blob, modified: SystemTime::now() };
         upload.parts.insert(input.part_number, part);
         Ok(S3Response::new(UploadPartOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
     }
@@ -845,7 +901,7 @@ impl S3 for Backend {
         }
         let listed = input.multipart_upload.and_then(|m| m.parts).unwrap_or_default();
         let mut blobs: Vec<Arc<Blob>> = Vec::new();
-        let mut crc64nvme = 0;
+        let (mut crc32c, mut crc64nvme) = (0, 0);
         let mut before = 0;
         for part in listed {
             let number = part.part_number.ok_or_else(|| s3_error!(MalformedXML))?;
@@ -866,6 +922,7 @@ impl S3 for Backend {
             }
             let length = stored.blob.length;
             crc64nvme = crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, crc64nvme, stored.crc64nvme, length);
+            crc32c = crc_fast::checksum_combine(CrcAlgorithm::Crc32Iscsi, crc32c, stored.crc32c.into(), length);
             blobs.push(Arc::clone(&stored.blob));
         }
         if blobs.is_empty() {
@@ -880,11 +937,12 @@ impl S3 for Backend {
             blobs,
             modified: SystemTime::now(),
             version: version.clone(),
-            crc32c: None,
+            crc32c: self.0.google.is_some().then(|| encoded(&u32::try_from(crc32c).unwrap().to_be_bytes())),
+            md5: None,
             crc64nvme: plain.then(|| encoded(&crc64nvme.to_be_bytes())),
             sha256: None,
         };
-        kept.put(input.key.clone(), object);
+        kept.put(input.key.clone(), object, ways.versions);
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),

@@ -286,6 +286,27 @@ impl<P: Protocol> Caller<P> {
         Err(self.protocol.judge(head.status, &head, Element::read(&body).as_ref()))
     }
 
+    /// Asks at a URL that needs no signature, and reads the head of the answer alone, more than once where that may help.
+    /// `read` knows which answers mean something.
+    pub(in crate::blob) async fn head_of<T>(
+        &self,
+        what: &'static str,
+        (method, url, headers): (Method, &str, Vec<(HeaderName, String)>),
+        read: impl Fn(&Head) -> Option<T>,
+    ) -> Result<T, Fault> {
+        let (method, headers, read) = (&method, &headers, &read);
+        self.tried(what, || async move {
+            let (method, headers, payload) = (method.clone(), headers.clone(), Payload::None);
+            let (head, stream) = self.outbound.open(outbound::Ask { method, url, key: None, headers, payload }).await?;
+            let body = whole(stream).await?;
+            match read(&head) {
+                Some(told) => Ok(told),
+                None => Err(self.protocol.judge(head.status, &head, Element::read(&body).as_ref())),
+            }
+        })
+        .await
+    }
+
     /// Sends a request to a URL that was signed for somebody else, and answers its status alone.
     pub(in crate::blob) async fn status_of(
         &self,

@@ -1,22 +1,31 @@
 //! How Amazon's stores, and those like them, are spoken to: presigned requests, and what their errors mean.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderName;
 
 use super::credentials::Credentials;
-use crate::blob::remote::{Ask, Caller, Element, Fault, Kind, Protocol, Signed, split};
+use super::objects::Stat;
+use crate::blob::remote::{Ask, Element, Fault, Kind, Protocol, Signed, split};
 use crate::clock::Clock;
 use crate::config::Bucket;
+use crate::model::file::{Declared, Digests};
 use crate::outbound::{Head, OutboundError};
 use crate::sigv4::{PresignRequest, Secret, SigningKey, presign};
 
 /// How long a signature holds: long enough for clocks that are not quite right.
-const SIGNED_SECONDS: u32 = 900;
+pub(super) const SIGNED_SECONDS: u32 = 900;
 /// The region of stores that have none.
 const REGION: &str = "us-east-1";
+/// The condition under which a key takes one object only.
+pub(super) const CREATE_ONLY: (&str, &str) = ("if-none-match", "*");
+pub(super) const CHECKSUM: &str = "x-amz-checksum-crc32c";
+/// The header that names an object's version, and the parameter that asks for one.
+pub(super) const VERSION: &str = "x-amz-version-id";
+pub(super) const VERSION_QUERY: &str = "versionId";
 
 /// Where a bucket is, and who asks.
 pub(super) struct Amazon {
@@ -32,19 +41,8 @@ pub(super) struct Amazon {
     region: String,
 }
 
-/// Makes calls to a bucket.
-pub(super) fn caller(
-    bucket: &Bucket,
-    environment: HashMap<String, String>,
-    stall: Duration,
-) -> Result<Caller<Amazon>, OutboundError> {
-    let amazon = Amazon::new(bucket, environment)?;
-    let near = amazon.scheme == "http";
-    Caller::new(amazon, stall, near)
-}
-
 impl Amazon {
-    fn new(bucket: &Bucket, environment: HashMap<String, String>) -> Result<Self, OutboundError> {
+    pub(super) fn new(bucket: &Bucket, environment: HashMap<String, String>) -> Result<Self, OutboundError> {
         let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| environment.get(*name).cloned());
         let region = bucket.region.clone().or(named).unwrap_or_else(|| REGION.into());
         let own = || ("https", format!("s3.{region}.amazonaws.com"));
@@ -55,6 +53,11 @@ impl Amazon {
         let (host, public) = (placed(host), (public.0, placed(public.1)));
         let credentials = Credentials::new(bucket, environment)?;
         Ok(Self { credentials, clock: Clock::system(), scheme, host, root, public, region })
+    }
+
+    /// Is it reached without encryption?
+    pub(super) fn is_near(&self) -> bool {
+        self.scheme == "http"
     }
 
     /// Who signs now: credentials may be others later.
@@ -145,6 +148,40 @@ impl Signer<'_> {
             },
         )
     }
+}
+
+/// The one header in which the store can be told what it has to receive, and the MD5 beside it.
+pub(super) fn checks(declared: &Declared, checksums: bool) -> Vec<(&'static str, String)> {
+    let mut headers = Vec::new();
+    if checksums {
+        let sha256 = declared.sha256.map(|digest| ("x-amz-checksum-sha256", BASE64.encode(digest)));
+        let crc64 = declared.crc64nvme.map(|crc| ("x-amz-checksum-crc64nvme", BASE64.encode(crc.to_be_bytes())));
+        let crc32 = declared.crc32c.map(|crc| (CHECKSUM, BASE64.encode(crc.to_be_bytes())));
+        headers.extend(sha256.or(crc64).or(crc32));
+    }
+    headers.extend(declared.md5.map(|md5| ("content-md5", BASE64.encode(md5))));
+    headers
+}
+
+/// What the head of an answer tells about an object.
+pub(super) fn stat(head: &Head) -> Option<Stat> {
+    let size = head.header("content-length")?.parse().ok()?;
+    // One of parts' digests says nothing about the whole.
+    let whole = head.header("x-amz-checksum-type").is_none_or(|kind| kind == "FULL_OBJECT");
+    let digest = |name: &str| head.header(name).filter(|_| whole).and_then(|text| BASE64.decode(text).ok());
+    let crc32c = digest(CHECKSUM).and_then(|bytes| bytes.try_into().ok());
+    let crc64nvme = digest("x-amz-checksum-crc64nvme").and_then(|bytes| bytes.try_into().ok());
+    Some(Stat {
+        size,
+        etag: head.header("etag").map(str::to_owned),
+        version: head.header(VERSION).map(str::to_owned),
+        digests: Digests {
+            crc32c: crc32c.map(u32::from_be_bytes),
+            crc64nvme: crc64nvme.map(u64::from_be_bytes),
+            md5: None,
+            sha256: digest("x-amz-checksum-sha256").and_then(|bytes| bytes.try_into().ok()),
+        },
+    })
 }
 
 /// What an answer that is no success means.

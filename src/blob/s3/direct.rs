@@ -6,23 +6,21 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::Method;
 use sha2::{Digest, Sha256};
 
 use super::S3;
 use super::content::Content;
+use super::flavour::Condition;
+use super::google::{Google, session};
 use super::layout::Pin;
 use super::objects::Stat;
 use super::wire::{Sent, completion};
 use crate::blob::remote::{Ask, Body, Fault, Kind};
-use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Ticket, Wanted};
+use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Reached, Ticket, Wanted};
 use crate::model::ids::{SegmentId, SessionId};
 
-/// The condition under which a key takes one object only.
-const CREATE_ONLY: (&str, &str) = ("if-none-match", "*");
 /// The version of what was put while the bucket kept none: it is replaced by the next.
 const NO_VERSION: &str = "null";
 
@@ -34,24 +32,28 @@ pub(super) fn segment(session: SessionId, version: Option<&str>) -> SegmentId {
     SegmentId { attempt: u64::from_be_bytes(first).max(1), ..SegmentId::direct(session) }
 }
 
-/// The one header in which the store can be told what it has to receive, and the MD5 beside it.
-fn checks(ask: &PutAsk<'_>, checksums: bool) -> Vec<(&'static str, String)> {
-    let declared = ask.declared;
-    let mut headers = Vec::new();
-    if checksums {
-        let sha256 = declared.sha256.map(|digest| ("x-amz-checksum-sha256", BASE64.encode(digest)));
-        let crc64 = declared.crc64nvme.map(|crc| ("x-amz-checksum-crc64nvme", BASE64.encode(crc.to_be_bytes())));
-        let crc32 = declared.crc32c.map(|crc| ("x-amz-checksum-crc32c", BASE64.encode(crc.to_be_bytes())));
-        headers.extend(sha256.or(crc64).or(crc32));
-    }
-    headers.extend(declared.md5.map(|md5| ("content-md5", BASE64.encode(md5))));
-    headers
+/// A header's name as documents write it.
+fn said(name: &str) -> String {
+    let upper = |word: &str| word[..1].to_ascii_uppercase() + &word[1..];
+    name.split('-').map(upper).collect::<Vec<_>>().join("-")
 }
 
 impl S3 {
     /// Where what clients send for a session lies.
     pub(super) fn direct_key(&self, session: SessionId) -> String {
         self.key(SegmentId::direct(session))
+    }
+
+    fn sessions(&self) -> Result<&Google, Fault> {
+        self.flavour().sessions().ok_or_else(|| Fault { kind: Kind::Unserved, what: "it has no sessions".into() })
+    }
+
+    /// Ends a session that clients may still send to, and takes what came of it.
+    pub(super) async fn end_session(&self, session: SessionId, location: &str) -> Result<(), Fault> {
+        if let Some(google) = self.flavour().sessions() {
+            session::end(&self.shared.caller, google, location).await?;
+        }
+        self.remove(&self.direct_key(session)).await
     }
 
     /// What a pin names, if it is there and still what it was.
@@ -62,7 +64,8 @@ impl S3 {
 
     /// Does the bucket do what clients' own requests rely on?
     pub(super) async fn check_direct(&self, key: &str, version: Option<&str>, wanted: Wanted) -> Result<(), Fault> {
-        let told = self.shared.caller.protocol.signer().await?.own(key, &[CREATE_ONLY]);
+        let create_only = self.flavour().create_only();
+        let told = self.flavour().own(key, &[create_only]).await?;
         // The signature is over a header that does not come.
         let status = self.shared.caller.status_of(&told, Vec::new(), Bytes::from_static(b"!")).await?;
         if (200..300).contains(&status) {
@@ -73,18 +76,25 @@ impl S3 {
         }
         if wanted.create_only {
             let ask = Ask::new("PutObject", Method::PUT, key)
-                .header(CREATE_ONLY.0, CREATE_ONLY.1)
+                .header(create_only.0, create_only.1)
                 .body(Body::Text("again".into()));
             match self.shared.caller.call(&ask).await {
                 Err(fault) if fault.kind == Kind::Changed => {}
                 Err(fault) => return Err(fault),
                 Ok(_) => {
-                    return Err(Fault::lasting(
-                        "it puts an object over another one also with `If-None-Match: *`, so that what was checked could \
-                         be replaced: leave the APIs that need it out of `direct`",
-                    ));
+                    let (name, value) = (said(create_only.0), create_only.1);
+                    return Err(Fault::lasting(format!(
+                        "it puts an object over another one also with `{name}: {value}`, so that what was checked could be \
+                         replaced: leave the APIs that need it out of `direct`"
+                    )));
                 }
             }
+        }
+        if let Some(google) = self.flavour().sessions() {
+            let caller = &self.shared.caller;
+            // Under a name of its own: the probe is there.
+            let location = session::begin(caller, google, &format!("{key}-session"), (None, "")).await?;
+            session::end(caller, google, &location).await?;
         }
         if wanted.versions && !self.tells_versions_apart(key, version).await? {
             return Err(Fault::lasting(
@@ -107,14 +117,16 @@ impl S3 {
 
     async fn arrived_as(&self, session: SessionId, found: Stat, create_only: bool) -> Result<Arrived, Fault> {
         // As the listing will have it: what is named and not kept can't be pinned by its name.
-        let kept = found.version.is_some() && self.keeps_versions().await?;
+        let numbers = self.flavour().numbers();
+        let kept = found.version.is_some() && (numbers || self.keeps_versions().await?);
         let version = found.version.filter(|version| kept && version != NO_VERSION);
         if version.is_none() && !create_only {
             return Err(Fault::lasting(
                 "the bucket keeps no versions any more: what a client sent can't be told apart",
             ));
         }
-        let segment = segment(session, version.as_deref());
+        // What is numbered is the only one of its key, and has the key's name.
+        let segment = segment(session, version.as_deref().filter(|_| !numbers));
         let etag = found.etag.clone().map(|etag| etag.trim_matches('"').to_owned());
         let pin = Pin { version, etag: found.etag };
         Ok(Arrived { segment, backend: pin.to_string(), length: found.size, digests: found.digests, etag })
@@ -124,16 +136,17 @@ impl S3 {
 #[async_trait]
 impl Direct for S3 {
     fn forms(&self) -> Forms {
-        Forms { parts: true }
+        Forms { parts: true, sessions: self.flavour().sessions().is_some() }
     }
 
     async fn ticket(&self, ask: PutAsk<'_>) -> Result<Ticket, BlobError> {
-        let checks = checks(&ask, self.shared.checksums);
+        let checks = self.flavour().checks(&ask, self.shared.checksums);
         let mut headers: Vec<(&str, &str)> = ask.headers.to_vec();
-        headers.extend(ask.create_only.then_some(CREATE_ONLY));
+        headers.extend(ask.create_only.then_some(self.flavour().create_only()));
         headers.extend(checks.iter().map(|(name, value)| (*name, value.as_str())));
-        let signer = self.shared.caller.protocol.signer().await?;
-        let url = signer.public(&self.direct_key(ask.session), Vec::new(), &headers, ask.life_seconds);
+        let key = self.direct_key(ask.session);
+        let urls = self.flavour().public(&key, vec![Vec::new()], &headers, ask.life_seconds).await?;
+        let url = urls.into_iter().next().unwrap_or_default();
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Ok(Ticket { url, headers: headers.iter().map(owned).collect() })
     }
@@ -151,12 +164,9 @@ impl Direct for S3 {
         life_seconds: u32,
     ) -> Result<Vec<String>, BlobError> {
         let key = self.direct_key(session);
-        let signer = self.shared.caller.protocol.signer().await?;
-        let url = |number: &u32| {
-            let query = vec![("partNumber".into(), number.to_string()), ("uploadId".into(), upload.to_owned())];
-            signer.public(&key, query, &[], life_seconds)
-        };
-        Ok(numbers.iter().map(url).collect())
+        let query =
+            |number: &u32| vec![("partNumber".into(), number.to_string()), ("uploadId".into(), upload.to_owned())];
+        Ok(self.flavour().public(&key, numbers.iter().map(query).collect(), &[], life_seconds).await?)
     }
 
     async fn arrived(&self, session: SessionId, create_only: bool) -> Result<Option<Arrived>, BlobError> {
@@ -183,17 +193,20 @@ impl Direct for S3 {
         let key = self.direct_key(session);
         let sent = |part: &ArrivedPart| Sent { number: part.number, etag: part.etag.clone(), checksum: None };
         let document = completion(&parts.iter().map(sent).collect::<Vec<_>>());
-        let ask = |only: bool| {
+        let condition = self.flavour().join_condition();
+        let ask = |condition: Option<Condition>| {
             let ask = Ask::new("CompleteMultipartUpload", Method::POST, &key)
                 .query("uploadId", upload)
                 .body(Body::Text(document.clone()))
                 .answered_by("CompleteMultipartUploadResult");
-            if only { ask.header(CREATE_ONLY.0, CREATE_ONLY.1) } else { ask }
+            if let Some((name, value)) = condition { ask.header(name, value) } else { ask }
         };
-        let mut joined = self.shared.caller.call(&ask(true)).await;
+        let mut joined = self.shared.caller.call(&ask(condition)).await;
         // Nobody else has a way to put anything there: a store that does not know the condition can do without.
-        if joined.as_ref().is_err_and(|fault| matches!(fault.kind, Kind::Lasting | Kind::Unserved)) {
-            joined = self.shared.caller.call(&ask(false)).await;
+        if condition.is_some()
+            && joined.as_ref().is_err_and(|fault| matches!(fault.kind, Kind::Lasting | Kind::Unserved))
+        {
+            joined = self.shared.caller.call(&ask(None)).await;
         }
         let done = joined.is_ok();
         match joined {
@@ -220,7 +233,24 @@ impl Direct for S3 {
         }
     }
 
+    async fn begin_session(
+        &self,
+        session: SessionId,
+        size: Option<u64>,
+        content_type: &str,
+    ) -> Result<String, BlobError> {
+        let key = self.direct_key(session);
+        Ok(session::begin(&self.shared.caller, self.sessions()?, &key, (size, content_type)).await?)
+    }
+
+    async fn reached(&self, location: &str, size: Option<u64>) -> Result<Reached, BlobError> {
+        Ok(session::reached(&self.shared.caller, self.sessions()?, location, size).await?)
+    }
+
     async fn abandon(&self, session: SessionId, upload: &str) -> Result<(), BlobError> {
+        if session::is_location(upload) {
+            return Ok(session::end(&self.shared.caller, self.sessions()?, upload).await?);
+        }
         Ok(self.abort(&self.direct_key(session), upload).await?)
     }
 }

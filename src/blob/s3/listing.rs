@@ -22,12 +22,19 @@ const PAGES: usize = 100_000;
 pub(super) struct Object {
     pub(super) key: String,
     pub(super) size: u64,
+    /// Its number, where every object has one.
+    pub(super) version: Option<String>,
     written: Timestamp,
 }
 
 impl Object {
     fn read(entry: &Element) -> Option<Self> {
-        Some(Self { key: entry.key()?, size: entry.number("Size")?, written: entry.time("LastModified")? })
+        Some(Self {
+            key: entry.key()?,
+            size: entry.number("Size")?,
+            version: entry.get("Generation").map(str::to_owned),
+            written: entry.time("LastModified")?,
+        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Bytes in a bucket of a store that speaks S3: Amazon's, or one that is run by oneself.
+//! Bytes in a bucket of a store that speaks S3: Amazon's, or one that is run by oneself; and Google's, whose XML is the same
+//! but for what `flavour` says.
 //!
 //! A segment is one object under its own name. A short one is sent at once, when it is finished; a longer one as a
 //! multipart upload, whose parts follow from the bytes alone: part `n` of a segment has the same bytes whoever sends it
@@ -12,12 +13,15 @@
 //! A client's own bytes (`direct`) lie under one key of their session. What a row names of them is pinned: a version of the
 //! bucket's, or the one object that may be made under that key.
 //!
-//! Signed by our own [`crate::sigv4`], with `UNSIGNED-PAYLOAD` and a CRC-32C that the store verifies.
+//! Requests to Amazon's are signed by our own [`crate::sigv4`], with `UNSIGNED-PAYLOAD`; those to Google's have a token. Bodies
+//! carry a CRC-32C that the store verifies.
 
 mod amazon;
 mod content;
 mod credentials;
 mod direct;
+mod flavour;
+mod google;
 mod layout;
 mod listing;
 mod objects;
@@ -41,11 +45,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
 
-use self::amazon::Amazon;
 use self::content::Content;
+use self::flavour::Flavour;
+use self::google::session;
 use self::layout::{Layout, Pin, Recorded, Tail, UPLOADS, WHOLE};
 use self::listing::StoredPart;
-use self::objects::{Stat, VERSION_QUERY};
+use self::objects::Stat;
 use self::writer::Writer;
 use super::remote::{Ask, Caller, Fault, Kind, Memory, Ranges, Reader, STALL, Stream};
 use super::{BlobError, BlobStore, Direct, Listed, SegmentReader, SegmentWriter, Space, Unusable, Wanted};
@@ -70,7 +75,7 @@ pub struct S3 {
 
 #[derive(Debug)]
 struct Shared {
-    caller: Caller<Amazon>,
+    caller: Caller<Flavour>,
     /// Tells what is old enough to be removed.
     clock: Clock,
     prefix: String,
@@ -113,7 +118,7 @@ impl S3 {
         stall: Duration,
     ) -> Result<Self, Unusable> {
         let unusable = |error: OutboundError| Unusable::new(bucket.name.clone(), error.what);
-        let caller = amazon::caller(bucket, environment, stall).map_err(unusable)?;
+        let caller = flavour::caller(bucket, environment, stall).map_err(unusable)?;
         let (prefix, checksums) = (bucket.prefix.clone(), bucket.checksums);
         Ok(Self {
             shared: Arc::new(Shared {
@@ -218,7 +223,10 @@ impl BlobStore for S3 {
         }
         let key = self.key(segment);
         match self.head(&key).await? {
-            Some(found) => Ok(Box::new(Reader::new(Object { store: self.clone(), key, found, version: None }))),
+            Some(found) => {
+                let version = found.version.clone().filter(|_| self.flavour().numbers());
+                Ok(Box::new(Reader::new(Object { store: self.clone(), key, found, version })))
+            }
             None => Err(BlobError::NotFound(segment)),
         }
     }
@@ -282,6 +290,9 @@ impl BlobStore for S3 {
             }
             return Ok(());
         }
+        if session::is_location(backend) {
+            return Ok(self.end_session(segment.session, backend).await?);
+        }
         let key = self.key(segment);
         if backend == WHOLE {
             return Ok(self.remove(&key).await?);
@@ -307,7 +318,15 @@ impl BlobStore for S3 {
     }
 
     async fn ping(&self) -> Result<(), BlobError> {
-        self.shared.caller.call(&Ask::new("HeadBucket", Method::HEAD, "")).await?;
+        // About the bucket itself Google tells those who may do more with it than we need.
+        let ask = match self.flavour() {
+            Flavour::Amazon(_) => Ask::new("HeadBucket", Method::HEAD, ""),
+            Flavour::Google(_) => {
+                let ask = Ask::new("ListObjectsV2", Method::GET, "").query("list-type", "2").query("max-keys", "1");
+                ask.query("prefix", format!("{}{OWNER}", self.shared.prefix)).answered_by("ListBucketResult")
+            }
+        };
+        self.shared.caller.call(&ask).await?;
         Ok(())
     }
 }
@@ -332,8 +351,12 @@ impl Ranges for Object {
 
     async fn range(&self, from: u64, to: u64) -> Result<Stream, Fault> {
         let mut ask = Ask::new("GetObject", Method::GET, &self.key).header("range", format!("bytes={from}-{}", to - 1));
+        let flavour = self.store.flavour();
         if let Some(version) = &self.version {
-            ask = ask.query(VERSION_QUERY, version.clone());
+            ask = ask.query(flavour.version_query(), version.clone());
+        }
+        if let Some((name, value)) = flavour.as_stored() {
+            ask = ask.header(name, value);
         }
         if let Some(etag) = &self.found.etag {
             ask = ask.header("if-match", etag.clone());

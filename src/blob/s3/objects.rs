@@ -3,27 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::Method;
 
 use super::content::Content;
+use super::flavour::{Flavour, Header};
 use super::layout::Tail;
 use super::wire::{Sent, completion};
 use super::{OWNER, S3, SEALS};
 use crate::blob::remote::{Ask, Body, Fault, Kind, crc32c};
 use crate::model::file::Digests;
 use crate::model::ids::SegmentId;
-use crate::outbound::Head;
 
 /// Requests that delete at once.
 const DELETES: usize = 8;
-const CHECKSUM: &str = "x-amz-checksum-crc32c";
-/// The header that names an object's version, and the parameter that asks for one.
-const VERSION: &str = "x-amz-version-id";
-pub(super) const VERSION_QUERY: &str = "versionId";
 
 /// Does the bucket keep versions? Not asked yet, no, yes, perhaps because an answer named one, and no whatever it names.
 pub(super) const UNKNOWN: u8 = 0;
@@ -43,42 +37,39 @@ pub(super) struct Stat {
     pub(super) digests: Digests,
 }
 
-impl Stat {
-    fn read(size: u64, head: &Head) -> Self {
-        // One of parts' digests says nothing about the whole.
-        let whole = head.header("x-amz-checksum-type").is_none_or(|kind| kind == "FULL_OBJECT");
-        let digest = |name: &str| head.header(name).filter(|_| whole).and_then(|text| BASE64.decode(text).ok());
-        let crc32c = digest(CHECKSUM).and_then(|bytes| bytes.try_into().ok());
-        let crc64nvme = digest("x-amz-checksum-crc64nvme").and_then(|bytes| bytes.try_into().ok());
-        Self {
-            size,
-            etag: head.header("etag").map(str::to_owned),
-            version: head.header(VERSION).map(str::to_owned),
-            digests: Digests {
-                crc32c: crc32c.map(u32::from_be_bytes),
-                crc64nvme: crc64nvme.map(u64::from_be_bytes),
-                md5: None,
-                sha256: digest("x-amz-checksum-sha256").and_then(|bytes| bytes.try_into().ok()),
-            },
-        }
-    }
-}
-
 impl S3 {
-    pub(super) fn checksum(&self, content: &Content) -> Option<String> {
-        self.shared.checksums.then(|| BASE64.encode(content.crc32c.to_be_bytes()))
+    pub(super) fn flavour(&self) -> &Flavour {
+        &self.shared.caller.protocol
     }
 
-    /// Puts an object; its version, where the bucket keeps those.
+    fn checksum(&self, content: &Content) -> Option<Header> {
+        self.shared.checksums.then(|| self.flavour().checksum(content.crc32c))
+    }
+
+    /// Puts an object; its version, where there is one.
     pub(super) async fn put(&self, key: &str, content: &Arc<Content>) -> Result<Option<String>, Fault> {
         let mut ask = Ask::new("PutObject", Method::PUT, key).body(self.body(content));
-        if let Some(checksum) = self.checksum(content) {
-            ask = ask.header(CHECKSUM, checksum);
+        ask.headers.extend(self.checksum(content));
+        let condition = self.flavour().own_condition();
+        if let Some((name, value)) = condition {
+            ask = ask.header(name, value);
         }
-        let answer = self.shared.caller.call(&ask).await?;
-        let version = answer.head.header(VERSION).map(str::to_owned);
-        self.noted(version.is_some());
-        Ok(version)
+        match self.shared.caller.call(&ask).await {
+            Ok(answer) => {
+                let version = self.flavour().version(&answer.head);
+                self.noted(version.is_some());
+                Ok(version)
+            }
+            // Put before, by a call whose answer was lost: if it is the same.
+            Err(fault) if fault.kind == Kind::Changed && condition.is_some() => {
+                let found = self.head(key).await?;
+                let same = |found: &Stat| {
+                    found.size == content.length && found.digests.crc32c.is_none_or(|crc| crc == content.crc32c)
+                };
+                found.filter(same).map(|found| found.version).ok_or(fault)
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Begins a multipart upload whose parts come with checksums.
@@ -97,8 +88,8 @@ impl S3 {
             .query("uploads", "")
             .body(Body::Text(String::new()))
             .answered_by("InitiateMultipartUploadResult");
-        if checksums {
-            ask = ask.header("x-amz-checksum-algorithm", "CRC32C");
+        if let Some((name, value)) = self.flavour().announces().filter(|_| checksums) {
+            ask = ask.header(name, value);
         }
         let answer = self.shared.caller.call(&ask).await?;
         match answer.document.get("UploadId") {
@@ -120,12 +111,14 @@ impl S3 {
             .query("partNumber", number.to_string())
             .query("uploadId", upload)
             .body(self.body(content));
-        if let Some(checksum) = &checksum {
-            ask = ask.header(CHECKSUM, checksum.clone());
-        }
+        ask.headers.extend(checksum.clone());
         let answer = self.shared.caller.call(&ask).await?;
         match answer.head.header("etag") {
-            Some(etag) => Ok(Sent { number, etag: etag.to_owned(), checksum }),
+            Some(etag) => {
+                // Where it was announced, it is named again.
+                let checksum = checksum.filter(|_| self.flavour().announces().is_some()).map(|(_, value)| value);
+                Ok(Sent { number, etag: etag.to_owned(), checksum })
+            }
             None => Err(Fault::lasting("the store gave a part no ETag")),
         }
     }
@@ -165,19 +158,18 @@ impl S3 {
     pub(super) async fn head_version(&self, key: &str, version: Option<&str>) -> Result<Option<Stat>, Fault> {
         let mut ask = Ask::new("HeadObject", Method::HEAD, key);
         if let Some(version) = version {
-            ask = ask.query(VERSION_QUERY, version);
+            ask = ask.query(self.flavour().version_query(), version);
         }
-        if self.shared.checksums {
-            ask = ask.header("x-amz-checksum-mode", "ENABLED");
+        if let Some((name, value)) = self.flavour().telling().filter(|_| self.shared.checksums) {
+            ask = ask.header(name, value);
         }
         self.ask_head(ask).await
     }
 
     async fn ask_head(&self, ask: Ask<'_>) -> Result<Option<Stat>, Fault> {
         match self.shared.caller.call(&ask).await {
-            Ok(answer) => match answer.head.header("content-length").and_then(|length| length.parse().ok()) {
-                Some(size) => {
-                    let stat = Stat::read(size, &answer.head);
+            Ok(answer) => match self.flavour().stat(&answer.head) {
+                Some(stat) => {
                     self.noted(stat.version.is_some());
                     Ok(Some(stat))
                 }
@@ -200,6 +192,9 @@ impl S3 {
     /// object tells, which is there since the first start; and as there are stores that name versions and keep none, one that
     /// names some has to list them.
     pub(super) async fn keeps_versions(&self) -> Result<bool, Fault> {
+        if self.flavour().numbers() {
+            return Ok(false);
+        }
         let versions = &self.shared.versions;
         let owner = format!("{}{OWNER}", self.shared.prefix);
         if versions.load(Ordering::Relaxed) == UNKNOWN {
@@ -252,6 +247,13 @@ impl S3 {
 
     /// Removes an object, with all its versions.
     pub(super) async fn remove(&self, key: &str) -> Result<(), Fault> {
+        if self.flavour().numbers() {
+            let found = self.head(key).await?;
+            return match found.and_then(|found| found.version) {
+                Some(version) => self.remove_version(key, &version).await,
+                None => Ok(()),
+            };
+        }
         if !self.keeps_versions().await? {
             return gone(self.shared.caller.call(&Ask::new("DeleteObject", Method::DELETE, key)).await.map(drop));
         }
@@ -265,7 +267,7 @@ impl S3 {
 
     /// Removes one version of an object.
     pub(super) async fn remove_version(&self, key: &str, version: &str) -> Result<(), Fault> {
-        let ask = Ask::new("DeleteObject", Method::DELETE, key).query(VERSION_QUERY, version);
+        let ask = Ask::new("DeleteObject", Method::DELETE, key).query(self.flavour().version_query(), version);
         gone(self.shared.caller.call(&ask).await.map(drop))
     }
 
@@ -283,7 +285,10 @@ impl S3 {
         }
         for object in self.objects(&key).await? {
             if own(&object.key) {
-                self.remove(&object.key).await?;
+                match &object.version {
+                    Some(version) => self.remove_version(&object.key, version).await?,
+                    None => self.remove(&object.key).await?,
+                }
             }
         }
         Ok(())

@@ -160,8 +160,20 @@ impl Sending<'_> {
 
     /// The upload to go on with, or a new one, and the offset to go on at.
     async fn upload(&self, local: &Local) -> Result<(Value, u64), Failed> {
-        if let Some(open) = self.unfinished(local).await? {
+        if let Some(mut open) = self.unfinished(local).await? {
             let id = text(&open, "id").to_owned();
+            if text(&open, "strategy") == "resumable" {
+                // A list does not ask those who have the bytes how far they have come.
+                open = self.remote.json(Method::GET, &format!("/uploads/{id}"), None, None).await?;
+                if text(&open, "state") == "committed" {
+                    return Ok((open, local.size));
+                }
+            }
+            let at = open["received"].as_u64().unwrap_or(0);
+            if at > 0 {
+                let (name, at) = (plain(&local.name), size(at));
+                self.terminal.say(format_args!("{name}: going on at {at} of {}", size(local.size)));
+            }
             let fresh = self.remote.json(Method::POST, &format!("/uploads/{id}/urls"), Some(&json!({})), None).await?;
             let (received, mut fresh) = (open["received"].as_u64().unwrap_or(0), fresh);
             fresh["part_size"] = open["part_size"].clone();
@@ -208,17 +220,13 @@ impl Sending<'_> {
                 && text(upload, "mime_type") == mime_type
         };
         let uploads = found["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let best = uploads.iter().filter(same).max_by_key(|upload| upload["received"].as_u64());
-        if let Some(best) = best
-            && best["received"].as_u64() > Some(0)
-        {
-            let at = size(best["received"].as_u64().unwrap_or(0));
-            self.terminal.say(format_args!("{}: going on at {at} of {}", plain(&local.name), size(local.size)));
-        }
-        Ok(best.cloned())
+        Ok(uploads.iter().filter(same).max_by_key(|upload| upload["received"].as_u64()).cloned())
     }
 
     async fn send(&self, local: &Local, upload: &Value, from: u64) -> Result<Sent, Failed> {
+        if text(upload, "state") == "committed" {
+            return Ok(Sent::Whole);
+        }
         let url = text(upload, "url");
         let progress = self.terminal.progress(&local.name, local.size);
         let mut patience = self.remote.patience();

@@ -142,7 +142,14 @@ pub(super) async fn register_upload(doors: Arc<Doors>, mut call: Call) -> Reply 
     fields.check()?;
     let path = checked_path(path.as_deref())?;
     let path = path.as_deref().map(|path| ("relative_path", path));
-    let registered = register::register(&doors.engine, grant.tenant(), &store, WIRE, &id, path).await;
+    let registered = async {
+        // Nobody tells when chunks that went to the store itself are all there.
+        if let Some(file) = FileId::from_public(&id) {
+            file::arrive(&doors.engine, &grant, file).await?;
+        }
+        register::register(&doors.engine, grant.tenant(), &store, WIRE, &id, path).await
+    };
+    let registered = registered.await;
     let (file, new) = registered.map_err(|refused| match refused {
         incomplete @ Refusal::UploadIncomplete { .. } => Fault::from(incomplete).with("file_id", id.as_str()),
         refused => about(refused, &call).about_file("file_id", &id),
@@ -176,7 +183,14 @@ pub(super) async fn upload(doors: Arc<Doors>, mut call: Call) -> Reply {
         Ok(file) => {
             let path = taken.path.as_deref().map(|path| ("relative_path", path));
             let id = file.public();
-            let registered = register::register(&doors.engine, grant.tenant(), &store, WIRE, &id, path).await;
+            let registered = async {
+                // Nobody tells when chunks that went to the store itself are all there.
+                if let Some(file) = FileId::from_public(&id) {
+                    file::arrive(&doors.engine, &grant, file).await?;
+                }
+                register::register(&doors.engine, grant.tenant(), &store, WIRE, &id, path).await
+            };
+            let registered = registered.await;
             registered.map_err(|refused| about(refused, &call))
         }
         Err(fault) => Err(fault),

@@ -205,7 +205,7 @@ async fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Map<S
             into.insert("required_headers".into(), Value::Object(headers.collect()));
         }
         Strategy::Resumable => {
-            into.insert("url".into(), open::location(engine, session, base).into());
+            into.insert("url".into(), open::session_location(engine, session, base).await?.into());
             into.insert("chunk_size".into(), limits::CHUNK_BYTES.into());
         }
     }

@@ -202,20 +202,20 @@ pub(super) fn bury(c: &Connection, id: SessionId, due: Timestamp) -> R<()> {
     parts::bury(c, id, due)
 }
 
-/// The same of what the client of a session that never was committed may have sent to the store itself. Its location may
-/// still work: what comes later is found by looking through the store.
+/// The same of what the client of a session that never was committed may have sent to the store itself, and of what the store
+/// calls its upload, which ends with it. Its location may still work: what comes later is found by looking through the store.
 pub(super) fn bury_direct(c: &Connection, session: &Session, due: Timestamp) -> R<()> {
     let Some(direct) = &session.direct else { return Ok(()) };
     let segment = SegmentId::direct(session.id).to_string();
     run(
         c,
         "INSERT INTO tombstones (segment, backend, due) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-        params![segment, direct.place.prefix(), due.0],
+        params![segment, direct.place.mark(direct.upload.as_deref().unwrap_or_default()), due.0],
     )?;
     run(c, "UPDATE sessions SET direct = NULL WHERE id = ?1", [session.id.0.as_bytes()]).map(drop)
 }
 
-/// The store's name for a session's upload in parts: the first that is told is kept.
+/// The store's name for a session's upload, in parts or in chunks: the first that is told is kept.
 pub(super) fn begun(c: &Connection, id: SessionId, upload: &str, now: Timestamp) -> R<Option<String>> {
     let Some(Session { direct: Some(direct), .. }) = open_session(c, id, now)? else { return Ok(None) };
     if direct.upload.is_some() {
