@@ -13,7 +13,7 @@ mod acme;
 mod storage;
 mod supervisor;
 
-pub use storage::{Bucket, Storage};
+pub use storage::{Bucket, Container, Storage};
 pub use supervisor::{Supervisor, supervisor};
 
 /// Why a configuration can't be used.
@@ -254,7 +254,8 @@ const FIELDS: &[&str] = &[
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
 pub fn cloud_environment() -> std::collections::HashMap<String, String> {
-    let named = |name: &str| name.starts_with("AWS_") || name == "HOME";
+    let cloud = ["AWS_", "AZURE_", "AZBLOB_"];
+    let named = |name: &str| name == "HOME" || cloud.iter().any(|prefix| name.starts_with(prefix));
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };

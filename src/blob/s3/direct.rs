@@ -23,6 +23,8 @@ use crate::model::ids::{SegmentId, SessionId};
 
 /// The condition under which a key takes one object only.
 const CREATE_ONLY: (&str, &str) = ("if-none-match", "*");
+/// The longest body of one PUT.
+const PUT_BYTES: u64 = 5 * 1024 * 1024 * 1024;
 /// The version of what was put while the bucket kept none: it is replaced by the next.
 const NO_VERSION: &str = "null";
 
@@ -124,7 +126,7 @@ impl S3 {
 #[async_trait]
 impl Direct for S3 {
     fn forms(&self) -> Forms {
-        Forms { parts: true }
+        Forms { parts: true, put_bytes: PUT_BYTES }
     }
 
     async fn ticket(&self, ask: PutAsk<'_>) -> Result<Ticket, BlobError> {
