@@ -48,27 +48,28 @@ impl Azure {
 
     /// As [`crate::blob::BlobStore::seal`].
     pub(super) async fn seal_unfinished(&self, segment: SegmentId, length: u64) -> Result<String, BlobError> {
-        let mut reach = self.reach(segment, length).await?;
-        if reach.made == 0 || reach.end < length {
-            let key = self.key(segment, reach.end);
-            let lost = |found: u64| BlobError::Truncated { segment, expected: length, found: reach.end + found };
-            let blocks = self.blocks(&key).await?;
-            if length > 0 && blocks.is_none() {
-                return Err(lost(0));
+        let enough = |reach: &Reach| reach.made > 0 && reach.end >= length;
+        let reach = self.reach(segment, length).await?;
+        let made = if enough(&reach) {
+            reach.made
+        } else {
+            match self.seal_from(segment, &reach, length).await {
+                Ok(()) => reach.made + 1,
+                // Somebody else made it meanwhile, perhaps its writer, of more blocks.
+                Err(error) => Some(self.reach(segment, length).await?).filter(enough).ok_or(error)?.made,
             }
-            let row = covering(&blocks.unwrap_or_default(), length - reach.end).map_err(lost)?;
-            faults::point("object.sealing");
-            let made = self.put_list(&key, &row).await;
-            // Somebody else made it meanwhile, perhaps its writer, of more blocks.
-            reach = match made {
-                Ok(()) => Reach { made: reach.made + 1, end: length },
-                Err(fault) => match self.reach(segment, length).await? {
-                    found if found.made > 0 && found.end >= length => found,
-                    _ => return Err(fault.into()),
-                },
-            };
-        }
+        };
         faults::point("object.sealed");
-        Ok(Whole::of(reach.made).to_string())
+        Ok(Whole::of(made).to_string())
+    }
+
+    /// Makes a blob of the blocks behind what is made.
+    async fn seal_from(&self, segment: SegmentId, reach: &Reach, length: u64) -> Result<(), BlobError> {
+        let key = self.key(segment, reach.end);
+        let lost = |found: u64| BlobError::Truncated { segment, expected: length, found: reach.end + found };
+        let blocks = self.blocks(&key).await?.unwrap_or_default();
+        let row = covering(&blocks, length - reach.end).map_err(lost)?;
+        faults::point("object.sealing");
+        Ok(self.put_list(&key, &row).await?)
     }
 }
