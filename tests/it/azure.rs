@@ -279,6 +279,58 @@ async fn the_client_sends_to_the_store() {
     direct.whole().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_strategy_comes_back_as_it_was_sent() {
+    let emulator = tokio::task::spawn_blocking(Azurite::shared).await.unwrap();
+    let url = emulator.url(&format!("through/{}", landfall::clock::random_uuid()));
+    let mut server = Server::start_with(|config| config.set_text("storage", &url).unwrap()).await;
+    let data = noise(20_000_000);
+    let opened = async |server: &Server, ask: Value| -> Value {
+        server.native("POST", "/uploads").json(ask).send().await.expect(201).json()
+    };
+    let content = async |server: &Server, upload: &Value| {
+        let path = format!("/files/{}/content", text(upload, "file_id"));
+        server.native("GET", &path).send().await.expect(200).body
+    };
+    let commit = async |server: &Server, upload: &Value| {
+        server.native("POST", &format!("/uploads/{}/commit", text(upload, "id"))).send().await.expect(200);
+    };
+    // One PUT.
+    let single = opened(&server, json!({ "name": "a", "size": data.len(), "strategy": "single" })).await;
+    server.bare("PUT", text(&single, "url")).body(data.clone()).send().await.expect(200);
+    commit(&server, &single).await;
+    assert!(content(&server, &single).await == data);
+    // A resumable session with a restart between its chunks, so that another process seals what the one before left.
+    let session = opened(&server, json!({ "name": "b", "size": data.len(), "strategy": "resumable" })).await;
+    let (mut from, step) = (0, 9 * 1024 * 1024);
+    while from < data.len() {
+        let to = data.len().min(from + step);
+        let range = format!("bytes {from}-{}/{}", to - 1, data.len());
+        let url = text(&session, "url");
+        let reply = server.bare("PUT", url).header("Content-Range", &range).body(&data[from..to]).send().await;
+        reply.expect(if to == data.len() { 200 } else { 308 });
+        server.restart().await;
+        from = to;
+    }
+    commit(&server, &session).await;
+    assert!(content(&server, &session).await == data);
+    // Parts, the last first.
+    let ask = json!({ "name": "c", "size": data.len(), "strategy": "multipart", "parts": 3 });
+    let parts = opened(&server, ask).await;
+    let size = usize::try_from(parts["part_size"].as_u64().unwrap()).unwrap();
+    let urls: Vec<&str> = parts["part_urls"].as_array().unwrap().iter().map(|url| url.as_str().unwrap()).collect();
+    for (part, url) in data.chunks(size).zip(urls).collect::<Vec<_>>().into_iter().rev() {
+        server.bare("PUT", url).body(part).send().await.expect(200);
+    }
+    commit(&server, &parts).await;
+    assert!(content(&server, &parts).await == data);
+    let (data, _kept) = server.stopped().await;
+    let mut doctor = tokio::process::Command::from(program(&data));
+    doctor.args(["doctor", "--deep", "--data"]).arg(&data).env("LANDFALL_STORAGE", &url);
+    let output = doctor.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+}
+
 /// What a server says that does not start.
 fn refused(storage: &str, apis: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
