@@ -13,8 +13,8 @@ mod acme;
 mod storage;
 mod supervisor;
 
+pub use storage::{Bucket, Container, Speech, Storage};
 pub use supervisor::{Supervisor, supervisor};
-pub use storage::{Bucket, Speech, Storage};
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -255,7 +255,8 @@ const FIELDS: &[&str] = &[
 #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
 pub fn cloud_environment() -> std::collections::HashMap<String, String> {
     let others = ["HOME", "XDG_CONFIG_HOME", "GCE_METADATA_HOST", "NO_GCE_CHECK"];
-    let named = |name: &str| name.starts_with("AWS_") || name.starts_with("GOOGLE_") || others.contains(&name);
+    let cloud = ["AWS_", "GOOGLE_", "AZURE_", "AZBLOB_"];
+    let named = |name: &str| others.contains(&name) || cloud.iter().any(|prefix| name.starts_with(prefix));
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };

@@ -19,8 +19,13 @@ pub(super) fn wires(config: &Config) -> Result<Vec<DirectWire>, ConfigError> {
     match (&config.storage, config.direct.first()) {
         (Storage::Disk, Some(first)) => Err(invalid(
             first,
-            "it needs a bucket (`storage = \"s3://…\"` or `\"gs://…\"`): from a disk there is nothing that clients could send \
+            "it needs a bucket (`storage = \"s3://…\"`, `\"gs://…\"` or `\"az://…\"`): from a disk there is nothing that clients could send \
              to themselves",
+        )),
+        (Storage::Container(_), _) if wires.iter().any(|wire| !wire.create_only) => Err(invalid(
+            coveo::api::WIRE,
+            "its clients send a fixed pair of headers, without the one that Azure wants for a blob, and what they send one \
+             after the other is not kept apart there. Leave it out: its uploads pass through this server",
         )),
         _ => Ok(wires),
     }
@@ -91,12 +96,14 @@ mod tests {
         let both = vec![("native".to_owned(), true), ("coveo".to_owned(), false)];
         assert_eq!(wires_of("native, coveo", bucket), Ok(both));
         assert_eq!(wires_of("cognite!", bucket), Ok(vec![("cognite".to_owned(), true)]));
+        assert_eq!(wires_of("native", "az://account1/bytes"), Ok(vec![("native".to_owned(), true)]));
         assert_eq!(wires_of("", "disk"), Ok(Vec::new()));
         let google = "gs://bytes/x";
         let both = vec![("native".to_owned(), true), ("aitronos".to_owned(), true)];
         assert_eq!(wires_of("native, aitronos", google), Ok(both));
         for (direct, storage, said) in [
             ("native", "disk", "s3://"),
+            ("native, coveo", "az://account1/bytes", "pass through this server"),
             ("cognite", bucket, "cognite!"),
             ("aitronos", bucket, "Leave it out"),
             ("native!", bucket, "the list holds"),

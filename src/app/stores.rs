@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{BLOBS, StartError};
-use crate::blob::{BlobStore, Local, S3, Wanted};
+use crate::blob::{Azure, BlobStore, Local, S3, Wanted};
 use crate::clock::Clock;
 use crate::config::{Config, Storage, cloud_environment};
 
@@ -42,6 +42,7 @@ pub(super) fn name(storage: &Storage) -> Option<(&'static str, String)> {
     match storage {
         Storage::Disk => None,
         Storage::Bucket(bucket) => Some((bucket.speech.scheme(), format!("{}/{}", bucket.name, bucket.prefix))),
+        Storage::Container(at) => Some(("az", format!("{}/{}/{}", at.account, at.name, at.prefix))),
     }
 }
 
@@ -67,6 +68,24 @@ pub(super) fn open(storage: &Storage, config: &Config, clock: &Clock, access: Ac
             };
             Ok(Opened { store: Arc::new(open()?), reachable: Some(Box::new(open()?)) })
         }
+        Storage::Container(container) => {
+            let open = || match access {
+                Access::Write => Azure::open(container, cloud_environment(), clock.clone(), config.body_memory_max),
+                Access::Read => Azure::open_to_read(container, cloud_environment(), clock.clone()),
+            };
+            Ok(Opened { store: Arc::new(open()?), reachable: Some(Box::new(open()?)) })
+        }
+    }
+}
+
+#[async_trait]
+impl Reachable for Azure {
+    async fn check(&self, wanted: Wanted) -> Result<(), StartError> {
+        Ok(Self::check(self, wanted).await?)
+    }
+
+    async fn claim(&self, installation: &str, may_be_taken: bool) -> Result<bool, StartError> {
+        Ok(Self::claim(self, installation, may_be_taken).await?)
     }
 }
 

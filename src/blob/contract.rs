@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 
+use super::azurite::Azurite;
 use super::bucket::{Store, Ways};
 use super::{BlobError, BlobStore, Direct, Faulty, Form, Local, Memory, Operation, PutAsk, Reached, Wanted};
 use crate::clock::{Clock, ordered_uuid, random_bytes};
@@ -301,6 +302,11 @@ async fn a_bucket_keeps_the_contract() {
     for store in [Store::start(), Store::with_versions(), naming] {
         suite(&super::s3::of(&store, "some/where")).await;
     }
+}
+
+#[tokio::test]
+async fn a_container_keeps_the_contract() {
+    suite(&super::azure::of(Azurite::shared())).await;
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@
 //! - deleting what does not exist succeeds, so that every deletion can be repeated;
 //! - what it gives a row to keep never begins with `@`: that is [`Places`]' mark.
 
+mod azure;
 mod local;
 mod memory;
 mod places;
@@ -19,11 +20,17 @@ mod remote;
 mod s3;
 
 #[cfg(test)]
+#[path = "../../tests/support/azurite.rs"]
+pub(crate) mod azurite;
+#[cfg(test)]
 #[path = "../../tests/support/bucket.rs"]
 pub(crate) mod bucket;
 #[cfg(test)]
 mod contract;
 mod faulty;
+#[cfg(test)]
+#[path = "../../tests/support/front.rs"]
+pub(crate) mod front;
 #[cfg(test)]
 #[path = "../../tests/support/harm.rs"]
 pub(crate) mod harm;
@@ -34,6 +41,7 @@ use std::io;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use azure::Azure;
 pub use faulty::{Faulty, Operation};
 pub use local::{Local, sync_directory, write_durably};
 pub use memory::{Form, Memory};
@@ -213,6 +221,8 @@ pub struct Forms {
     pub parts: bool,
     /// A file in chunks, to a session of the store's that tells how far it has come?
     pub sessions: bool,
+    /// The longest body of one PUT.
+    pub put_bytes: u64,
 }
 
 /// How far what a client sends to a session of the store's has come.

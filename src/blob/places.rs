@@ -180,7 +180,7 @@ impl At {
 #[async_trait]
 impl Direct for At {
     fn forms(&self) -> Forms {
-        self.store.direct().map_or(Forms { parts: false, sessions: false }, Direct::forms)
+        self.store.direct().map_or(Forms { parts: false, sessions: false, put_bytes: 0 }, Direct::forms)
     }
 
     async fn ticket(&self, ask: PutAsk<'_>) -> Result<Ticket, BlobError> {

@@ -1,4 +1,4 @@
-//! Where bytes are kept, as the configuration says it: on the data directory's disk, or in a bucket.
+//! Where bytes are kept, as the configuration says it: on the data directory's disk, in a bucket, or in a container.
 
 use std::path::PathBuf;
 
@@ -12,6 +12,8 @@ pub enum Storage {
     Disk,
     /// In a bucket.
     Bucket(Bucket),
+    /// In a container of Azure Blob Storage.
+    Container(Container),
 }
 
 /// What a store speaks.
@@ -71,13 +73,30 @@ pub struct Bucket {
     pub profile: Option<String>,
 }
 
+/// A container of Azure Blob Storage, and how it is reached. It holds no secret either.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Container {
+    /// The storage account.
+    pub account: String,
+    /// The container's name.
+    pub name: String,
+    /// What every blob's name begins with: empty, or with a slash at its end.
+    pub prefix: String,
+    /// `scheme://host[:port][/path]` before the container; without it the account's own.
+    pub endpoint: Option<String>,
+    /// The same as clients reach it that send to it themselves, where that is another one.
+    pub public_endpoint: Option<String>,
+    /// A file of credentials, one `NAME=VALUE` in each line as the environment has them, before any other source.
+    pub credentials: Option<PathBuf>,
+}
+
 /// The longest prefix, in bytes: a key has at most 1,024, and a segment's name needs a hundred of them.
 const PREFIX_BYTES: usize = 512;
 
 /// The word for no credentials.
 const NOBODY: &str = "none";
 
-/// Reads `disk`, `s3://bucket/prefix?endpoint=…` or `gs://bucket/prefix?credentials=…`.
+/// Reads `disk`, `s3://bucket/prefix?endpoint=…`, `gs://bucket/prefix?credentials=…` or `az://account/container/prefix`.
 ///
 /// # Errors
 /// A sentence that says what would be right.
@@ -86,8 +105,11 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
         return Ok(Storage::Disk);
     }
     let form = "it is `disk`, or looks like s3://bucket/prefix?endpoint=https://storage.example.com&region=eu-1 or \
-                gs://bucket/prefix?credentials=/etc/landfall/key.json";
+                gs://bucket/prefix?credentials=/etc/landfall/key.json or az://account/container/prefix";
     let url = Url::parse(text).map_err(|error| format!("{error}; {form}"))?;
+    if url.scheme() == "az" {
+        return container(&url).map(Storage::Container);
+    }
     let Some(speech) = [Speech::S3, Speech::Google].into_iter().find(|speech| speech.scheme() == url.scheme()) else {
         return Err(form.into());
     };
@@ -99,14 +121,10 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
             "a bucket has 3 to 63 lower-case letters, digits, dots and hyphens (or underscores); {form}"
         ));
     };
-    let prefix = url.path().trim_matches('/');
-    if prefix.len() > PREFIX_BYTES || !prefix.bytes().all(is_plain) {
-        return Err(format!("a prefix has at most {PREFIX_BYTES} letters, digits, and characters of /-_.; {form}"));
-    }
     let mut bucket = Bucket {
         speech,
         name: name.to_owned(),
-        prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+        prefix: prefix(url.path()).ok_or_else(|| format!("{PREFIX}; {form}"))?,
         endpoint: None,
         public_endpoint: None,
         region: None,
@@ -123,8 +141,8 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
             return Err(format!("`{field}` has no value"));
         }
         match (speech, &*field) {
-            (_, "public_endpoint") => bucket.public_endpoint = Some(endpoint(&value)?),
-            (_, "endpoint") => bucket.endpoint = Some(endpoint(&value)?),
+            (_, "public_endpoint") => bucket.public_endpoint = Some(endpoint(&value, false)?),
+            (_, "endpoint") => bucket.endpoint = Some(endpoint(&value, false)?),
             (Speech::Google, "credentials") if value == NOBODY => bucket.anonymous = true,
             (Speech::Google, "signer") => bucket.signer = Some(value.into_owned()),
             (Speech::S3, "region") => bucket.region = Some(value.into_owned()),
@@ -145,6 +163,59 @@ pub(super) fn parse(text: &str) -> Result<Storage, String> {
     Ok(Storage::Bucket(bucket))
 }
 
+/// Reads `az://account/container/prefix?endpoint=…`.
+fn container(url: &Url) -> Result<Container, String> {
+    let form = "it looks like az://account/container/prefix, perhaps with ?endpoint=https://storage.example.com";
+    if !url.username().is_empty() || url.password().is_some() || url.port().is_some() {
+        return Err(form.into());
+    }
+    let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_account = |name: &&str| (3..=24).contains(&name.len()) && name.bytes().all(lower);
+    let Some(account) = url.host_str().filter(is_account) else {
+        return Err(format!("a storage account has 3 to 24 lower-case letters and digits; {form}"));
+    };
+    let path = url.path().trim_matches('/');
+    let (name, rest) = path.split_once('/').unwrap_or((path, ""));
+    let plain = |name: &str| name.bytes().all(|b| lower(b) || b == b'-') && !name.contains("--");
+    let ends = |name: &str| name.starts_with('-') || name.ends_with('-');
+    if !(3..=63).contains(&name.len()) || !plain(name) || ends(name) {
+        return Err(format!("a container has 3 to 63 lower-case letters, digits and single hyphens; {form}"));
+    }
+    let mut container = Container {
+        account: account.to_owned(),
+        name: name.to_owned(),
+        prefix: prefix(rest).ok_or_else(|| format!("{PREFIX}; {form}"))?,
+        endpoint: None,
+        public_endpoint: None,
+        credentials: None,
+    };
+    for (field, value) in url.query_pairs() {
+        if value.is_empty() {
+            return Err(format!("`{field}` has no value"));
+        }
+        match &*field {
+            "endpoint" => container.endpoint = Some(endpoint(&value, true)?),
+            "public_endpoint" => container.public_endpoint = Some(endpoint(&value, true)?),
+            "credentials" => container.credentials = Some(PathBuf::from(value.into_owned())),
+            other => {
+                let known = "endpoint, public_endpoint and credentials";
+                return Err(format!("there is no `{other}`; what may follow the container is {known}"));
+            }
+        }
+    }
+    Ok(container)
+}
+
+/// What is said where a prefix can't be one.
+const PREFIX: &str = "a prefix has at most 512 letters, digits, and characters of /-_.";
+
+/// What names begin with under this path.
+fn prefix(path: &str) -> Option<String> {
+    let prefix = path.trim_matches('/');
+    let plain = prefix.len() <= PREFIX_BYTES && prefix.bytes().all(is_plain);
+    plain.then(|| if prefix.is_empty() { String::new() } else { format!("{prefix}/") })
+}
+
 fn is_bucket(name: &str) -> bool {
     let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     (3..=63).contains(&name.len()) && name.bytes().all(ok)
@@ -154,7 +225,8 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.')
 }
 
-fn endpoint(text: &str) -> Result<String, String> {
+/// An address of a store, with a path only where it may have one.
+fn endpoint(text: &str, path: bool) -> Result<String, String> {
     let wrong =
         || format!("the endpoint `{text}` is no address such as https://storage.example.com or http://10.0.0.7:3900");
     let url = Url::parse(text).map_err(|_| wrong())?;
@@ -162,7 +234,7 @@ fn endpoint(text: &str) -> Result<String, String> {
         && url.host_str().is_some()
         && url.username().is_empty()
         && url.password().is_none()
-        && url.path() == "/"
+        && (path || url.path() == "/")
         && url.query().is_none()
         && url.fragment().is_none();
     if plain { Ok(url.as_str().trim_end_matches('/').to_owned()) } else { Err(wrong()) }
@@ -183,7 +255,7 @@ mod tests {
     fn bucket(text: &str) -> Bucket {
         match parse(text).expect(text) {
             Storage::Bucket(bucket) => bucket,
-            Storage::Disk => panic!("{text} is a bucket"),
+            other => panic!("{text} is {other:?}"),
         }
     }
 
@@ -212,6 +284,25 @@ mod tests {
     }
 
     #[test]
+    fn a_container_is_named_by_a_url() {
+        let container = |text: &str| match parse(text).expect(text) {
+            Storage::Container(container) => container,
+            other => panic!("{text} is {other:?}"),
+        };
+        let plain = container("az://account1/bytes");
+        assert_eq!((plain.account.as_str(), plain.name.as_str(), plain.prefix.as_str()), ("account1", "bytes", ""));
+        assert_eq!((plain.endpoint, plain.public_endpoint, plain.credentials), (None, None, None));
+        let all = container(
+            "az://devstoreaccount1/my-bytes/a/b/?endpoint=http://127.0.0.1:10000/devstoreaccount1/\
+             &public_endpoint=https://b.example.com&credentials=/etc/azure.env",
+        );
+        assert_eq!((all.name.as_str(), all.prefix.as_str()), ("my-bytes", "a/b/"));
+        assert_eq!(all.endpoint.as_deref(), Some("http://127.0.0.1:10000/devstoreaccount1"));
+        assert_eq!(all.public_endpoint.as_deref(), Some("https://b.example.com"));
+        assert_eq!(all.credentials, Some(PathBuf::from("/etc/azure.env")));
+    }
+
+    #[test]
     fn what_can_not_be_a_bucket_is_refused_with_a_sentence() {
         for bad in [
             "",
@@ -233,6 +324,18 @@ mod tests {
             "gs://bytes?checksums=false",
             "gs://bytes?credentials=none",
             "gs://bytes?credentials=none&endpoint=https://s.example.com",
+            "az://account1",
+            "az://Account-1/bytes",
+            "az://account1/by",
+            "az://account1/Bytes",
+            "az://account1/-bytes",
+            "az://account1/by--tes",
+            "az://key@account1/bytes",
+            "az://account1:9000/bytes",
+            "az://account1/bytes/a b",
+            "az://account1/bytes?region=eu-1",
+            "az://account1/bytes?endpoint=b.example.com",
+            "az://account1/bytes?endpoint=https://b.example.com?sig=x",
         ] {
             assert!(parse(bad).is_err_and(|sentence| sentence.len() > 20), "{bad}");
         }

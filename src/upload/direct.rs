@@ -19,19 +19,29 @@ pub const PART_MIN_BYTES: u64 = 5 * 1024 * 1024;
 /// How often a commit looks again because another one was faster.
 const TRIES: usize = 8;
 
-/// How a session of this wire goes to the store itself, if it does.
-pub(super) fn way(engine: &Engine, wire: &str) -> Option<session::Direct> {
+/// How a session of this wire with one PUT goes to the store itself, if it does: the store takes no body that is too long.
+pub(super) fn way_of_one(engine: &Engine, wire: &str, size: Option<u64>) -> Option<session::Direct> {
+    let longest = engine.blobs.direct()?.forms().put_bytes;
+    way(engine, wire).filter(|_| size.is_none_or(|size| size <= longest))
+}
+
+fn way(engine: &Engine, wire: &str) -> Option<session::Direct> {
     engine.blobs.direct()?;
     let way = engine.policy.direct.iter().find(|way| way.wire == wire)?;
     Some(session::Direct { create_only: way.create_only, upload: None, place: engine.blobs.place() })
 }
 
+/// The same for parts, if the store joins any.
+pub(super) fn way_of_any_parts(engine: &Engine, wire: &str) -> Option<session::Direct> {
+    engine.blobs.direct().filter(|store| store.forms().parts)?;
+    way(engine, wire)
+}
+
 /// The same for parts of a file of this size: the store takes none that are too small, but for the last.
 pub(super) fn way_of_parts(engine: &Engine, wire: &str, parts: Parts, size: Option<u64>) -> Option<session::Direct> {
-    engine.blobs.direct().filter(|store| store.forms().parts)?;
     let size = size.filter(|size| *size > 0)?;
     let even = size.div_ceil(parts.count.into());
-    way(engine, wire).filter(|_| parts.count == 1 || even >= PART_MIN_BYTES)
+    way_of_any_parts(engine, wire).filter(|_| parts.count == 1 || even >= PART_MIN_BYTES)
 }
 
 /// The same for a file in chunks, where the store has sessions for such.

@@ -69,7 +69,7 @@ pub async fn open(engine: &Engine, grant: &Grant, ask: Ask<'_>) -> Result<Opened
     // A single upload may be sent again as long as its session lives: each is a new version.
     let versions_allowed = strategy == Strategy::Single;
     // Nobody tells when a whole file has come to the store.
-    let direct = if direct && parts.is_some() { super::direct::way(engine, wire) } else { None };
+    let direct = if direct && parts.is_some() { super::direct::way_of_any_parts(engine, wire) } else { None };
     let session = Session { versions_allowed, file, parts, direct, ..open::with_file(session, new, strategy) };
     let made = match of {
         Of::New { facts, overwrite } => {

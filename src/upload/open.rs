@@ -120,7 +120,7 @@ pub async fn single(engine: &Engine, grant: &Grant, ask: Single<'_>) -> Result<O
             with_file(session(engine, grant, ask.wire, ask.max_bytes, ask.life), file, Strategy::Single)
         }
     };
-    if let Some(way) = direct::way(engine, ask.wire) {
+    if let Some(way) = direct::way_of_one(engine, ask.wire, None) {
         session.direct = Some(way);
         session.expires = session.created.plus(ask.held);
         if session.declaration.is_none() {
@@ -183,7 +183,7 @@ pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<S
     }
     receive::require_space(engine, file.size.unwrap_or(0)).await?;
     let direct = match (strategy, parts) {
-        (Strategy::Single, _) => direct::way(engine, wire),
+        (Strategy::Single, _) => direct::way_of_one(engine, wire, file.size),
         (Strategy::Multipart, Some(parts)) => direct::way_of_parts(engine, wire, parts, file.size),
         (Strategy::Resumable, _) => direct::way_of_chunks(engine, wire),
         (Strategy::Multipart, None) => None,

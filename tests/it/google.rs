@@ -49,7 +49,8 @@ async fn files_of_an_organization_are_sent_to_the_store_in_chunks() {
     let frames = [Ok(bytes::Bytes::from(sent)), Err(std::io::Error::other("cut"))];
     let body = reqwest::Body::wrap_stream(futures_util::stream::iter(frames));
     let range = format!("bytes {M}-{}/{SIZE}", SIZE - 1);
-    let cut = server.http.put(&session.url).header("Content-Range", range).header("Content-Length", SIZE - M).body(body);
+    let cut =
+        server.http.put(&session.url).header("Content-Range", range).header("Content-Length", SIZE - M).body(body);
     assert!(cut.send().await.is_err());
     let mut held = 0;
     for _ in 0..500 {
@@ -307,8 +308,11 @@ async fn a_put_that_was_killed_goes_on_at_the_store() {
     assert_eq!(sent, bytes.len() as u64 - held, "only the rest");
     assert!(direct::content(&server, &json!({ "file_id": done["id"] })).await == bytes);
     // One that came whole and was not asked about is only committed.
-    let left = resumable(&server, json!({ "name": "left", "mime_type": "application/octet-stream", "size": bytes.len(),
-        "digests": { "sha256": sha256(&bytes) } }))
+    let left = resumable(
+        &server,
+        json!({ "name": "left", "mime_type": "application/octet-stream", "size": bytes.len(),
+        "digests": { "sha256": sha256(&bytes) } }),
+    )
     .await;
     assert_eq!(whole(&server.http, text(&left, "url"), &bytes).await.status, 200);
     desk.write("left", &bytes);

@@ -13,25 +13,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use landfall::app::App;
+use landfall::blob::{Azure, BlobStore};
 use landfall::clock::Clock;
-use landfall::config::Config;
+use landfall::config::{Config, Storage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::azurite::Azurite;
 use crate::bucket::Store;
 use crate::postgres::Fresh;
 
-/// Where servers keep their bytes: with `LANDFALL_TEST_STORAGE=s3` or `gcs` in a store of this process, with a URL as the field
-/// `storage` has it in that bucket.
+/// Where servers keep their bytes: with `LANDFALL_TEST_STORAGE=s3` or `gcs` in a store of this process, with `azure` in an
+/// emulator that ends with it, with a URL as the field `storage` has it in that bucket.
 static STORAGE: LazyLock<Option<String>> = LazyLock::new(|| {
     let wanted = std::env::var("LANDFALL_TEST_STORAGE").unwrap_or_default();
     match wanted.as_str() {
         "" | "disk" => None,
         "s3" | "gcs" => Some(STORE.url("it")),
+        "azure" => Some(Azurite::shared().url("it")),
         url if ["s3://", "gs://"].iter().any(|scheme| url.starts_with(scheme)) => Some(url.to_owned()),
-        other => panic!("LANDFALL_TEST_STORAGE is `disk`, `s3`, `gcs` or a URL, not `{other}`"),
+        other => panic!("LANDFALL_TEST_STORAGE is `disk`, `s3`, `gcs`, `azure` or a URL, not `{other}`"),
     }
 });
 
@@ -46,13 +49,35 @@ fn own_prefix(data: &Path) -> String {
     data.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().trim_start_matches('.').to_owned()
 }
 
+/// Are they in Azure's?
+pub(crate) fn in_azure() -> bool {
+    STORAGE.as_ref().is_some_and(|url| url.starts_with("az://"))
+}
+
 /// Bytes of this server's in the store of this process, and one for each upload in progress. A store outside can't be
 /// looked into.
 pub(crate) fn in_store(data: &Path) -> u64 {
+    if in_azure() {
+        return in_container(&storage(data));
+    }
     let prefix = format!("it/{}/", own_prefix(data));
     let objects = STORE.objects(&prefix);
     let bytes: u64 = objects.iter().filter(|(key, _)| !key.ends_with("/owner")).map(|(_, size)| size).sum();
     bytes + STORE.uploads(&prefix).len() as u64
+}
+
+fn in_container(url: &str) -> u64 {
+    let mut config = Config::default();
+    config.set_text("storage", url).unwrap();
+    let Storage::Container(container) = config.storage else { panic!("{url} is no container") };
+    let azure = Azure::open_to_read(&container, HashMap::new(), Clock::system()).unwrap();
+    let listing = async move {
+        let mut found = 0;
+        azure.list(&mut |batch| found += batch.iter().map(|l| l.length.max(1)).sum::<u64>()).await.unwrap();
+        found
+    };
+    // Whoever asks is on a runtime already.
+    std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(listing)).join().unwrap()
 }
 
 /// Where a server with this data directory keeps its bytes, as its configuration says it: each under a prefix of its own.

@@ -10,6 +10,9 @@
 
 mod acme;
 mod aitronos;
+mod azure;
+#[path = "../support/azurite.rs"]
+mod azurite;
 mod backups;
 mod bodies;
 #[path = "../support/bucket.rs"]
@@ -22,6 +25,8 @@ mod direct;
 mod doctor;
 mod files;
 mod first_start;
+#[path = "../support/front.rs"]
+mod front;
 mod google;
 #[path = "../support/harm.rs"]
 mod harm;

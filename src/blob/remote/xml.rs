@@ -6,8 +6,8 @@ use quick_xml::events::Event;
 
 use crate::clock::Timestamp;
 
-/// Elements of one answer at most: a page has a thousand entries of about ten.
-const ELEMENTS: usize = 50_000;
+/// Elements of one answer at most: a page has a thousand entries of about forty, a list of blocks three for each.
+const ELEMENTS: usize = 100_000;
 const DEPTH: usize = 16;
 
 /// An element without its attributes.

@@ -21,6 +21,8 @@ use crate::blob::remote::{Ask, Body, Fault, Kind};
 use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Reached, Ticket, Wanted};
 use crate::model::ids::{SegmentId, SessionId};
 
+/// The longest body of one PUT, of Amazon's stores. Google's take more.
+const PUT_BYTES: u64 = 5 * 1024 * 1024 * 1024;
 /// The version of what was put while the bucket kept none: it is replaced by the next.
 const NO_VERSION: &str = "null";
 
@@ -136,7 +138,7 @@ impl S3 {
 #[async_trait]
 impl Direct for S3 {
     fn forms(&self) -> Forms {
-        Forms { parts: true, sessions: self.flavour().sessions().is_some() }
+        Forms { parts: true, sessions: self.flavour().sessions().is_some(), put_bytes: PUT_BYTES }
     }
 
     async fn ticket(&self, ask: PutAsk<'_>) -> Result<Ticket, BlobError> {

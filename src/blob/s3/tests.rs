@@ -35,7 +35,7 @@ fn impatient(url: &str, stall: Duration) -> S3 {
     config.set_text("storage", url).unwrap();
     match &config.storage {
         Storage::Bucket(bucket) => S3::new(bucket, HashMap::new(), Clock::system(), Some(MEMORY), stall).unwrap(),
-        Storage::Disk => panic!("a bucket"),
+        Storage::Disk | Storage::Container(_) => panic!("a bucket"),
     }
 }
 
@@ -555,7 +555,7 @@ mod issuing {
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         match &config.storage {
             Storage::Bucket(bucket) => S3::open(bucket, environment, Clock::system(), MEMORY).unwrap(),
-            Storage::Disk => panic!("a bucket"),
+            Storage::Disk | Storage::Container(_) => panic!("a bucket"),
         }
     }
 

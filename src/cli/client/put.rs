@@ -290,9 +290,9 @@ impl Sending<'_> {
             let payload = Payload::Stream(local.size, bytes(local, 0, local.size, progress));
             let ask = Ask { method: Method::PUT, url, key: None, headers: headers.clone(), payload };
             let trouble = match self.remote.http.call(ask).await {
-                Ok((head, _)) if head.status == 200 => return Ok(Sent::Whole),
+                Ok((head, _)) if (200..300).contains(&head.status) => return Ok(Sent::Whole),
                 // A store that takes a body once has one already, perhaps this: the commit compares.
-                Ok((head, _)) if head.status == 412 => return Ok(Sent::Whole),
+                Ok((head, _)) if has_one(&head) => return Ok(Sent::Whole),
                 Ok((head, body)) if passes(head.status) => (refusal(&head, &body).what, retry_after(&head)),
                 Ok((head, body)) if head.status == 403 => {
                     let now = self.remote.json(Method::GET, &format!("/uploads/{id}"), None, None).await?;
@@ -498,6 +498,13 @@ fn part<'a>(local: &Local, url: &'a str, at: u64, chunk: u64, progress: &Progres
 }
 
 /// Asks how far the server has come.
+/// Does a store say that it has a body already? Azure does so with a status that means other things too; the last of the codes
+/// is its emulator's.
+fn has_one(head: &Head) -> bool {
+    let codes = ["BlobAlreadyExists", "UnauthorizedBlobOverwrite", "AuthorizationPermissionMismatch"];
+    head.status == 412 || head.header("x-ms-error-code").is_some_and(|code| codes.contains(&code))
+}
+
 fn status(url: &str, size: u64) -> Ask<'_> {
     let headers = vec![(header::CONTENT_RANGE, format!("bytes */{size}")), (header::CONTENT_LENGTH, "0".into())];
     Ask { method: Method::PUT, url, key: None, headers, payload: Payload::None }

@@ -1,0 +1,220 @@
+//! Calls about single blobs and their blocks. Each blob is made once: whatever would make it again is refused.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use crc_fast::CrcAlgorithm;
+use futures_util::StreamExt;
+use http::Method;
+
+use super::Azure;
+use super::blocks::{self, Block};
+use crate::blob::remote::{Ask, Body, Fault, Held, Kind, Stream};
+
+/// The condition under which a blob is made.
+pub(super) const CREATE_ONLY: (&str, &str) = ("if-none-match", "*");
+/// What a blob's bytes are, in a call that makes one.
+pub(super) const BLOB_TYPE: (&str, &str) = ("x-ms-blob-type", "BlockBlob");
+/// A CRC-64/NVME, the lowest byte first: the service compares.
+const CHECKSUM: &str = "x-ms-content-crc64";
+/// How often a body that breaks is asked for.
+const TRIES: usize = 3;
+
+/// What is sent as one body.
+#[derive(Debug)]
+pub(super) struct Content {
+    chunks: Vec<Bytes>,
+    length: u64,
+    crc64: u64,
+    /// The memory that the chunks take.
+    _held: Option<Held>,
+}
+
+impl Content {
+    pub(super) fn of(chunks: Vec<Bytes>, held: Option<Held>) -> Arc<Self> {
+        let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
+        let mut length = 0;
+        for chunk in &chunks {
+            digest.update(chunk);
+            length += u64::try_from(chunk.len()).unwrap_or(0);
+        }
+        Arc::new(Self { chunks, length, crc64: digest.finalize(), _held: held })
+    }
+
+    fn body(self: &Arc<Self>) -> Body {
+        let content = Arc::clone(self);
+        let make = move || futures_util::stream::iter(content.chunks.clone().into_iter().map(Ok)).boxed();
+        Body::Bytes { length: self.length, make: Box::new(make) }
+    }
+
+    fn checksum(&self) -> String {
+        checksum(self.crc64)
+    }
+}
+
+fn checksum(crc64: u64) -> String {
+    BASE64.encode(crc64.to_le_bytes())
+}
+
+/// A blob as the service tells about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Stat {
+    pub(super) size: u64,
+    pub(super) etag: Option<String>,
+}
+
+impl Azure {
+    /// Makes a blob of one body.
+    pub(super) async fn put_blob(&self, key: &str, content: &Arc<Content>) -> Result<(), Fault> {
+        let ask = Ask::new("PutBlob", Method::PUT, key)
+            .header(CREATE_ONLY.0, CREATE_ONLY.1)
+            .header(BLOB_TYPE.0, BLOB_TYPE.1)
+            .header(CHECKSUM, content.checksum())
+            .body(content.body());
+        let made = self.shared.caller.call(&ask).await.map(drop);
+        self.made_before(key, content.length, made).await
+    }
+
+    /// Sends a block, which belongs to nothing yet.
+    pub(super) async fn put_block(&self, key: &str, block: Block, content: &Arc<Content>) -> Result<(), Fault> {
+        let ask = Ask::new("PutBlock", Method::PUT, key)
+            .query("comp", "block")
+            .query("blockid", block.id())
+            .header(CHECKSUM, content.checksum())
+            .body(content.body());
+        self.shared.caller.call(&ask).await.map(drop)
+    }
+
+    /// Makes a blob of blocks.
+    pub(super) async fn put_list(&self, key: &str, blocks: &[Block]) -> Result<(), Fault> {
+        let length = blocks.last().map_or(0, |last| last.end());
+        let made = self.make(key, blocks).await;
+        self.made_before(key, length, made).await
+    }
+
+    async fn make(&self, key: &str, blocks: &[Block]) -> Result<(), Fault> {
+        let list = blocks::list(blocks);
+        let crc64 = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, list.as_bytes());
+        let ask = Ask::new("PutBlockList", Method::PUT, key)
+            .query("comp", "blocklist")
+            .header(CREATE_ONLY.0, CREATE_ONLY.1)
+            .header(CHECKSUM, checksum(crc64))
+            .body(Body::Text(list));
+        self.shared.caller.call(&ask).await.map(drop)
+    }
+
+    /// A blob that is there already was made by a call whose answer was lost, if it is as long: everybody who makes it takes
+    /// the beginning of the same bytes.
+    async fn made_before(&self, key: &str, length: u64, made: Result<(), Fault>) -> Result<(), Fault> {
+        match made {
+            Err(fault) if matches!(fault.kind, Kind::Changed | Kind::Parts) => match self.head(key).await? {
+                Some(found) if found.size == length => Ok(()),
+                _ => Err(fault),
+            },
+            made => made,
+        }
+    }
+
+    /// Blocks that were sent and belong to nothing yet, in no order; `None` when there is nothing of this name.
+    pub(super) async fn blocks(&self, key: &str) -> Result<Option<Vec<Block>>, Fault> {
+        let ask = Ask::new("GetBlockList", Method::GET, key)
+            .query("comp", "blocklist")
+            .query("blocklisttype", "uncommitted")
+            .answered_by("BlockList");
+        match self.shared.caller.call(&ask).await {
+            Ok(answer) => {
+                let list = answer.document;
+                let entries = list.all("UncommittedBlocks").flat_map(|all| all.all("Block"));
+                Ok(Some(entries.filter_map(Block::read).collect()))
+            }
+            Err(fault) if fault.kind == Kind::Missing => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// A blob, if it was made.
+    pub(super) async fn head(&self, key: &str) -> Result<Option<Stat>, Fault> {
+        match self.shared.caller.call(&Ask::new("GetBlobProperties", Method::HEAD, key)).await {
+            Ok(answer) => match answer.head.header("content-length").and_then(|length| length.parse().ok()) {
+                Some(size) => Ok(Some(Stat { size, etag: answer.head.header("etag").map(str::to_owned) })),
+                None => Err(Fault::lasting("the store tells no length")),
+            },
+            Err(fault) if fault.kind == Kind::Missing => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The bytes from the first position to before the second of a blob that is still what it was.
+    pub(super) async fn range(&self, key: &str, found: &Stat, from: u64, to: u64) -> Result<Stream, Fault> {
+        let mut ask = Ask::new("GetBlob", Method::GET, key).header("range", format!("bytes={from}-{}", to - 1));
+        if let Some(etag) = &found.etag {
+            ask = ask.header("if-match", etag.clone());
+        }
+        let (head, stream) = self.shared.caller.stream(&ask).await?;
+        if head.status == 206 || (from == 0 && to == found.size) {
+            return Ok(stream);
+        }
+        Err(Fault::lasting("the store answers no range"))
+    }
+
+    /// A small blob, whole.
+    pub(super) async fn get(&self, key: &str, length: usize) -> Result<Bytes, Fault> {
+        let ask = Ask::new("GetBlob", Method::GET, key);
+        let mut cut = None;
+        for _ in 0..TRIES {
+            let (_, mut stream) = self.shared.caller.stream(&ask).await?;
+            let mut whole = BytesMut::with_capacity(length);
+            cut = loop {
+                match stream.next().await {
+                    Some(Ok(bytes)) if whole.len() + bytes.len() <= length => whole.extend_from_slice(&bytes),
+                    Some(Ok(_)) => break Some(Fault::lasting(format!("{key} is too long"))),
+                    Some(Err(error)) => break Some(error.into()),
+                    None if whole.len() < length => break Some(Fault::lasting(format!("{key} is too short"))),
+                    None => return Ok(whole.freeze()),
+                }
+            };
+        }
+        Err(cut.unwrap_or_else(|| Fault::lasting(format!("{key} can't be read"))))
+    }
+
+    /// Removes a blob that was made, with its snapshots. Was there one?
+    pub(super) async fn remove(&self, key: &str) -> Result<bool, Fault> {
+        let ask = Ask::new("DeleteBlob", Method::DELETE, key).header("x-ms-delete-snapshots", "include");
+        match self.shared.caller.call(&ask).await {
+            Ok(_) => Ok(true),
+            Err(fault) if fault.kind == Kind::Missing => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Removes whatever there is of this name. Blocks that belong to nothing are deleted by no call: they go when a blob is
+    /// made of none of them.
+    pub(super) async fn remove_all(&self, key: &str) -> Result<(), Fault> {
+        if !self.remove(key).await? {
+            match self.make(key, &[]).await {
+                Ok(()) => {}
+                // Somebody made it meanwhile; it goes all the same.
+                Err(fault) if fault.kind == Kind::Changed => {}
+                Err(fault) => return Err(fault),
+            }
+            self.remove(key).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the vendor's library computes for these: `pip install azure-storage-extensions==0.1.0`, then
+    /// `base64.b64encode(azure.storage.extensions.checksums.crc64.compute(b"123456789", 0).to_bytes(8, "little"))`.
+    #[test]
+    fn a_checksum_is_written_as_the_service_expects_it() {
+        for (bytes, wanted) in [("123456789", "iJh5CoYUi64="), ("", "AAAAAAAAAAA=")] {
+            assert_eq!(Content::of(vec![Bytes::from(bytes)], None).checksum(), wanted);
+        }
+    }
+}
