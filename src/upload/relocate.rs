@@ -130,12 +130,16 @@ pub async fn relocate(
 async fn one(engine: &Engine, pace: &Pace<'_>, placed: PlacedPiece) -> Result<Outcome, Stopped> {
     let to = match copied(engine, pace, &placed.piece).await {
         Ok(copy) => copy,
-        Err(NotCopied::Stopped(stopped)) => return Err(stopped),
-        Err(NotCopied::Damaged(sentence)) => {
+        Err(why) => {
             // It may have been deleted, or moved by another, while it was read.
             let version = engine.meta.version(&placed.tenant, placed.version).await?;
-            let named = version.is_some_and(|version| version.pieces.contains(&placed.piece));
-            return Ok(if named { Outcome::Damaged(sentence) } else { Outcome::Changed });
+            if !version.is_some_and(|version| version.pieces.contains(&placed.piece)) {
+                return Ok(Outcome::Changed);
+            }
+            return match why {
+                NotCopied::Damaged(sentence) => Ok(Outcome::Damaged(sentence)),
+                NotCopied::Stopped(stopped) => Err(stopped),
+            };
         }
     };
     let (segment, backend) = (to.segment, to.backend.clone());

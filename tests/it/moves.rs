@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::backups::UPLOADS;
-use crate::bucket::Store;
+use crate::bucket::{Harm, Store};
 use crate::harness::{client, noise};
 use crate::postgres::Fresh;
 use crate::process::{Place, Running, on_disk};
@@ -390,6 +390,34 @@ async fn what_is_damaged_is_left_and_told() {
     assert!(said.contains("are damaged") && said.contains("is not there") && said.contains("doctor"), "{said}");
     assert!(running.content(&names["good"].0).await == (200, noise(102)));
     assert_eq!(in_the_bucket(&store, "there/"), 1, "no copy is made of what is damaged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_fails_ends_a_run_and_changes_nothing() {
+    let (folder, store) = (tempfile::tempdir().unwrap(), Store::start());
+    let there = store.url("there");
+    let place = writing(&on_disk(folder.path()), "disk", &[&there]);
+    let running = place.serve().await.unwrap().with_first_key().await;
+    let upload = running.uploaded("a", &noise(MIB)).await;
+    // It can't be written to, it loses what it took, or it can't be read.
+    for (what, code) in [("PutObject", "SlowDown"), ("HeadObject", "SlowDown"), ("GetObject", "InternalError")] {
+        store.harm(what, u32::MAX, Harm::Refuse(503, code));
+        let said = moved(&place, "disk", &there, &[]).await.unwrap_err();
+        assert!(said.contains(what) && said.contains("Repeated, the command goes on"), "{said}");
+        store.spare();
+        assert!(running.content(&upload).await == (200, noise(MIB)));
+        assert_eq!(on_the_disk(&place), 1);
+    }
+    // Nor onto a disk that has less than it is to keep free.
+    let said = moved(&place, "disk", &there, &[]).await.unwrap();
+    assert_eq!((&said["moved"], &said["left"]), (&json!(1), &json!(0)), "{said}");
+    let mut back = moving(&place, &there, "disk", &[]);
+    back.env("LANDFALL_FREE_SPACE_MIN", "1000TiB");
+    let output = tokio::task::spawn_blocking(move || back.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("no space left"), "{said}");
+    assert!(running.content(&upload).await == (200, noise(MIB)));
+    whole(&place).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
