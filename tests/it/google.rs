@@ -76,12 +76,11 @@ async fn files_of_an_organization_are_sent_to_the_store_in_chunks() {
     let link = content.json()["download_url"].as_str().unwrap().to_owned();
     assert!(server.bare("GET", &link).send().await.expect(200).body == data);
     assert_eq!(server.get("/usage").await["reserved"], 0);
-    // In one request, without a word about ranges; and an empty file.
-    for data in [noise(300_000), Vec::new()] {
-        let session = server.session(data.len() as u64).await;
-        finished(&whole(&server.http, &session.url, &data).await, &data);
-        server.register(&session).send().await.expect(201);
-    }
+    // In one request, without a word about ranges.
+    let short = noise(300_000);
+    let session = server.session(short.len() as u64).await;
+    finished(&whole(&server.http, &session.url, &short).await, &short);
+    server.register(&session).send().await.expect(201);
     // Several are opened at once, each with a location of its own.
     let one = json!({ "filename": "a", "file_size": 5, "mime_type": "text/plain" });
     let body = json!({ "files": [one, one, one] });
@@ -371,4 +370,25 @@ async fn a_start_that_can_not_be_is_refused_with_a_sentence() {
     let said = serve(&store.url("c"), "native").await;
     assert!(said.contains("X-Goog-If-Generation-Match"), "{said}");
     assert!(store.objects("").iter().all(|(key, _)| !key.contains("owner")), "nothing was claimed");
+}
+
+/// The vendor's published client, unmodified, where `tests/clients/run` says how it is started.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_published_client_of_files_sends_to_the_store() {
+    let Ok(command) = std::env::var("LANDFALL_TEST_FILES_CLIENT") else { return };
+    let store = Store::google();
+    let server = on(&store, "aitronos").await;
+    let mut words = command.split(' ');
+    let mut client = tokio::process::Command::new(words.next().unwrap());
+    for proxy in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
+        client.env_remove(proxy);
+    }
+    client.args(words).env("LANDFALL_URL", server.url("")).env("LANDFALL_KEY", &server.key);
+    client.env("LANDFALL_TENANT", &server.tenant).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(300), client.output()).await.expect("it ends").unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && !said.contains("not ok "), "{said}");
+    assert!(said.lines().filter(|line| line.starts_with("ok ")).count() > 10, "{said}");
+    assert!(store.count("SendToSession") >= 9, "{}", store.count("SendToSession"));
+    direct::whole(server, &store).await;
 }

@@ -23,6 +23,7 @@ mod coveo;
 mod deploy;
 mod direct;
 mod doctor;
+mod emulators;
 mod files;
 mod first_start;
 #[path = "../support/front.rs"]
