@@ -1,5 +1,5 @@
 //! What others took Google Cloud Storage to be: two emulators, each for what it has. fake-gcs-server knows URLs that were
-//! signed, generations and conditions, and no parts; gcp-storage-emulator knows sessions with offsets. Neither has all that a
+//! signed, generations and conditions, and no parts; gcp-storage-emulator knows sessions with offsets, which it does not end. Neither has all that a
 //! server asks of a bucket.
 
 use std::collections::HashMap;
@@ -134,7 +134,7 @@ async fn what_was_signed_is_put_once_and_pinned_at_fake_gcs_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_begun_asked_and_ended_at_gcp_storage_emulator() {
+async fn a_session_is_begun_and_asked_at_gcp_storage_emulator() {
     let program = program("python_program", "gcp-storage-emulator", "2026.7.19");
     let arguments = |port: u16| {
         ["start", "--host", "127.0.0.1", "--port", &port.to_string(), "--in-memory", "--default-bucket", "bytes"]
@@ -161,8 +161,4 @@ async fn a_session_is_begun_asked_and_ended_at_gcp_storage_emulator() {
     let key = format!("here/{}", landfall::model::ids::SegmentId::direct(session));
     let got = client().get(format!("{}/bytes/{key}", emulator.url())).send().await.unwrap();
     assert!(got.bytes().await.unwrap() == data);
-    // One that is left: nothing can be sent to it any more.
-    let other = SessionId(random_uuid());
-    let left = direct.begin_session(other, None, "").await.unwrap();
-    direct.abandon(other, &left).await.unwrap();
 }
