@@ -25,14 +25,25 @@ pub struct Places {
 struct At {
     place: PlaceId,
     store: Arc<dyn BlobStore>,
+    /// Is what lies there told in a listing?
+    listed: bool,
 }
 
 impl Places {
     /// The place that new segments go to, and the others.
     #[must_use]
     pub fn new(current: (PlaceId, Arc<dyn BlobStore>), others: Vec<(PlaceId, Arc<dyn BlobStore>)>) -> Self {
-        let at = |(place, store)| At { place, store };
+        let at = |(place, store)| At { place, store, listed: true };
         Self { current: at(current), others: others.into_iter().map(at).collect() }
+    }
+
+    /// What lies at these places is not told: nobody knows whose it is.
+    #[must_use]
+    pub fn without_listing(mut self, places: &[PlaceId]) -> Self {
+        for at in std::iter::once(&mut self.current).chain(&mut self.others) {
+            at.listed = !places.contains(&at.place);
+        }
+        self
     }
 
     fn all(&self) -> impl Iterator<Item = &At> {
@@ -58,7 +69,7 @@ impl Places {
 #[async_trait]
 impl BlobStore for Places {
     async fn create(&self, segment: SegmentId, expected: Option<u64>) -> Result<Box<dyn SegmentWriter>, BlobError> {
-        let At { place, store } = &self.current;
+        let At { place, store, .. } = &self.current;
         let writer = store.create(segment, expected).await?;
         Ok(if *place == PlaceId::FIRST { writer } else { Box::new(Writer { place: *place, writer }) })
     }
@@ -92,14 +103,18 @@ impl BlobStore for Places {
         at.store.delete(segment, backend).await
     }
 
+    /// A place that can't be asked keeps the others from nothing.
     async fn list(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError> {
-        for At { place, store } in self.all() {
+        let mut failed = None;
+        for At { place, store, .. } in self.all().filter(|at| at.listed) {
             let mut marked = |batch: Vec<Listed>| {
                 each(batch.into_iter().map(|l| Listed { backend: place.mark(&l.backend), ..l }).collect());
             };
-            store.list(&mut marked).await?;
+            if let Err(error) = store.list(&mut marked).await {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn place(&self) -> PlaceId {
@@ -122,11 +137,9 @@ impl BlobStore for Places {
         self.current.store.space().await
     }
 
+    /// Where new segments go: what can be done without the others is done.
     async fn ping(&self) -> Result<(), BlobError> {
-        for at in self.all() {
-            at.store.ping().await?;
-        }
-        Ok(())
+        self.current.store.ping().await
     }
 }
 
