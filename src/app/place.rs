@@ -278,10 +278,18 @@ impl<'a> Sites<'a> {
     }
 }
 
-async fn installation(meta: &dyn MetaStore) -> Result<String, StartError> {
+async fn installation(sites: &Sites<'_>) -> Result<String, StartError> {
+    let meta = sites.meta;
     let id = match meta.setting(INSTALLATION).await? {
         Some(id) => id,
-        None => meta.set_setting(INSTALLATION, random_uuid().to_string().into_bytes(), true).await?,
+        None => {
+            // A backup from before this was remembered: its bytes are still its own.
+            let on_disk = sites.known.first().is_none_or(|first| first.place.is_disk()) && sites.on_disk(0);
+            let owner = if on_disk { remembered::disk_owner(&sites.config.data)? } else { None };
+            let held = owner.is_some() && meta.held_at(PlaceId::FIRST, sites.now).await? != HeldAt::default();
+            let id = owner.filter(|_| held).unwrap_or_else(|| random_uuid().to_string());
+            meta.set_setting(INSTALLATION, id.into_bytes(), true).await?
+        }
     };
     Ok(String::from_utf8_lossy(&id).into_owned())
 }
@@ -295,7 +303,7 @@ pub(super) async fn settle(
     wanted: Wanted,
 ) -> Result<Arc<dyn BlobStore>, StartError> {
     let mut sites = Sites::open(config, meta, clock, Access::Write).await?;
-    let installation = installation(meta).await?;
+    let installation = installation(&sites).await?;
     let mut checked = false;
     let begins = sites.known.is_empty();
     if begins {

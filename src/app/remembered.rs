@@ -188,9 +188,14 @@ pub(super) fn name_disk(directory: &Path) -> io::Result<Place> {
     Ok(Place::Disk(name))
 }
 
+/// What the mark of its disk says, if it has one.
+pub(super) fn disk_owner(directory: &Path) -> io::Result<Option<String>> {
+    file(directory, OWNER)
+}
+
 /// Does the disk of a data directory have this mark? One that has none has it from now on, if it may be taken.
 pub(super) fn claim_disk(directory: &Path, mark: &str, may_be_taken: bool) -> Result<bool, StartError> {
-    match file(directory, OWNER)? {
+    match disk_owner(directory)? {
         Some(owner) if owner == mark => Ok(true),
         Some(_) => Err(foreign_disk(
             directory,

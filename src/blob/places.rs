@@ -238,7 +238,7 @@ impl Direct for At {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bucket::Store;
+    use super::super::bucket::{Harm, Store};
     use super::super::contract::{read_all, segment, suite};
     use super::super::{Form, Memory, in_bucket};
     use super::*;
@@ -324,6 +324,39 @@ mod tests {
         assert!(told(store.length(id, "@3 whole").await.unwrap_err()));
         assert!(told(store.delete(id, "@3 whole").await.unwrap_err()));
         assert!(told(store.seal(id, "@3 whole", 1).await.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn one_place_alone_knows_what_is_not_its_own() {
+        let (disk, _) = twins();
+        let store = Places::new((PlaceId::FIRST, Arc::new(disk.clone())), Vec::new());
+        suite(&store).await;
+        let (id, _) = written(&store, b"here").await;
+        assert!(matches!(store.open(id, "@1 ").await.unwrap_err(), BlobError::Io(_)));
+        assert!(matches!(store.delete(id, "@1 ").await.unwrap_err(), BlobError::Io(_)));
+        assert_eq!(read_all(&store, id, "").await, b"here", "what another place holds is not deleted here");
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_away_keeps_nobody_from_the_others() {
+        let (disk, bucket) = twins();
+        let store = Store::start();
+        let gone: Arc<dyn BlobStore> = Arc::new(in_bucket(&store, "old"));
+        for call in ["ListObjectsV2", "HeadBucket"] {
+            store.harm(call, u32::MAX, Harm::Refuse(403, "AccessDenied"));
+        }
+        let all =
+            Places::new((PlaceId::FIRST, Arc::new(disk)), vec![(PlaceId(1), gone), (TWO, Arc::new(bucket.clone()))]);
+        let (here, _) = written(&all, b"here").await;
+        let (there, _) = written(&bucket, b"there").await;
+        let listed = async |all: &Places| {
+            let mut listed = Vec::new();
+            let done = all.list(&mut |batch| listed.extend(batch.into_iter().map(|l| l.segment))).await;
+            (done.is_ok(), listed)
+        };
+        assert_eq!(listed(&all).await, (false, vec![here, there]));
+        assert_eq!(listed(&all.clone().without_listing(&[PlaceId(1)])).await, (true, vec![here, there]));
+        all.ping().await.unwrap();
     }
 
     #[tokio::test]

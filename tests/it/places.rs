@@ -172,6 +172,13 @@ async fn a_disk_has_one_owner() {
     drop(running);
     let (whole, said) = disk.doctor().await;
     assert!(whole, "{said}");
+    // Facts that were put back from before a database had a name.
+    let mark = std::fs::read_to_string(&owner).unwrap();
+    let facts = rusqlite::Connection::open(disk.data.join("landfall.db")).unwrap();
+    assert_eq!(facts.execute("DELETE FROM settings WHERE name IN ('installation', 'storage')", []).unwrap(), 2);
+    drop(facts);
+    drop(serving(&disk, &key).await);
+    assert_eq!(std::fs::read_to_string(&owner).unwrap(), mark);
     // Facts that were lost, or thrown away.
     remove_facts(&disk.data);
     refuses(disk.serve().await);
