@@ -2,6 +2,7 @@
 
 mod direct;
 mod place;
+mod remembered;
 mod root;
 mod stores;
 
@@ -114,6 +115,17 @@ pub enum StartError {
         place: String,
         /// Why.
         reason: &'static str,
+    },
+    /// A place has no owner's mark, although there should be bytes.
+    #[error(
+        "this database names bytes {place}, and there is no object `owner` that marks them as its own. Is the `endpoint` that of \
+         another store? If it is the right one, put the object back, with the content {mark}"
+    )]
+    Unmarked {
+        /// Which place.
+        place: String,
+        /// What its mark says.
+        mark: String,
     },
     /// Certificates can't be kept up.
     #[error(transparent)]

@@ -1,74 +1,21 @@
 //! Where the bytes are that a database names. It remembers every place by a number, because a process that looks elsewhere
 //! would find none of them, and keep its own where no other looks.
 
-use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::StartError;
+use super::remembered::{self, PLACE, Place, Remembered};
 use super::stores::{self, Access, Opened};
-use crate::blob::{BlobStore, Places, Wanted, write_durably};
+use crate::blob::{BlobStore, Places, Wanted};
 use crate::clock::{Clock, Timestamp, random_uuid};
 use crate::config::{Config, ConfigError, Storage};
-use crate::meta::MetaStore;
+use crate::meta::{HeldAt, MetaStore};
 use crate::model::ids::PlaceId;
 
-/// The setting that remembers the first place, what those of the others begin with, and the file of a data directory that has
-/// the name of its bytes.
-const PLACE: &str = "storage";
 /// Which places the last process that started writes to and reads: their numbers, the former first.
 const NOW: &str = "storage.now";
-/// Tells this database's bytes from another's in a bucket.
+/// Tells this database's bytes from another's in a bucket, or on a disk.
 const INSTALLATION: &str = "installation";
-/// As many places a database remembers at most.
-const PLACES: u32 = 100;
-
-/// A place for bytes, as it is remembered.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Place {
-    /// A data directory: the name in its file. Facts that lie in the same directory do without.
-    Disk(String),
-    /// One that others can reach: the scheme of its URL, and the rest.
-    Remote(String, String),
-}
-
-/// The word that buckets are remembered by.
-const BUCKET: &str = "bucket";
-
-impl Place {
-    fn stored(&self) -> Vec<u8> {
-        match self {
-            Self::Disk(name) => format!("disk {name}"),
-            Self::Remote(scheme, name) if scheme == "s3" => format!("{BUCKET} {name}"),
-            Self::Remote(scheme, name) => format!("{scheme} {name}"),
-        }
-        .into_bytes()
-    }
-
-    fn read(stored: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(stored);
-        match text.split_once(' ') {
-            Some(("disk", name)) => Self::Disk(name.to_owned()),
-            Some((BUCKET, name)) => Self::Remote("s3".into(), name.to_owned()),
-            Some((scheme, name)) => Self::Remote(scheme.to_owned(), name.to_owned()),
-            None => Self::Disk(text.into_owned()),
-        }
-    }
-
-    const fn is_disk(&self) -> bool {
-        matches!(self, Self::Disk(_))
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Disk(name) if name.is_empty() => f.write_str("on the disk"),
-            Self::Disk(name) => write!(f, "on the disk of the data directory whose file `{PLACE}` says {name}"),
-            Self::Remote(scheme, name) => write!(f, "in {scheme}://{name}"),
-        }
-    }
-}
 
 /// A configured place, and which of the remembered ones it is.
 struct Site {
@@ -76,8 +23,8 @@ struct Site {
     /// What it is called; a disk that has no name yet has none.
     place: Option<Place>,
     number: Option<PlaceId>,
-    /// Is it another name's copy of the place with its number?
-    is_copy: bool,
+    /// Could it not be used when it was looked at?
+    is_away: bool,
 }
 
 /// The configured places, the one for new segments first.
@@ -85,20 +32,8 @@ struct Sites<'a> {
     config: &'a Config,
     meta: &'a dyn MetaStore,
     sites: Vec<Site>,
-    known: Vec<(PlaceId, Place)>,
+    known: Vec<Remembered>,
     now: Timestamp,
-}
-
-fn own_name(directory: &Path) -> std::io::Result<Option<String>> {
-    match std::fs::read_to_string(directory.join(PLACE)) {
-        Ok(name) => Ok(Some(name.trim().to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn setting(number: PlaceId) -> String {
-    if number.is_first() { PLACE.into() } else { format!("{PLACE}.{number}") }
 }
 
 fn named(config: &Config, meta: &dyn MetaStore, storage: &Storage) -> Result<Option<Place>, StartError> {
@@ -106,7 +41,7 @@ fn named(config: &Config, meta: &dyn MetaStore, storage: &Storage) -> Result<Opt
         Some((scheme, name)) => Ok(Some(Place::Remote(scheme.into(), name))),
         // Facts that lie beside the bytes need no name for them.
         None if !meta.is_shared() => Ok(Some(Place::Disk(String::new()))),
-        None => Ok(own_name(&config.data)?.map(Place::Disk)),
+        None => Ok(remembered::disk_name(&config.data)?.map(Place::Disk)),
     }
 }
 
@@ -133,17 +68,15 @@ impl<'a> Sites<'a> {
             let place = named(config, meta, storage)?;
             if sites.iter().any(|site| site.place == place) {
                 let value = place.map_or_else(|| "disk".into(), |place| place.to_string());
-                let remedy = String::from("each place is named once, here or in `storage`");
+                let remedy = "each place is named once, here or in `storage`. Two stores whose buckets have the same name are told \
+                              apart by their prefixes alone: give each a prefix of its own"
+                    .into();
                 return Err(ConfigError::Invalid { field: "more_storage", value, remedy }.into());
             }
             let opened = stores::open(storage, config, clock, access)?;
-            sites.push(Site { opened, place, number: None, is_copy: false });
+            sites.push(Site { opened, place, number: None, is_away: false });
         }
-        let mut known = Vec::new();
-        for number in (0..PLACES).map(PlaceId) {
-            let Some(stored) = meta.setting(&setting(number)).await? else { break };
-            known.push((number, Place::read(&stored)));
-        }
+        let known = remembered::all(meta).await?;
         Ok(Self { config, meta, sites, known, now: clock.now() })
     }
 
@@ -152,7 +85,11 @@ impl<'a> Sites<'a> {
     async fn recognize(&mut self, installation: Option<&str>) -> Result<(), StartError> {
         let mut absent = Vec::new();
         let writing = in_use(self.meta).await?.first().copied().unwrap_or_default();
-        for (number, place) in &self.known {
+        for remembered in &self.known {
+            let Remembered { number, place, .. } = remembered;
+            if self.sites.iter().any(|site| site.number == Some(*number)) {
+                continue;
+            }
             let same = |own: &Place| match (place, own) {
                 (Place::Disk(_), Place::Disk(_)) if !self.meta.is_shared() => true,
                 _ => place == own,
@@ -161,44 +98,48 @@ impl<'a> Sites<'a> {
                 Some(site) => site.number = Some(*number),
                 None => {
                     let needed = *number == writing || self.meta.names_bytes_at(*number, self.now).await?;
-                    absent.push((*number, place.clone(), needed));
+                    absent.push((remembered.clone(), needed));
                 }
             }
         }
         if let Some(installation) = installation {
             self.find_copies(&mut absent, installation).await?;
         }
-        match absent.iter().find(|(_, _, needed)| *needed) {
-            Some((_, place, _)) => Err(self.elsewhere(place)),
+        match absent.iter().find(|(_, needed)| *needed) {
+            Some((remembered, _)) => Err(self.elsewhere(&remembered.place)),
             None => Ok(()),
         }
     }
 
-    /// A place that others can reach and that nobody remembers by its name is a copy of one that is absent, if it has the
-    /// owner's mark: a new one gets that after its name is remembered. Without it, it is new or a mistake.
+    /// A place that others can reach and that nobody remembers by its name is a copy of one that is absent, if it has that
+    /// one's mark. Without a mark it is new or a mistake. One of another place is not this database's, or of a later state of it.
     async fn find_copies(
         &mut self,
-        absent: &mut Vec<(PlaceId, Place, bool)>,
+        absent: &mut Vec<(Remembered, bool)>,
         installation: &str,
     ) -> Result<(), StartError> {
-        for index in 0..self.sites.len() {
-            let among: Vec<_> = absent.iter().filter(|(_, place, _)| !place.is_disk()).cloned().collect();
-            let Site { opened, number: None, .. } = &self.sites[index] else { continue };
-            let Some(reachable) = opened.reachable.as_ref().filter(|_| !among.is_empty()) else { continue };
-            if !reachable.claim(installation, false).await? {
-                continue;
+        for Site { opened, number, .. } in &mut self.sites {
+            let Some(reachable) = opened.reachable.as_ref().filter(|_| number.is_none()) else { continue };
+            let (mut found, mut refused) = (None, None);
+            for (remembered, _) in absent.iter().filter(|(remembered, _)| !remembered.place.is_disk()) {
+                match reachable.claim(&remembered.mark(installation), false).await {
+                    Ok(true) => found = Some(remembered.number),
+                    Ok(false) => {}
+                    Err(error) => {
+                        refused.get_or_insert(error);
+                        continue;
+                    }
+                }
+                refused = None;
+                break;
             }
-            let needed: Vec<_> = among.iter().filter(|(_, _, needed)| *needed).collect();
-            let (number, _, _) = match (needed.as_slice(), among.as_slice()) {
-                ([one], _) => one,
-                ([], [one]) => one,
-                // Nobody can tell of which.
-                (_, several) => return Err(self.elsewhere(&several[0].1)),
-            };
-            let number = *number;
-            self.sites[index].number = Some(number);
-            self.sites[index].is_copy = true;
-            absent.retain(|(absent, _, _)| *absent != number);
+            if let Some(refused) = refused {
+                return Err(refused);
+            }
+            if found.is_some() {
+                *number = found;
+                absent.retain(|(remembered, _)| Some(remembered.number) != found);
+            }
         }
         Ok(())
     }
@@ -231,16 +172,16 @@ impl<'a> Sites<'a> {
         StartError::Elsewhere { known: known.to_string(), here, remedy }
     }
 
-    /// The name of a disk that has none yet, in a database that several processes may use.
-    fn name_disk(&mut self, index: usize) -> Result<Place, StartError> {
-        if let Some(place) = &self.sites[index].place {
-            return Ok(place.clone());
+    fn on_disk(&self, index: usize) -> bool {
+        self.sites[index].opened.reachable.is_none()
+    }
+
+    /// Does a configured place have this mark? One that has none has it from now on, if it may be taken.
+    async fn claim(&self, index: usize, mark: &str, may_be_taken: bool) -> Result<bool, StartError> {
+        match &self.sites[index].opened.reachable {
+            Some(reachable) => reachable.claim(mark, may_be_taken).await,
+            None => remembered::claim_disk(&self.config.data, mark, may_be_taken),
         }
-        let name = random_uuid().to_string();
-        write_durably(&self.config.data.join(PLACE), format!("{name}\n").as_bytes())?;
-        let place = Place::Disk(name);
-        self.sites[index].place = Some(place.clone());
-        Ok(place)
     }
 
     async fn check(&self, index: usize, wanted: Wanted) -> Result<(), StartError> {
@@ -252,36 +193,103 @@ impl<'a> Sites<'a> {
         }
     }
 
-    /// Remembers a place under the next number that is free.
-    async fn remember(&mut self, place: Place) -> Result<PlaceId, StartError> {
-        let first = u32::try_from(self.known.len()).unwrap_or(PLACES);
-        for number in (first..PLACES).map(PlaceId) {
-            let kept = Place::read(&self.meta.set_setting(&setting(number), place.stored(), true).await?);
-            self.known.push((number, kept.clone()));
-            if kept == place {
-                return Ok(number);
-            }
+    /// May a place that nobody remembers be this database's from now on? Whatever lies there and is not named by its rows will
+    /// be removed. `mark` is one that it may have already.
+    async fn vet(&self, index: usize, mark: &str) -> Result<(), StartError> {
+        if self.claim(index, mark, false).await? || !self.on_disk(index) {
+            return Ok(());
         }
-        Err(StartError::Io(std::io::Error::other("this database remembers too many places for bytes")))
+        let mut found = false;
+        let listed = self.sites[index].opened.store.list(&mut |batch| found |= !batch.is_empty()).await;
+        let directory = &self.config.data;
+        listed.map_err(|error| remembered::foreign_disk(directory, &error.to_string()))?;
+        // A database that began before places were remembered has its own there.
+        let held = if found && self.known.is_empty() {
+            self.meta.held_at(PlaceId::FIRST, self.now).await?
+        } else {
+            HeldAt::default()
+        };
+        match found && held == HeldAt::default() {
+            true => Err(remembered::foreign_disk(directory, "in `blobs` lie bytes of another database")),
+            false => Ok(()),
+        }
     }
 
-    /// The store of all places that have a number.
+    /// Remembers a configured place that nobody remembers, under the next number that is free.
+    async fn admit(&mut self, index: usize, installation: &str) -> Result<(), StartError> {
+        let on_disk = self.on_disk(index);
+        // No mark has this id: of a database that remembers places none that has a mark already is a new one.
+        let fresh = format!("{installation} {}", random_uuid());
+        let mark = if self.known.is_empty() { installation } else { &fresh };
+        if let Err(refused) = self.vet(index, mark).await {
+            // Unless another process remembered it just now.
+            self.known = remembered::all(self.meta).await?;
+            let place = self.sites[index].place.as_ref();
+            if on_disk || !self.known.iter().any(|remembered| Some(&remembered.place) == place) {
+                return Err(refused);
+            }
+        }
+        // Bytes of one database are on one disk at most, whose process is the only one.
+        let disk = |known: &[Remembered]| known.iter().find(|known| on_disk && known.place.is_disk()).cloned();
+        if let Some(disk) = disk(&self.known) {
+            return Err(self.elsewhere(&disk.place));
+        }
+        let place = match &self.sites[index].place {
+            Some(place) => place.clone(),
+            None => remembered::name_disk(&self.config.data)?,
+        };
+        self.sites[index].place = Some(place.clone());
+        let remembered = remembered::remember(self.meta, &mut self.known, &place).await?;
+        if remembered.place != place {
+            return Err(self.elsewhere(&remembered.place));
+        }
+        self.sites[index].number = Some(remembered.number);
+        Ok(())
+    }
+
+    /// Makes sure that a place has the mark of its number. A new one gets it, and one that lost it before anything was there.
+    async fn mark(&self, index: usize, installation: &str, is_new: bool) -> Result<(), StartError> {
+        let number = self.sites[index].number;
+        let Some(remembered) = self.known.iter().find(|known| Some(known.number) == number) else { return Ok(()) };
+        let mark = remembered.mark(installation);
+        if self.claim(index, &mark, false).await? {
+            return Ok(());
+        }
+        // Disks had no marks once; the name of one, or the facts beside it, say whose it is.
+        let may_be_taken =
+            is_new || self.on_disk(index) || !self.meta.names_bytes_at(remembered.number, self.now).await?;
+        match may_be_taken {
+            true => self.claim(index, &mark, true).await.map(drop),
+            false => Err(StartError::Unmarked { place: remembered.place.to_string(), mark }),
+        }
+    }
+
+    /// The store of all places that have a number. Rows may name places that others remembered, so that one place alone is
+    /// told by its number as well.
     fn assemble(self, writing: Option<PlaceId>) -> Arc<dyn BlobStore> {
-        let alone = self.known.len() <= 1 && self.sites.len() == 1;
+        let away: Vec<PlaceId> = self.sites.iter().filter(|site| site.is_away).filter_map(|site| site.number).collect();
         let mut all: Vec<(PlaceId, Arc<dyn BlobStore>)> =
             self.sites.into_iter().filter_map(|site| Some((site.number?, site.opened.store))).collect();
         if let Some(at) = writing.and_then(|writing| all.iter().position(|(number, _)| *number == writing)) {
             all.swap(0, at);
         }
         let current = all.remove(0);
-        if alone { current.1 } else { Arc::new(Places::new(current, all)) }
+        Arc::new(Places::new(current, all).without_listing(&away))
     }
 }
 
-async fn installation(meta: &dyn MetaStore) -> Result<String, StartError> {
+async fn installation(sites: &Sites<'_>) -> Result<String, StartError> {
+    let meta = sites.meta;
     let id = match meta.setting(INSTALLATION).await? {
         Some(id) => id,
-        None => meta.set_setting(INSTALLATION, random_uuid().to_string().into_bytes(), true).await?,
+        None => {
+            // A backup from before this was remembered: its bytes are still its own.
+            let on_disk = sites.known.first().is_none_or(|first| first.place.is_disk()) && sites.on_disk(0);
+            let owner = if on_disk { remembered::disk_owner(&sites.config.data)? } else { None };
+            let held = owner.is_some() && meta.held_at(PlaceId::FIRST, sites.now).await? != HeldAt::default();
+            let id = owner.filter(|_| held).unwrap_or_else(|| random_uuid().to_string());
+            meta.set_setting(INSTALLATION, id.into_bytes(), true).await?
+        }
     };
     Ok(String::from_utf8_lossy(&id).into_owned())
 }
@@ -295,34 +303,39 @@ pub(super) async fn settle(
     wanted: Wanted,
 ) -> Result<Arc<dyn BlobStore>, StartError> {
     let mut sites = Sites::open(config, meta, clock, Access::Write).await?;
-    let installation = installation(meta).await?;
+    let installation = installation(&sites).await?;
     let mut checked = false;
-    if sites.known.is_empty() {
+    let begins = sites.known.is_empty();
+    if begins {
         // Before it is remembered: a place that can't be used is corrected.
         sites.check(0, wanted).await?;
         checked = true;
-        let place = sites.name_disk(0)?;
-        let kept = Place::read(&meta.set_setting(PLACE, place.stored(), true).await?);
-        sites.known.push((PlaceId::FIRST, kept));
+        sites.admit(0, &installation).await?;
     }
     sites.recognize(Some(&installation)).await?;
     for index in 0..sites.sites.len() {
+        let known = sites.sites[index].number;
         if index > 0 || !checked {
-            sites.check(index, wanted).await?;
-        }
-        if sites.sites[index].number.is_none() {
-            // Bytes of one database are on one disk at most, whose process is the only one.
-            let on_disk = sites.sites[index].opened.reachable.is_none();
-            if let Some((_, disk)) = sites.known.iter().find(|(_, place)| on_disk && place.is_disk()) {
-                return Err(sites.elsewhere(&disk.clone()));
+            match (sites.check(index, wanted).await, index, known) {
+                (Ok(()), _, _) => {}
+                (Err(error), 1.., Some(_)) => {
+                    let place = sites.sites[index].place.as_ref().map(Place::to_string).unwrap_or_default();
+                    tracing::error!(
+                        %error,
+                        "the bytes {place} can't be reached: what needs them is answered with 503 meanwhile, and what \
+                         nobody names there is removed after a start that reaches them"
+                    );
+                    sites.sites[index].is_away = true;
+                    continue;
+                }
+                (Err(error), _, _) => return Err(error),
             }
-            let place = sites.name_disk(index)?;
-            sites.sites[index].number = Some(sites.remember(place).await?);
         }
-        let site = &sites.sites[index];
-        if let (Some(reachable), false) = (&site.opened.reachable, site.is_copy) {
-            reachable.claim(&installation, true).await?;
+        if known.is_none() {
+            sites.admit(index, &installation).await?;
         }
+        let is_new = known.is_none() || (begins && index == 0);
+        sites.mark(index, &installation, is_new).await?;
     }
     let numbers: Vec<String> = sites.sites.iter().filter_map(|site| Some(site.number?.to_string())).collect();
     meta.set_setting(NOW, numbers.join(" ").into_bytes(), false).await?;
@@ -357,22 +370,34 @@ pub(super) async fn between(
     to: &Storage,
 ) -> Result<(Arc<dyn BlobStore>, PlaceId), StartError> {
     let mut sites = Sites::open(config, meta, clock, Access::Write).await?;
-    let id = meta.setting(INSTALLATION).await?;
-    sites.recognize(id.as_deref().map(String::from_utf8_lossy).as_deref()).await?;
+    let id = meta.setting(INSTALLATION).await?.map(|id| String::from_utf8_lossy(&id).into_owned());
+    sites.recognize(id.as_deref()).await?;
     let in_use = in_use(meta).await?;
     let number = |storage: &Storage| {
         let place = named(config, meta, storage)?;
         let shown = place.as_ref().map_or_else(|| "on the disk".into(), Place::to_string);
-        let site = sites.sites.iter().find(|site| site.place == place);
         let unmovable = |reason| StartError::Unmovable { place: shown.clone(), reason };
-        let site = site.ok_or_else(|| unmovable("it is configured neither as `storage` nor in `more_storage`"))?;
+        let index = sites.sites.iter().position(|site| site.place == place);
+        let index = index.ok_or_else(|| unmovable("it is configured neither as `storage` nor in `more_storage`"))?;
         let started = "no server was started with it: every process at this database has to be, before bytes are moved";
-        site.number.filter(|number| in_use.contains(number)).ok_or_else(|| unmovable(started))
+        let known = sites.known.iter().find(|known| Some(known.number) == sites.sites[index].number);
+        let known = known.filter(|known| in_use.contains(&known.number)).ok_or_else(|| unmovable(started))?;
+        Ok::<_, StartError>((
+            index,
+            known.clone(),
+            unmovable("it has no mark `owner` of this installation: it is not the store that the servers use"),
+        ))
     };
     let (from, to) = (number(from)?, number(to)?);
-    if from == to {
-        let place = sites.known.iter().find(|(number, _)| *number == to).map(|(_, place)| place.to_string());
-        return Err(StartError::Unmovable { place: place.unwrap_or_default(), reason: "they are there" });
+    if from.1.number == to.1.number {
+        return Err(StartError::Unmovable { place: to.1.place.to_string(), reason: "they are there" });
     }
-    Ok((sites.assemble(Some(to)), from))
+    let (reads, writes) = (from.1.number, to.1.number);
+    // From here the same names may lead to other stores than from the servers.
+    for (index, known, unmarked) in [from, to] {
+        if !sites.claim(index, &known.mark(id.as_deref().unwrap_or_default()), false).await? {
+            return Err(unmarked);
+        }
+    }
+    Ok((sites.assemble(Some(writes)), reads))
 }

@@ -470,9 +470,14 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 /// # Errors
 /// When it exists already, or can't be written or synced.
 pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    if path.try_exists()? {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let unfinished = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     file.write_all(content)?;
     file.sync_all()?;
+    std::fs::rename(&unfinished, path)?;
     path.parent().map_or(Ok(()), sync_directory)
 }
 

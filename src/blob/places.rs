@@ -25,14 +25,25 @@ pub struct Places {
 struct At {
     place: PlaceId,
     store: Arc<dyn BlobStore>,
+    /// Is what lies there told in a listing?
+    listed: bool,
 }
 
 impl Places {
     /// The place that new segments go to, and the others.
     #[must_use]
     pub fn new(current: (PlaceId, Arc<dyn BlobStore>), others: Vec<(PlaceId, Arc<dyn BlobStore>)>) -> Self {
-        let at = |(place, store)| At { place, store };
+        let at = |(place, store)| At { place, store, listed: true };
         Self { current: at(current), others: others.into_iter().map(at).collect() }
+    }
+
+    /// What lies at these places is not told: nobody knows whose it is.
+    #[must_use]
+    pub fn without_listing(mut self, places: &[PlaceId]) -> Self {
+        for at in std::iter::once(&mut self.current).chain(&mut self.others) {
+            at.listed = !places.contains(&at.place);
+        }
+        self
     }
 
     fn all(&self) -> impl Iterator<Item = &At> {
@@ -58,7 +69,7 @@ impl Places {
 #[async_trait]
 impl BlobStore for Places {
     async fn create(&self, segment: SegmentId, expected: Option<u64>) -> Result<Box<dyn SegmentWriter>, BlobError> {
-        let At { place, store } = &self.current;
+        let At { place, store, .. } = &self.current;
         let writer = store.create(segment, expected).await?;
         Ok(if *place == PlaceId::FIRST { writer } else { Box::new(Writer { place: *place, writer }) })
     }
@@ -92,14 +103,18 @@ impl BlobStore for Places {
         at.store.delete(segment, backend).await
     }
 
+    /// A place that can't be asked keeps the others from nothing.
     async fn list(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError> {
-        for At { place, store } in self.all() {
+        let mut failed = None;
+        for At { place, store, .. } in self.all().filter(|at| at.listed) {
             let mut marked = |batch: Vec<Listed>| {
                 each(batch.into_iter().map(|l| Listed { backend: place.mark(&l.backend), ..l }).collect());
             };
-            store.list(&mut marked).await?;
+            if let Err(error) = store.list(&mut marked).await {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn place(&self) -> PlaceId {
@@ -122,11 +137,9 @@ impl BlobStore for Places {
         self.current.store.space().await
     }
 
+    /// Where new segments go: what can be done without the others is done.
     async fn ping(&self) -> Result<(), BlobError> {
-        for at in self.all() {
-            at.store.ping().await?;
-        }
-        Ok(())
+        self.current.store.ping().await
     }
 }
 
@@ -238,7 +251,7 @@ impl Direct for At {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bucket::Store;
+    use super::super::bucket::{Harm, Store};
     use super::super::contract::{read_all, segment, suite};
     use super::super::{Form, Memory, in_bucket};
     use super::*;
@@ -324,6 +337,39 @@ mod tests {
         assert!(told(store.length(id, "@3 whole").await.unwrap_err()));
         assert!(told(store.delete(id, "@3 whole").await.unwrap_err()));
         assert!(told(store.seal(id, "@3 whole", 1).await.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn one_place_alone_knows_what_is_not_its_own() {
+        let (disk, _) = twins();
+        let store = Places::new((PlaceId::FIRST, Arc::new(disk.clone())), Vec::new());
+        suite(&store).await;
+        let (id, _) = written(&store, b"here").await;
+        assert!(matches!(store.open(id, "@1 ").await.unwrap_err(), BlobError::Io(_)));
+        assert!(matches!(store.delete(id, "@1 ").await.unwrap_err(), BlobError::Io(_)));
+        assert_eq!(read_all(&store, id, "").await, b"here", "what another place holds is not deleted here");
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_away_keeps_nobody_from_the_others() {
+        let (disk, bucket) = twins();
+        let store = Store::start();
+        let gone: Arc<dyn BlobStore> = Arc::new(in_bucket(&store, "old"));
+        for call in ["ListObjectsV2", "HeadBucket"] {
+            store.harm(call, u32::MAX, Harm::Refuse(403, "AccessDenied"));
+        }
+        let all =
+            Places::new((PlaceId::FIRST, Arc::new(disk)), vec![(PlaceId(1), gone), (TWO, Arc::new(bucket.clone()))]);
+        let (here, _) = written(&all, b"here").await;
+        let (there, _) = written(&bucket, b"there").await;
+        let listed = async |all: &Places| {
+            let mut listed = Vec::new();
+            let done = all.list(&mut |batch| listed.extend(batch.into_iter().map(|l| l.segment))).await;
+            (done.is_ok(), listed)
+        };
+        assert_eq!(listed(&all).await, (false, vec![here, there]));
+        assert_eq!(listed(&all.clone().without_listing(&[PlaceId(1)])).await, (true, vec![here, there]));
+        all.ping().await.unwrap();
     }
 
     #[tokio::test]

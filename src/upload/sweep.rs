@@ -295,7 +295,7 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
     // With what finds them, which may be more than their names.
     let mut old = Vec::new();
     let mut doubtful = Vec::new();
-    engine
+    let listing = engine
         .blobs
         .list(&mut |batch| {
             for listed in batch {
@@ -306,7 +306,7 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
                 }
             }
         })
-        .await?;
+        .await;
     let mut kept = 0;
     for batch in doubtful.chunks(1000) {
         kept += engine.meta.known_segments(batch.to_vec()).await?.iter().filter(|known| !**known).count();
@@ -343,5 +343,7 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
             }
         }
     }
+    // What was listed is judged each for itself, although it may not be all.
+    listing?;
     Ok(deleted)
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::bucket::Store;
 use crate::harness::noise;
+use crate::moves::{moved, serving, writing};
 use crate::postgres::Fresh;
 use crate::process::{Place, Running, on_disk};
 
@@ -229,4 +230,30 @@ async fn an_older_backup_before_newer_bytes_on_a_disk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_backup_before_newer_bytes_in_a_bucket() {
     an_older_backup(Installation::beyond_one_machine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_from_before_a_move_is_no_match_for_the_new_place() {
+    let here = tokio::task::spawn_blocking(Installation::beyond_one_machine).await.unwrap();
+    let store = here.bucket.as_ref().unwrap();
+    let (old, new, newer) = (here.place.storage.clone(), store.url("there"), store.url("then"));
+    let running = here.place.serve().await.unwrap().with_first_key().await;
+    let key = running.key.clone();
+    let upload = running.uploaded("a", b"12345").await;
+    drop(running);
+    here.save();
+    let after = writing(&here.place, &new, &[&old]);
+    drop(serving(&after, &key).await);
+    let said = moved(&after, &old, &new, &[]).await.unwrap();
+    assert_eq!((&said["moved"], &said["left"]), (&json!(1), &json!(0)), "{said}");
+    here.restore();
+    // The database knows nothing of the place that bytes were moved to, and takes it neither for a copy nor for a new one.
+    let alone = writing(&here.place, &new, &[]);
+    for said in [alone.serve().await.unwrap_err(), alone.doctor().await.1, after.serve().await.unwrap_err()] {
+        assert!(said.contains("later state"), "{said}");
+    }
+    for place in [here.place.clone(), writing(&here.place, &newer, &[&old])] {
+        let running = serving(&place, &key).await;
+        assert_eq!(running.content(&upload).await, (200, b"12345".to_vec()));
+    }
 }

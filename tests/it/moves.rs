@@ -29,7 +29,7 @@ fn moving(place: &Place, from: &str, to: &str, more: &[&str]) -> Command {
 }
 
 /// What a run says, if it came to its end, and else why it did not.
-async fn moved(place: &Place, from: &str, to: &str, more: &[&str]) -> Result<Value, String> {
+pub(crate) async fn moved(place: &Place, from: &str, to: &str, more: &[&str]) -> Result<Value, String> {
     let mut command = moving(place, from, to, more);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the built binary");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -40,11 +40,11 @@ async fn moved(place: &Place, from: &str, to: &str, more: &[&str]) -> Result<Val
 }
 
 /// The same place, writing there and knowing those as well.
-fn writing(place: &Place, storage: &str, more: &[&str]) -> Place {
+pub(crate) fn writing(place: &Place, storage: &str, more: &[&str]) -> Place {
     Place { storage: storage.into(), more_storage: more.join(" "), ..place.clone() }
 }
 
-async fn serving(place: &Place, key: &str) -> Running {
+pub(crate) async fn serving(place: &Place, key: &str) -> Running {
     let mut running = place.serve().await.unwrap();
     key.clone_into(&mut running.key);
     running

@@ -175,7 +175,8 @@ impl S3 {
         }
         let other = || {
             Fault::lasting(format!(
-                "`{key}` says that it belongs to another installation: give each a prefix of its own"
+                "`{key}` says that it belongs to another installation, or to a later state of this database: give each a \
+                 prefix of its own"
             ))
         };
         match self.get(&key, installation.len()).await {
