@@ -184,7 +184,7 @@ async fn a_location_leads_to_its_own_blob_for_as_long_as_it_says() {
     let fresh = direct.server.native("POST", &path).json("{}").send().await.expect(200).json();
     let short = text(&fresh, "url").to_owned();
     let left = short.split("se=").nth(1).unwrap()[..20].to_owned();
-    assert!(left < url.split("se=").nth(1).unwrap()[..20].to_owned(), "{left}");
+    assert!(left.as_str() < &url.split("se=").nth(1).unwrap()[..20], "{left}");
     tokio::time::sleep(Duration::from_secs(5)).await;
     let refused = direct.put_to(&short, &upload, b"12345").await;
     assert!(refused.status == 403 && refused.text().contains("AuthorizationFailure"), "{}", refused.text());

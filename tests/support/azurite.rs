@@ -1,6 +1,6 @@
 //! Azurite, the emulator of Azure Blob Storage, run for tests: installed with npm at the versions of `azurite/package-lock.json`
-//! into a cache outside the repository when it is not there. It listens on loopback at a free port, keeps everything in
-//! memory, and ends with this process.
+//! into a cache outside the repository when it is not there. It listens on loopback at a free port, keeps everything in a
+//! folder of its own, and ends with this process.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -25,8 +25,14 @@ pub const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz
 /// The one container.
 pub const CONTAINER: &str = "bytes";
 
-/// What is looked at when nothing else says it: when the last of this process is gone, so is what it reads from.
-const UNTIL: &str = "process.stdin.on('end', () => process.exit()).resume(); require(process.argv[1])";
+/// Runs it until this process is gone, and with it what it reads from; nobody drops what is static. Then its folder goes too.
+const UNTIL: &str = "
+    process.stdin.on('end', () => {
+        require('fs').rmSync(process.cwd(), { recursive: true, force: true });
+        process.exit();
+    }).resume();
+    require(process.argv[1]);
+";
 
 /// A running emulator. Ends with its guard, or with this process.
 pub struct Azurite {
@@ -60,8 +66,8 @@ impl Azurite {
         let mut child = Command::new("node")
             .args(["-e", UNTIL])
             .arg(installed().join("node_modules/azurite/dist/src/blob/main.js"))
-            .args(["--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence", "--skipApiVersionCheck"])
-            .args(["--silent", "--disableTelemetry"])
+            .args(["--blobHost", "127.0.0.1", "--blobPort", "0", "--skipApiVersionCheck"])
+            .args(["--silent", "--disableTelemetry", "--location", "."])
             .current_dir(directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
