@@ -87,6 +87,15 @@ async fn facts_on_a_disk_remember_it_as_well() {
     let said = disk.serve().await.unwrap_err();
     assert!(said.contains("in s3://bytes/there/"), "{said}");
     bucket.serve().await.unwrap().kill();
+    // Programs that know of one place alone take what a database of several remembers for another one.
+    for remembered in ["bucket bytes/there/", "several bucket bytes/there/"] {
+        let facts = rusqlite::Connection::open(bucket.data.join("landfall.db")).unwrap();
+        let first =
+            facts.query_row("SELECT value FROM settings WHERE name = 'storage'", [], |row| row.get::<_, Vec<u8>>(0));
+        assert_eq!(String::from_utf8(first.unwrap()).unwrap(), remembered);
+        drop(facts);
+        writing(&bucket, &bucket.storage, &["disk"]).serve().await.unwrap().kill();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
