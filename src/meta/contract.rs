@@ -676,7 +676,7 @@ async fn tombstones_go_in_two_steps(case: Case) {
     let due = case.store.due_tombstones(case.later(3600), 10).await.unwrap();
     assert_eq!(due[0].segment, segment);
     assert_eq!(case.store.known_segments(vec![segment]).await.unwrap(), [true], "a tombstone is a row");
-    case.store.unlinked(vec![segment], case.later(3600)).await.unwrap();
+    assert_eq!(case.store.unlinked(vec![segment], case.later(3600)).await.unwrap(), [segment]);
     assert!(case.store.due_tombstones(case.later(3600), 10).await.unwrap().is_empty());
     assert!(case.store.old_tombstones(case.later(3599), 10).await.unwrap().is_empty());
     assert_eq!(case.store.old_tombstones(case.later(3600), 10).await.unwrap().len(), 1);

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 pub use self::entries::{DeleteEntries, EntriesChanged, EntriesDeleted, EntryMade, NewEntry, NodeEntry};
 pub use self::files::{FileDeleted, FileFilter, FileInfo, Holder, RegisterFile, Registered};
-pub use self::places::{HeldAt, MovePiece, PlacedPiece};
+pub use self::places::{HeldAt, IntendedCopy, MovePiece, PlacedPiece};
 pub use self::sources::{
     Accepted, Applied, Changes, Extraction, FileUse, ItemFilter, Lease, LeasedChanges, LeasedJob, NewPush, NewSource,
     Resolved, ResolvedContent,
@@ -384,8 +384,9 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn expire_files(&self, now: Timestamp, limit: u32) -> Result<Swept>;
     /// Segments to delete now.
     async fn due_tombstones(&self, now: Timestamp, limit: u32) -> Result<Vec<Tombstone>>;
-    /// Remembers that they were deleted.
-    async fn unlinked(&self, segments: Vec<SegmentId>, now: Timestamp) -> Result<()>;
+    /// Remembers that these are being deleted, before they are. Those of them that still are to be: of the others somebody else
+    /// has decided meanwhile.
+    async fn unlinked(&self, segments: Vec<SegmentId>, now: Timestamp) -> Result<Vec<SegmentId>>;
     /// Segments that could not be deleted: again at `due`.
     async fn postpone(&self, segments: Vec<SegmentId>, due: Timestamp) -> Result<()>;
     /// Segments deleted before this: delete again, then [`Self::drop_tombstones`].
@@ -407,8 +408,10 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<PlacedPiece>>;
-    /// Puts a copy in the place of a piece; what was copied is due for deletion. False when the row names something else by
-    /// now, and nothing was changed.
+    /// Remembers a copy before it is begun, or gives it more time. False when it is being deleted already.
+    async fn intend_copy(&self, copy: IntendedCopy) -> Result<bool>;
+    /// Puts a copy in the place of a piece; what was copied is due for deletion, and the copy no longer. False when the row
+    /// names something else by now, or the copy is being deleted, and nothing was changed.
     async fn move_piece(&self, moved: MovePiece) -> Result<bool>;
     /// Does any row need this place? What is only to be deleted there does not.
     async fn names_bytes_at(&self, place: PlaceId, now: Timestamp) -> Result<bool>;

@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::model::file::Piece;
-use crate::model::ids::{SegmentId, TenantId, VersionId};
+use crate::model::ids::{PlaceId, SegmentId, TenantId, VersionId};
 
 /// A piece of a version: where it stands among all pieces, and what it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +20,22 @@ pub struct PlacedPiece {
     pub looked_for: bool,
 }
 
+/// A copy that is made of a piece, or goes on being made. It is due for deletion from the beginning, and that is taken back when
+/// it takes the piece's place: so it goes when nobody ends it, and nothing that was deleted is ever relied on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IntendedCopy {
+    /// Whose piece it is.
+    pub tenant: TenantId,
+    /// The copy's name.
+    pub segment: SegmentId,
+    /// Where it will be.
+    pub place: PlaceId,
+    /// When it was due before, if this only gives it more time.
+    pub before: Option<Timestamp>,
+    /// When it may be deleted.
+    pub due: Timestamp,
+}
+
 /// That a copy takes the place of a piece.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MovePiece {
@@ -33,6 +49,8 @@ pub struct MovePiece {
     pub from: SegmentId,
     /// The copy, durable and compared.
     pub to: Piece,
+    /// When the copy is due for deletion, if it is not used: what its [`IntendedCopy`] said last.
+    pub intended: Timestamp,
     /// When the segment may be deleted.
     pub due: Timestamp,
 }

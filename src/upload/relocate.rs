@@ -11,16 +11,18 @@ use futures_util::StreamExt;
 
 use super::commit;
 use crate::blob::{BlobError, SegmentReader, SegmentWriter};
-use crate::clock::{Clock, random_bytes};
+use crate::clock::{Clock, Timestamp, random_bytes};
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
-use crate::meta::{HeldAt, MetaError, MovePiece, PlacedPiece};
+use crate::meta::{HeldAt, IntendedCopy, MetaError, MovePiece, PlacedPiece};
 use crate::model::file::{Digests, Piece, RunningCrcs};
-use crate::model::ids::{PlaceId, SegmentId};
+use crate::model::ids::{PlaceId, SegmentId, TenantId};
 
 /// Pieces that are asked for at a time.
 const PAGE: u32 = 500;
+/// How often a copy that is long on its way is given more time.
+const RENEWED_AFTER: Duration = Duration::from_secs(3600);
 
 /// How bytes are moved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +71,8 @@ enum Outcome {
 enum NotCopied {
     /// What is stored is not what the row says.
     Damaged(String),
+    /// It took so long that the sweep has taken the copy.
+    Late,
     Stopped(Stopped),
 }
 
@@ -128,7 +132,7 @@ pub async fn relocate(
 }
 
 async fn one(engine: &Engine, pace: &Pace<'_>, placed: PlacedPiece) -> Result<Outcome, Stopped> {
-    let to = match copied(engine, pace, &placed.piece).await {
+    let (to, intended) = match copied(engine, pace, &placed).await {
         Ok(copy) => copy,
         Err(why) => {
             // It may have been deleted, or moved by another, while it was read.
@@ -139,13 +143,14 @@ async fn one(engine: &Engine, pace: &Pace<'_>, placed: PlacedPiece) -> Result<Ou
             return match why {
                 NotCopied::Damaged(sentence) => Ok(Outcome::Damaged(sentence)),
                 NotCopied::Stopped(stopped) => Err(stopped),
+                NotCopied::Late => Ok(Outcome::Changed),
             };
         }
     };
     let (segment, backend) = (to.segment, to.backend.clone());
     let PlacedPiece { version, position, tenant, piece, .. } = placed;
     let due = engine.clock.now().plus(limits::DOWNLOAD_MAX);
-    let moved = MovePiece { version, position, tenant, from: piece.segment, to, due };
+    let moved = MovePiece { version, position, tenant, from: piece.segment, to, intended, due };
     if engine.meta.move_piece(moved).await? {
         faults::point("move.switched");
         return Ok(Outcome::Moved(piece.length));
@@ -154,8 +159,35 @@ async fn one(engine: &Engine, pace: &Pace<'_>, placed: PlacedPiece) -> Result<Ou
     Ok(Outcome::Changed)
 }
 
-/// A durable copy of a piece that was compared with its row, and read back.
-async fn copied(engine: &Engine, pace: &Pace<'_>, piece: &Piece) -> Result<Piece, NotCopied> {
+/// That the sweep leaves a copy alone until some time, when it deletes it unless it is used or the promise renewed.
+struct Promise<'e> {
+    engine: &'e Engine,
+    copy: IntendedCopy,
+}
+
+impl<'e> Promise<'e> {
+    /// Before the copy is begun.
+    async fn made(engine: &'e Engine, tenant: &TenantId, segment: SegmentId) -> Result<Self, NotCopied> {
+        let due = engine.clock.now().plus(limits::ORPHAN_GRACE);
+        let copy = IntendedCopy { tenant: tenant.clone(), segment, place: engine.blobs.place(), before: None, due };
+        if engine.meta.intend_copy(copy.clone()).await? { Ok(Self { engine, copy }) } else { Err(NotCopied::Late) }
+    }
+
+    /// Renews it now and then.
+    async fn kept(&mut self) -> Result<(), NotCopied> {
+        let due = self.engine.clock.now().plus(limits::ORPHAN_GRACE);
+        if due < self.copy.due.plus(RENEWED_AFTER) { Ok(()) } else { self.renewed(due).await }
+    }
+
+    async fn renewed(&mut self, due: Timestamp) -> Result<(), NotCopied> {
+        self.copy = IntendedCopy { before: Some(self.copy.due), due, ..self.copy.clone() };
+        if self.engine.meta.intend_copy(self.copy.clone()).await? { Ok(()) } else { Err(NotCopied::Late) }
+    }
+}
+
+/// A durable copy of a piece that was compared with its row, and read back. With it, when it would be deleted.
+async fn copied(engine: &Engine, pace: &Pace<'_>, placed: &PlacedPiece) -> Result<(Piece, Timestamp), NotCopied> {
+    let piece = &placed.piece;
     if let Some(space) = engine.blobs.space().await?
         && space.free < engine.policy.free_space_min.saturating_add(piece.length)
     {
@@ -164,9 +196,11 @@ async fn copied(engine: &Engine, pace: &Pace<'_>, piece: &Piece) -> Result<Piece
     let from = Source::open(engine, piece).await?;
     let attempt = u64::from_be_bytes(random_bytes()).max(1);
     let segment = SegmentId { attempt, ..piece.segment };
+    let mut promise = Promise::made(engine, &placed.tenant, segment).await?;
+    faults::point("move.intended");
     let mut writer = engine.blobs.create(segment, Some(piece.length)).await?;
     faults::point("move.begun");
-    let digests = match poured(&from, piece, Some((&mut writer, pace))).await {
+    let digests = match poured(&from, piece, &mut promise, Some((&mut writer, pace))).await {
         Ok(digests) => digests,
         Err(why) => {
             writer.discard().await;
@@ -177,16 +211,21 @@ async fn copied(engine: &Engine, pace: &Pace<'_>, piece: &Piece) -> Result<Piece
     faults::point("move.copied");
     let copy = Piece { segment, length: piece.length, digests, backend: extent.backend };
     // What is there now is all that there will be: it is read once before anything relies on it.
-    let read = async { poured(&Source::open(engine, &copy).await?, &copy, None).await };
-    match read.await {
+    let read = async { poured(&Source::open(engine, &copy).await?, &copy, &mut promise, None).await };
+    let why = match read.await {
         Ok(_) if extent.length == piece.length => {
             faults::point("move.compared");
-            Ok(copy)
+            return Ok((copy, promise.copy.due));
         }
-        Ok(_) => Err(wrong(engine, &copy, "it is longer than what was copied").await),
-        Err(NotCopied::Damaged(sentence)) => Err(wrong(engine, &copy, &sentence).await),
-        Err(stopped) => Err(stopped),
-    }
+        Ok(_) => "it is longer than what was copied".into(),
+        Err(NotCopied::Damaged(sentence)) => sentence,
+        Err(NotCopied::Late) => return Err(NotCopied::Late),
+        Err(NotCopied::Stopped(stopped)) => return Err(NotCopied::Stopped(stopped)),
+    };
+    // Or it is not there any more, because it took too long.
+    let due = engine.clock.now().plus(limits::ORPHAN_GRACE + RENEWED_AFTER);
+    promise.renewed(due).await?;
+    Err(wrong(engine, &copy, &why).await)
 }
 
 /// A copy that is not what was copied goes, and nothing more is moved to such a place.
@@ -223,10 +262,16 @@ impl Source {
 type Target<'a, 'p> = (&'a mut Box<dyn SegmentWriter>, &'a Pace<'p>);
 
 /// Reads a piece to its end, perhaps into a copy, and compares its checksums with those of its row.
-async fn poured(from: &Source, piece: &Piece, mut to: Option<Target<'_, '_>>) -> Result<Digests, NotCopied> {
+async fn poured(
+    from: &Source,
+    piece: &Piece,
+    promise: &mut Promise<'_>,
+    mut to: Option<Target<'_, '_>>,
+) -> Result<Digests, NotCopied> {
     let mut crcs = RunningCrcs::default();
     let mut at = 0;
     while at < piece.length {
+        promise.kept().await?;
         let bytes = from.at(piece, at).await?;
         let length = u64::try_from(bytes.len()).unwrap_or(0);
         crcs.update(&bytes);

@@ -3,6 +3,7 @@
 //! Expiry itself is by the wall clock, at once. Deleting bytes because time has passed waits until the wall clock and
 //! the monotonic clock have agreed for an hour, so that a clock that jumps destroys nothing.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -233,10 +234,15 @@ pub async fn unlink(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
         if due.is_empty() {
             return Ok(count);
         }
+        // Said first: a copy that is on its way to take a piece's place must not do so once it is deleted. What is cut off here
+        // is deleted when its row goes.
+        let marked = engine.meta.unlinked(due.iter().map(|tombstone| tombstone.segment).collect(), now).await?;
+        faults::point("sweep.marked");
+        let marked: HashSet<SegmentId> = marked.into_iter().collect();
+        let due = due.into_iter().filter(|tombstone| marked.contains(&tombstone.segment)).collect();
         let deleted = delete(engine, due, now).await?;
         faults::point("sweep.unlinked");
         count += u64::try_from(deleted.len()).unwrap_or(0);
-        engine.meta.unlinked(deleted, now).await?;
     }
 }
 

@@ -54,7 +54,7 @@ fn killed(point: &str, way: Way) -> Outcome {
 
 #[test]
 fn killed_while_bytes_are_moved() {
-    let points = ["move.begun", "move.copied", "move.compared", "move.switched"];
+    let points = ["move.intended", "move.begun", "move.copied", "move.compared", "move.switched"];
     let both = points.into_iter().flat_map(|point| [(point, Way::ToBucket), (point, Way::ToDisk)]);
     let others = [
         ("move.copied", Way::LongAgo),

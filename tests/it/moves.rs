@@ -1,5 +1,6 @@
 //! Bytes are moved from one place to another while clients upload and download, and nobody notices.
 
+mod beside;
 mod storm;
 
 use std::collections::BTreeMap;

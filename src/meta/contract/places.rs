@@ -34,6 +34,13 @@ impl Case {
         all
     }
 
+    /// Is a copy remembered, or given more time, until so many seconds from now?
+    async fn intended(&self, segment: SegmentId, before: Option<u64>, due: u64) -> bool {
+        let (before, due) = (before.map(|before| self.later(before)), self.later(due));
+        let copy = IntendedCopy { tenant: tenant(), segment, place: TWO, before, due };
+        self.store.intend_copy(copy).await.unwrap()
+    }
+
     async fn held_at(&self, place: PlaceId) -> (HeldAt, bool) {
         let held = self.store.held_at(place, self.now).await.unwrap();
         (held, self.store.names_bytes_at(place, self.now).await.unwrap())
@@ -72,8 +79,12 @@ async fn a_copy_takes_a_piece_s_place_once(case: Case) {
         tenant: tenant(),
         from,
         to: copy(attempt),
+        intended: case.later(7200),
         due: case.later(3600),
     };
+    for attempt in [1, 2, 3] {
+        assert!(case.intended(copy(attempt).segment, None, 7200).await);
+    }
     let wrong = MovePiece { position: 0, ..ask(1) };
     assert!(!case.store.move_piece(wrong).await.unwrap(), "another piece stands there");
     assert!(case.store.move_piece(ask(1)).await.unwrap());
@@ -83,11 +94,17 @@ async fn a_copy_takes_a_piece_s_place_once(case: Case) {
     assert_eq!(case.store.due_tombstones(case.now, 10).await.unwrap(), [], "whoever reads it comes to an end");
     let due = case.store.due_tombstones(case.later(3600), 10).await.unwrap();
     assert_eq!(due, [Tombstone { segment: from, backend: "whole".into() }]);
+    let due = case.store.due_tombstones(case.later(7200), 10).await.unwrap();
+    let unused = |attempt| Tombstone { segment: copy(attempt).segment, backend: "@2 ".into() };
+    assert!(
+        due.len() == 3 && due.contains(&unused(2)) && due.contains(&unused(3)),
+        "those that are not used go: {due:?}"
+    );
     let (held, named) = case.held_at(PlaceId::FIRST).await;
     assert_eq!((held, named), (HeldAt { pieces: 1, bytes: 10, uploads: 0, due: 1 }, true));
     assert_eq!(
         case.store.known_segments(vec![from, copy(1).segment, copy(2).segment]).await.unwrap(),
-        [true, true, false]
+        [true, true, true]
     );
     case.sound().await;
     // What is deleted meanwhile is not moved any more.
@@ -95,6 +112,41 @@ async fn a_copy_takes_a_piece_s_place_once(case: Case) {
     let again = MovePiece { position: 0, from: version.pieces[0].segment, to: copy(3), ..ask(3) };
     assert!(!case.store.move_piece(again).await.unwrap());
     assert!(!case.held_at(PlaceId::FIRST).await.1);
+    case.sound().await;
+}
+
+async fn a_copy_that_may_have_been_deleted_takes_no_place(case: Case) {
+    let version = case.at(&[PlaceId::FIRST]).await;
+    let from = version.pieces[0].segment;
+    let copy = |attempt| SegmentId { attempt, ..from };
+    let switched = async |attempt, intended| {
+        let to = Piece { segment: copy(attempt), backend: TWO.mark("whole"), ..version.pieces[0].clone() };
+        let (version, due) = (version.version, case.later(3600));
+        let intended = case.later(intended);
+        let moved = MovePiece { version, position: 0, tenant: tenant(), from, to, intended, due };
+        case.store.move_piece(moved).await.unwrap()
+    };
+    assert!(!switched(1, 60).await, "nobody said that it is being made");
+    for attempt in [1, 2, 3, 4] {
+        assert!(case.intended(copy(attempt), None, 60).await);
+    }
+    assert!(!case.intended(copy(1), None, 60).await, "a name is used once");
+    // More time, as long as nobody deletes it.
+    assert!(case.intended(copy(1), Some(60), 120).await && !case.intended(copy(1), Some(60), 180).await);
+    let due = case.store.due_tombstones(case.later(60), 10).await.unwrap();
+    assert_eq!(due.len(), 3);
+    let sweep = vec![copy(1), copy(2), copy(3)];
+    let marked = case.store.unlinked(sweep.clone(), case.later(60)).await.unwrap();
+    assert_eq!(marked, [copy(2), copy(3)], "the first was given more time after it had been found");
+    assert_eq!(case.store.unlinked(sweep, case.later(60)).await.unwrap(), [], "one of two sweepers deletes");
+    // A deletion that failed may have been made.
+    case.store.postpone(vec![copy(3)], case.later(3660)).await.unwrap();
+    for attempt in [2, 3] {
+        assert!(!case.intended(copy(attempt), Some(60), 180).await && !switched(attempt, 60).await, "{attempt}");
+    }
+    assert!(!switched(1, 60).await && switched(1, 120).await);
+    assert!(!switched(4, 60).await, "the row names another segment by now");
+    assert_eq!(case.store.known_segments(vec![from, copy(1), copy(4)]).await.unwrap(), [true; 3]);
     case.sound().await;
 }
 
@@ -169,8 +221,10 @@ async fn the_one_body_of_a_key_stays_the_same_wherever_it_lies(case: Case) {
         tenant: tenant(),
         from: SegmentId::direct(session.id),
         to: case.version(&session, 1).pieces.remove(0),
+        intended: case.later(7200),
         due: case.now,
     };
+    assert!(case.intended(moved.to.segment, None, 7200).await);
     assert!(case.store.move_piece(moved).await.unwrap());
     // Somebody who had found it before it was moved.
     assert!(matches!(case.store.commit(arrived()).await.unwrap(), Committed::Same(same) if same.id == version.id));
@@ -180,6 +234,7 @@ async fn the_one_body_of_a_key_stays_the_same_wherever_it_lies(case: Case) {
 on_every_store! {
     pieces_are_found_where_their_rows_say;
     a_copy_takes_a_piece_s_place_once;
+    a_copy_that_may_have_been_deleted_takes_no_place;
     uploads_in_progress_are_counted_where_they_have_sent_to;
     the_one_body_of_a_key_stays_the_same_wherever_it_lies;
 }

@@ -27,11 +27,11 @@ use self::engine::{Engine, NOBODY, look, near};
 pub use self::engine::{FILE_NAME, SqlMeta};
 use super::{
     Accepted, Advance, Advanced, Applied, Began, CommitParts, Committed, DeleteEntries, EntriesChanged, EntriesDeleted,
-    EntryMade, Extraction, FileDeleted, FileFilter, FileInfo, HeldAt, Holder, ItemFilter, ItemRoom, KeyCreated,
-    KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaStore, MovePiece, NewEntry, NewItemLimits, NewPart,
-    NewPush, NewSource, NewStore, NewVersion, NodeEntry, Once, Opening, OverQuota, PartRecorded, PartsCommitted,
-    PlacedPiece, Processed, Quota, RegisterFile, Registered, Resolved, Result, StoreFileFilter, StoreFilter, Swept,
-    TenantInfo, Tombstone, Upload, UploadFilter, Usage,
+    EntryMade, Extraction, FileDeleted, FileFilter, FileInfo, HeldAt, Holder, IntendedCopy, ItemFilter, ItemRoom,
+    KeyCreated, KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaStore, MovePiece, NewEntry, NewItemLimits,
+    NewPart, NewPush, NewSource, NewStore, NewVersion, NodeEntry, Once, Opening, OverQuota, PartRecorded,
+    PartsCommitted, PlacedPiece, Processed, Quota, RegisterFile, Registered, Resolved, Result, StoreFileFilter,
+    StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -585,7 +585,7 @@ impl MetaStore for SqlMeta {
         self.read(move |c| sweep::due_tombstones(c, now, limit)).await
     }
 
-    async fn unlinked(&self, segments: Vec<SegmentId>, now: Timestamp) -> Result<()> {
+    async fn unlinked(&self, segments: Vec<SegmentId>, now: Timestamp) -> Result<Vec<SegmentId>> {
         self.write(NOBODY, move |c| sweep::unlinked(c, &segments, now)).await
     }
 
@@ -617,6 +617,10 @@ impl MetaStore for SqlMeta {
         now: Timestamp,
     ) -> Result<Vec<PlacedPiece>> {
         self.read(move |c| places::pieces_at(c, place, after, limit, now)).await
+    }
+
+    async fn intend_copy(&self, copy: IntendedCopy) -> Result<bool> {
+        self.write(near(copy.tenant.as_str()), move |c| places::intend_copy(c, &copy)).await
     }
 
     async fn move_piece(&self, moved: MovePiece) -> Result<bool> {

@@ -4,7 +4,7 @@ use super::rows::{all, crcs, one, run, size, sql, uuid, word};
 use super::uploads::{SESSION, read_session};
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::meta::{HeldAt, MovePiece, PlacedPiece};
+use crate::meta::{HeldAt, IntendedCopy, MovePiece, PlacedPiece};
 use crate::model::file::Piece;
 use crate::model::ids::{PlaceId, SessionId, TenantId, VersionId};
 use crate::model::session::{Session, SessionState};
@@ -71,20 +71,49 @@ fn looked_for(c: &Connection, id: SessionId, now: Timestamp) -> R<bool> {
     Ok(direct.is_some_and(|session| session.direct.is_some_and(|direct| !direct.create_only)))
 }
 
+pub(super) fn intend_copy(c: &Connection, copy: &IntendedCopy) -> R<bool> {
+    let IntendedCopy { segment, place, before, due, .. } = copy;
+    let made = match before {
+        None => run(
+            c,
+            "INSERT INTO tombstones (segment, backend, due) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            params![segment.to_string(), place.prefix(), due.0],
+        )?,
+        Some(before) => run(
+            c,
+            "UPDATE tombstones SET due = ?3 WHERE segment = ?1 AND due = ?2 AND unlinked IS NULL",
+            params![segment.to_string(), before.0, due.0],
+        )?,
+    };
+    Ok(made == 1)
+}
+
 pub(super) fn move_piece(c: &Connection, moved: &MovePiece) -> R<bool> {
-    let MovePiece { version, position, from, to, due, .. } = moved;
+    let MovePiece { version, position, from, to, intended, due, .. } = moved;
     let named = "version = ?1 AND position = ?2 AND segment = ?3";
-    let buried = run(
+    let backend = one(
         c,
         &format!(
-            "INSERT INTO tombstones (segment, backend, due) SELECT segment, backend, ?4 FROM pieces WHERE {named}
-             ON CONFLICT DO NOTHING"
+            "SELECT backend FROM pieces WHERE {named} AND NOT EXISTS (SELECT 1 FROM tombstones WHERE segment = ?3)"
         ),
-        params![version.0.as_bytes(), position, from.to_string(), due.0],
+        params![version.0.as_bytes(), position, from.to_string()],
+        |row| row.get::<String>(0),
     )?;
-    if buried == 0 {
+    let Some(backend) = backend else { return Ok(false) };
+    // With another time somebody has tried to delete it, and may have done so although that failed.
+    let taken_back = run(
+        c,
+        "DELETE FROM tombstones WHERE segment = ?1 AND due = ?2 AND unlinked IS NULL",
+        params![to.segment.to_string(), intended.0],
+    )?;
+    if taken_back == 0 {
         return Ok(false);
     }
+    run(
+        c,
+        "INSERT INTO tombstones (segment, backend, due) VALUES (?1, ?2, ?3)",
+        params![from.to_string(), backend, due.0],
+    )?;
     run(
         c,
         &format!(

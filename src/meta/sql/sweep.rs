@@ -137,11 +137,16 @@ pub(super) fn due_tombstones(c: &Connection, now: Timestamp, limit: u32) -> R<Ve
     )
 }
 
-pub(super) fn unlinked(c: &Connection, segments: &[SegmentId], now: Timestamp) -> R<()> {
+pub(super) fn unlinked(c: &Connection, segments: &[SegmentId], now: Timestamp) -> R<Vec<SegmentId>> {
+    let mut marked = Vec::new();
     for segment in segments {
-        run(c, "UPDATE tombstones SET unlinked = ?2 WHERE segment = ?1", params![segment.to_string(), now.0])?;
+        // Also only while it is due: a copy that is still being made was given more time.
+        let mark = "UPDATE tombstones SET unlinked = ?2 WHERE segment = ?1 AND unlinked IS NULL AND due <= ?2";
+        if run(c, mark, params![segment.to_string(), now.0])? > 0 {
+            marked.push(*segment);
+        }
     }
-    Ok(())
+    Ok(marked)
 }
 
 pub(super) fn postpone(c: &Connection, segments: &[SegmentId], due: Timestamp) -> R<()> {
