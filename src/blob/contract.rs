@@ -246,7 +246,7 @@ async fn sessions(store: &dyn BlobStore, direct: &dyn Direct) {
         let send = async |from: usize, to: usize| sent(&location, &range(from, to), &body.slice(from..to)).await;
         assert_eq!(send(0, GRANULE).await, 308);
         assert_eq!(send(0, GRANULE).await, 308, "again");
-        assert_eq!(direct.reached(&location, known).await.unwrap(), Reached::Bytes(GRANULE as u64));
+        assert_eq!(direct.reached(&location, known).await.unwrap(), Reached::Bytes(u64::try_from(GRANULE).unwrap()));
         assert_eq!(direct.arrived(session, true).await.unwrap(), None, "it is nothing before its end");
         assert_eq!(send(GRANULE, body.len()).await, 200);
         assert_eq!(direct.reached(&location, known).await.unwrap(), Reached::Whole);

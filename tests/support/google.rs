@@ -399,11 +399,11 @@ struct Range {
 }
 
 /// `None` asks for what is there.
-fn range(headers: &HeaderMap) -> Result<Option<Range>, Response<Any>> {
+fn range(headers: &HeaderMap) -> Result<Option<Range>, &'static str> {
     let Some(told) = text(headers, "content-range") else {
         return Ok(Some(Range { first: 0, last: None, total: None }));
     };
-    let wrong = || said(400, "Failed to parse Content-Range header.");
+    let wrong = || "Failed to parse Content-Range header.";
     let (range, total) = told.strip_prefix("bytes ").and_then(|told| told.split_once('/')).ok_or_else(wrong)?;
     let number = |text: &str| if text == "*" { Ok(None) } else { text.parse::<u64>().map(Some).map_err(|_| wrong()) };
     let total = number(total)?;
@@ -440,7 +440,7 @@ async fn session(shared: &Arc<Shared>, request: Request<Any>) -> Response<Any> {
     let known = session.total;
     let told = match range(&head.headers) {
         Ok(told) => told,
-        Err(refused) => return refused,
+        Err(why) => return said(400, why),
     };
     let total_told = match &told {
         Some(range) => range.total,

@@ -127,16 +127,16 @@ mod tests {
             ("Content-MD5", "1B2M2Y8AsgTpgAmY7PhCfg=="),
             ("X-Goog-If-Generation-Match", " 0 "),
         ];
-        let cases: [(&str, &str, _, &[(&str, &str)], u32); 3] = [
-            (host, "/bytes/a/b c+d~e.bin", pairs(&[]), &first, 3600),
+        let cases = [
+            (host, "/bytes/a/b c+d~e.bin", pairs(&[]), first.as_slice(), 3600),
             (
                 "Storage.example.com:8443",
                 "/bytes/here/0123-00000001-0000000000000000",
                 pairs(&[("partNumber", "7"), ("uploadId", "AB/c+d==")]),
-                &[],
+                [].as_slice(),
                 700_000,
             ),
-            (host, "/bytes/k", pairs(&[]), &third, 900),
+            (host, "/bytes/k", pairs(&[]), third.as_slice(), 900),
         ];
         assert_eq!(URLS.lines().count(), cases.len());
         for (wanted, (host, path, query, signed_headers, expires_seconds)) in URLS.lines().zip(cases) {
