@@ -12,7 +12,7 @@ use crate::process::{Place, on_disk};
 
 /// A command that stopped itself, all of its threads, at a fail point.
 async fn stopped_at(point: &str, mut command: Command) -> Child {
-    let child = command.env("FAILPOINTS", format!("{point}=1*return(stop)")).spawn().unwrap();
+    let mut child = command.env("FAILPOINTS", format!("{point}=1*return(stop)")).spawn().unwrap();
     for _ in 0..3_000 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         if stat.rsplit(')').next().unwrap().trim_start().starts_with('T') {
@@ -20,6 +20,8 @@ async fn stopped_at(point: &str, mut command: Command) -> Child {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let _ = child.kill();
+    let _ = child.wait();
     panic!("{point} was not reached");
 }
 
