@@ -132,9 +132,10 @@ async fn stormy(place: &Place, key: &str, (from, to): (&str, &str), files: &Arc<
 #[tokio::test(flavor = "multi_thread")]
 async fn many_files_survive_a_move_that_is_killed_again_and_again() {
     let count: usize = std::env::var("LANDFALL_TEST_MOVE_FILES").map_or(300, |count| count.parse().unwrap());
-    let (folder, store) = (tempfile::tempdir().unwrap(), Store::start());
-    let there = store.url("there");
-    let place = writing(&on_disk(folder.path()), "disk", &[&there]);
+    let (folder, amazon, google) = (tempfile::tempdir().unwrap(), Store::start(), Store::google());
+    let (amazon, google) = (amazon.url("there"), google.url("there"));
+    let places = ["disk", &*amazon, &*google];
+    let place = writing(&on_disk(folder.path()), "disk", &[&amazon, &google]);
     let mut running = place.serve().await.unwrap().with_first_key().await;
     let key = running.key.clone();
     let (http, address) = (client(), running.address);
@@ -160,12 +161,11 @@ async fn many_files_survive_a_move_that_is_killed_again_and_again() {
     let bytes: usize = (0..count).map(|index| content_of(index).len()).sum();
     println!("{count} files, {} MiB, uploaded in {:.1} s", bytes / MIB, began.elapsed().as_secs_f64());
     running.kill();
-    let both = writing(&place, &there, &["disk"]);
-    let back = writing(&place, "disk", &[&there]);
-    for (name, place, from, to) in
-        [("disk to bucket", &both, "disk", &*there), ("bucket to disk", &back, &*there, "disk")]
-    {
-        let Storm { killed_moves, killed_servers, runs, seconds } = stormy(place, &key, (from, to), &files).await;
+    for (name, from, to) in [("disk to S3", 0, 1), ("S3 to Google", 1, 2), ("Google to disk", 2, 0)] {
+        let others: Vec<&str> = (0..3).filter(|other| *other != to).map(|other| places[other]).collect();
+        let place = writing(&place, places[to], &others);
+        let Storm { killed_moves, killed_servers, runs, seconds } =
+            stormy(&place, &key, (places[from], places[to]), &files).await;
         println!(
             "{name}: {runs} runs, {killed_moves} killed, the server killed {killed_servers} times, {seconds:.1} s"
         );
