@@ -99,7 +99,7 @@ pub async fn relocate(
     let failed = AtomicBool::new(false);
     let ends = || stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed);
     while !ends() {
-        let page = engine.meta.pieces_at(plan.from, after, PAGE, engine.clock.now()).await?;
+        let page = engine.meta.pieces_at(plan.from, after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = Some((last.version, last.position));
         let pieces = page.into_iter().filter(|placed| !placed.looked_for);

@@ -27,11 +27,11 @@ use self::engine::{Engine, NOBODY, look, near};
 pub use self::engine::{FILE_NAME, SqlMeta};
 use super::{
     Accepted, Advance, Advanced, Applied, Began, CommitParts, Committed, DeleteEntries, EntriesChanged, EntriesDeleted,
-    EntryMade, Extraction, FileDeleted, FileFilter, FileInfo, HeldAt, Holder, ItemFilter, ItemRoom, KeyCreated,
-    KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaStore, IntendedCopy, MovePiece, NewEntry, NewItemLimits, NewPart,
-    NewPush, NewSource, NewStore, NewVersion, NodeEntry, Once, Opening, OverQuota, PartRecorded, PartsCommitted,
-    PlacedPiece, Processed, Quota, RegisterFile, Registered, Resolved, Result, StoreFileFilter, StoreFilter, Swept,
-    TenantInfo, Tombstone, Upload, UploadFilter, Usage,
+    EntryMade, Extraction, FileDeleted, FileFilter, FileInfo, HeldAt, Holder, IntendedCopy, ItemFilter, ItemRoom,
+    KeyCreated, KeyInfo, Lease, LeasedJob, LinkFile, Linked, Marked, MetaStore, MovePiece, NewEntry, NewItemLimits,
+    NewPart, NewPush, NewSource, NewStore, NewVersion, NodeEntry, Once, Opening, OverQuota, PartRecorded,
+    PartsCommitted, PlacedPiece, Processed, Quota, RegisterFile, Registered, Resolved, Result, StoreFileFilter,
+    StoreFilter, Swept, TenantInfo, Tombstone, Upload, UploadFilter, Usage,
 };
 use crate::clock::Timestamp;
 use crate::model::access::Caller;
@@ -609,14 +609,8 @@ impl MetaStore for SqlMeta {
         self.read(move |c| sweep::pieces_of(c, session)).await
     }
 
-    async fn pieces_at(
-        &self,
-        place: PlaceId,
-        after: Option<(VersionId, u32)>,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Vec<PlacedPiece>> {
-        self.read(move |c| places::pieces_at(c, place, after, limit, now)).await
+    async fn pieces_at(&self, place: PlaceId, after: Option<(VersionId, u32)>, limit: u32) -> Result<Vec<PlacedPiece>> {
+        self.read(move |c| places::pieces_at(c, place, after, limit)).await
     }
 
     async fn intend_copy(&self, copy: IntendedCopy) -> Result<bool> {
