@@ -129,6 +129,7 @@ CREATE TABLE sessions (
     -- How its client sends to the store itself, as JSON; null for what comes to us.
     direct           TEXT
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_direct ON sessions (expires) WHERE direct IS NOT NULL;
 CREATE INDEX sessions_open ON sessions (expires) WHERE state = 'open';
 CREATE INDEX sessions_over ON sessions (expires) WHERE state <> 'open';
 CREATE INDEX sessions_named ON sessions (tenant, id) WHERE name IS NOT NULL;

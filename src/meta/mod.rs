@@ -401,13 +401,7 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     // --- places
 
     /// Pieces of versions whose bytes are at a place, behind this one, in the order of versions and positions.
-    async fn pieces_at(
-        &self,
-        place: PlaceId,
-        after: Option<(VersionId, u32)>,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Vec<PlacedPiece>>;
+    async fn pieces_at(&self, place: PlaceId, after: Option<(VersionId, u32)>, limit: u32) -> Result<Vec<PlacedPiece>>;
     /// Remembers a copy before it is begun, or gives it more time. False when it is being deleted already.
     async fn intend_copy(&self, copy: IntendedCopy) -> Result<bool>;
     /// Puts a copy in the place of a piece; what was copied is due for deletion, and the copy no longer. False when the row

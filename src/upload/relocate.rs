@@ -2,25 +2,30 @@
 //! compared, and one transaction puts it in the piece's place; what was copied goes later, like replaced content. Rows alone
 //! say what is left, so that it may be stopped anywhere and begun again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::commit;
+use super::{commit, read};
 use crate::blob::{BlobError, SegmentReader, SegmentWriter};
 use crate::clock::{Clock, Timestamp, random_bytes};
 use crate::engine::Engine;
 use crate::faults;
 use crate::limits;
 use crate::meta::{HeldAt, IntendedCopy, MetaError, MovePiece, PlacedPiece};
-use crate::model::file::{Digests, Piece, RunningCrcs};
+use crate::model::file::{Digests, Piece, RunningCrcs, Version};
 use crate::model::ids::{PlaceId, SegmentId, TenantId};
+use crate::model::session::Hashes;
 
 /// Pieces that are asked for at a time.
 const PAGE: u32 = 500;
+/// So many pieces that can't be read, without one between them that can, end a run.
+const UNREAD_IN_A_ROW: usize = 16;
+/// After so many bytes of a copy the free space is asked for again.
+const ASKED_EVERY: u64 = 64 << 20;
 /// How often a copy that is long on its way is given more time.
 const RENEWED_AFTER: Duration = Duration::from_secs(3600);
 
@@ -44,6 +49,8 @@ pub struct Report {
     pub bytes: u64,
     /// Pieces whose bytes are not what their rows say, a sentence each. They were left.
     pub damaged: Vec<String>,
+    /// Pieces that could not be read, a sentence each. They were left.
+    pub unread: Vec<String>,
     /// What rows name at the old place now.
     pub left: HeldAt,
 }
@@ -65,12 +72,15 @@ enum Outcome {
     /// Its row names something else by now, or nothing.
     Changed,
     Damaged(String),
+    Unread(String, BlobError),
 }
 
 /// Why a copy was not made.
 enum NotCopied {
     /// What is stored is not what the row says.
     Damaged(String),
+    /// It can't be read. That may be over, or the matter of one piece.
+    Unread(BlobError),
     /// It took so long that the sweep has taken the copy.
     Late,
     Stopped(Stopped),
@@ -96,15 +106,17 @@ pub async fn relocate(
     let mut report = Report::default();
     let pace = Pace::new(plan.rate, &engine.clock);
     let mut after = None;
+    let room = Room { engine, in_hand: AtomicU64::new(0) };
+    let mut unread_in_a_row = 0;
     let failed = AtomicBool::new(false);
     let ends = || stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed);
     while !ends() {
-        let page = engine.meta.pieces_at(plan.from, after, PAGE, engine.clock.now()).await?;
+        let page = engine.meta.pieces_at(plan.from, after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = Some((last.version, last.position));
         let pieces = page.into_iter().filter(|placed| !placed.looked_for);
         let going = pieces.take_while(|_| !ends());
-        let one = |placed| one(engine, &pace, placed);
+        let one = |placed| one(engine, &pace, &room, placed);
         let mut outcomes = futures_util::stream::iter(going).map(one).buffer_unordered(plan.parallel);
         let mut failure = None;
         while let Some(outcome) = outcomes.next().await {
@@ -117,10 +129,20 @@ pub async fn relocate(
                 Ok(Outcome::Moved(bytes)) => {
                     report.moved += 1;
                     report.bytes += bytes;
+                    unread_in_a_row = 0;
                     progress(bytes);
                 }
                 Ok(Outcome::Changed) => {}
                 Ok(Outcome::Damaged(sentence)) => report.damaged.push(sentence),
+                Ok(Outcome::Unread(sentence, error)) => {
+                    report.unread.push(sentence);
+                    unread_in_a_row += 1;
+                    if unread_in_a_row >= UNREAD_IN_A_ROW {
+                        // It is the place, and not a piece.
+                        failed.store(true, Ordering::Relaxed);
+                        failure.get_or_insert(error.into());
+                    }
+                }
             }
         }
         if let Some(stopped) = failure {
@@ -131,20 +153,15 @@ pub async fn relocate(
     Ok(report)
 }
 
-async fn one(engine: &Engine, pace: &Pace<'_>, placed: PlacedPiece) -> Result<Outcome, Stopped> {
-    let (to, intended) = match copied(engine, pace, &placed).await {
+async fn one(engine: &Engine, pace: &Pace<'_>, room: &Room<'_>, placed: PlacedPiece) -> Result<Outcome, Stopped> {
+    let (to, intended) = match copied(engine, pace, room, &placed).await {
         Ok(copy) => copy,
-        Err(why) => {
-            // It may have been deleted, or moved by another, while it was read.
-            let version = engine.meta.version(&placed.tenant, placed.version).await?;
-            if !version.is_some_and(|version| version.pieces.contains(&placed.piece)) {
-                return Ok(Outcome::Changed);
-            }
-            return match why {
-                NotCopied::Damaged(sentence) => Ok(Outcome::Damaged(sentence)),
-                NotCopied::Stopped(stopped) => Err(stopped),
-                NotCopied::Late => Ok(Outcome::Changed),
-            };
+        Err(NotCopied::Stopped(stopped)) => return Err(stopped),
+        Err(NotCopied::Late) => return Ok(Outcome::Changed),
+        Err(NotCopied::Damaged(sentence)) => return left(engine, &placed, Outcome::Damaged(sentence)).await,
+        Err(NotCopied::Unread(error)) => {
+            let sentence = format!("segment {} can't be read: {error}", placed.piece.segment);
+            return left(engine, &placed, Outcome::Unread(sentence, error)).await;
         }
     };
     let (segment, backend) = (to.segment, to.backend.clone());
@@ -157,6 +174,13 @@ async fn one(engine: &Engine, pace: &Pace<'_>, placed: PlacedPiece) -> Result<Ou
     }
     commit::discard(engine, segment, &backend).await;
     Ok(Outcome::Changed)
+}
+
+/// What could not be copied may have been deleted, or moved by another, while it was read.
+async fn left(engine: &Engine, placed: &PlacedPiece, outcome: Outcome) -> Result<Outcome, Stopped> {
+    let version = engine.meta.version(&placed.tenant, placed.version).await?;
+    let named = version.is_some_and(|version| version.pieces.contains(&placed.piece));
+    Ok(if named { outcome } else { Outcome::Changed })
 }
 
 /// That the sweep leaves a copy alone until some time, when it deletes it unless it is used or the promise renewed.
@@ -186,13 +210,15 @@ impl<'e> Promise<'e> {
 }
 
 /// A durable copy of a piece that was compared with its row, and read back. With it, when it would be deleted.
-async fn copied(engine: &Engine, pace: &Pace<'_>, placed: &PlacedPiece) -> Result<(Piece, Timestamp), NotCopied> {
-    let piece = &placed.piece;
-    if let Some(space) = engine.blobs.space().await?
-        && space.free < engine.policy.free_space_min.saturating_add(piece.length)
-    {
-        return Err(BlobError::OutOfSpace.into());
-    }
+async fn copied(
+    engine: &Engine,
+    pace: &Pace<'_>,
+    room: &Room<'_>,
+    placed: &PlacedPiece,
+) -> Result<(Piece, Timestamp), NotCopied> {
+    let mut room = room.reserve(placed.piece.length).await?;
+    let known = known(engine, placed).await?;
+    let piece = &known;
     let from = Source::open(engine, piece).await?;
     let attempt = u64::from_be_bytes(random_bytes()).max(1);
     let segment = SegmentId { attempt, ..piece.segment };
@@ -200,7 +226,7 @@ async fn copied(engine: &Engine, pace: &Pace<'_>, placed: &PlacedPiece) -> Resul
     faults::point("move.intended");
     let mut writer = engine.blobs.create(segment, Some(piece.length)).await?;
     faults::point("move.begun");
-    let digests = match poured(&from, piece, &mut promise, Some((&mut writer, pace))).await {
+    let digests = match poured(&from, piece, &mut promise, Some((&mut writer, pace, &mut room))).await {
         Ok(digests) => digests,
         Err(why) => {
             writer.discard().await;
@@ -220,12 +246,44 @@ async fn copied(engine: &Engine, pace: &Pace<'_>, placed: &PlacedPiece) -> Resul
         Ok(_) => "it is longer than what was copied".into(),
         Err(NotCopied::Damaged(sentence)) => sentence,
         Err(NotCopied::Late) => return Err(NotCopied::Late),
+        Err(NotCopied::Unread(error)) => return Err(error.into()),
         Err(NotCopied::Stopped(stopped)) => return Err(NotCopied::Stopped(stopped)),
     };
     // Or it is not there any more, because it took too long.
     let due = engine.clock.now().plus(limits::ORPHAN_GRACE + RENEWED_AFTER);
     promise.renewed(due).await?;
     Err(wrong(engine, &copy, &why).await)
+}
+
+/// A piece with a checksum. One that a client sent to a store itself, which told none, is read once more than the others, and
+/// compared with what else is known of it.
+async fn known(engine: &Engine, placed: &PlacedPiece) -> Result<Piece, NotCopied> {
+    let piece = &placed.piece;
+    if piece.digests.crc32c.is_some() || piece.digests.crc64nvme.is_some() {
+        return Ok(piece.clone());
+    }
+    let Some(version) = engine.meta.version(&placed.tenant, placed.version).await? else {
+        return Err(NotCopied::Damaged(format!("nobody needs segment {}", piece.segment)));
+    };
+    let whole = if version.pieces.len() == 1 { version.digests } else { Digests::default() };
+    let alone = Version { size: piece.length, digests: whole, pieces: vec![piece.clone()], ..version };
+    let wanted = Hashes { md5: whole.md5.is_some(), sha256: whole.sha256.is_some() };
+    let found = match read::digests(engine, &alone, wanted).await {
+        Ok(found) => found,
+        Err(refusal) => return Err(NotCopied::Unread(BlobError::Io(std::io::Error::other(refusal.to_string())))),
+    };
+    if differ(whole.md5, found.md5)
+        || differ(whole.sha256, found.sha256)
+        || differ(whole.crc32c, found.crc32c)
+        || differ(whole.crc64nvme, found.crc64nvme)
+    {
+        return Err(NotCopied::Damaged(format!("the bytes of segment {} are damaged", piece.segment)));
+    }
+    Ok(Piece { digests: found.checksums(), ..piece.clone() })
+}
+
+fn differ<T: PartialEq>(known: Option<T>, found: Option<T>) -> bool {
+    known.is_some() && known != found
 }
 
 /// A copy that is not what was copied goes, and nothing more is moved to such a place.
@@ -243,14 +301,14 @@ impl Source {
         match engine.blobs.open(piece.segment, &piece.backend).await {
             Ok(reader) => Ok(Self(reader)),
             Err(BlobError::NotFound(segment)) => Err(NotCopied::Damaged(format!("segment {segment} is not there"))),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(NotCopied::Unread(error)),
         }
     }
 
     async fn at(&self, piece: &Piece, offset: u64) -> Result<Bytes, NotCopied> {
         let most = u64::try_from(limits::WRITE_BYTES).unwrap_or(u64::MAX);
         let wanted = usize::try_from((piece.length - offset).min(most)).unwrap_or(limits::WRITE_BYTES);
-        let bytes = self.0.read(offset, wanted).await?;
+        let bytes = self.0.read(offset, wanted).await.map_err(NotCopied::Unread)?;
         if bytes.is_empty() {
             let Piece { segment, length, .. } = piece;
             return Err(NotCopied::Damaged(format!("segment {segment} ends at {offset}, its row says {length}")));
@@ -259,7 +317,7 @@ impl Source {
     }
 }
 
-type Target<'a, 'p> = (&'a mut Box<dyn SegmentWriter>, &'a Pace<'p>);
+type Target<'a, 'p> = (&'a mut Box<dyn SegmentWriter>, &'a Pace<'p>, &'a mut Reserved<'p>);
 
 /// Reads a piece to its end, perhaps into a copy, and compares its checksums with those of its row.
 async fn poured(
@@ -276,19 +334,72 @@ async fn poured(
         let length = u64::try_from(bytes.len()).unwrap_or(0);
         crcs.update(&bytes);
         at += length;
-        if let Some((writer, pace)) = &mut to {
+        if let Some((writer, pace, room)) = &mut to {
             pace.wait(length).await;
             writer.write(&mut vec![bytes]).await?;
+            room.written(length).await?;
         }
     }
     let found = Digests::from(crcs.value());
-    let differs = |known: Option<u64>, found: Option<u64>| known.is_some() && known != found;
     let known = piece.digests;
-    if differs(known.crc32c.map(u64::from), found.crc32c.map(u64::from)) || differs(known.crc64nvme, found.crc64nvme) {
+    if differ(known.crc32c, found.crc32c) || differ(known.crc64nvme, found.crc64nvme) {
         return Err(NotCopied::Damaged(format!("the bytes of segment {} are damaged", piece.segment)));
     }
     // Of what a client sent to a store itself, which told no checksum, one is known from now on.
     Ok(found)
+}
+
+/// Room for what is in hand: what is left free is nobody's for a copy.
+struct Room<'e> {
+    engine: &'e Engine,
+    /// Bytes of copies that are begun and not written.
+    in_hand: AtomicU64,
+}
+
+impl Room<'_> {
+    async fn reserve(&self, bytes: u64) -> Result<Reserved<'_>, NotCopied> {
+        self.in_hand.fetch_add(bytes, Ordering::Relaxed);
+        let reserved = Reserved { room: self, left: bytes, unasked: 0 };
+        self.ask().await?;
+        Ok(reserved)
+    }
+
+    async fn ask(&self) -> Result<(), NotCopied> {
+        let wanted = self.engine.policy.free_space_min.saturating_add(self.in_hand.load(Ordering::Relaxed));
+        match self.engine.blobs.space().await? {
+            Some(space) if space.free < wanted => Err(BlobError::OutOfSpace.into()),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// What one copy still needs.
+struct Reserved<'r> {
+    room: &'r Room<'r>,
+    left: u64,
+    /// Written since somebody looked.
+    unasked: u64,
+}
+
+impl Reserved<'_> {
+    async fn written(&mut self, bytes: u64) -> Result<(), NotCopied> {
+        let bytes = bytes.min(self.left);
+        self.left -= bytes;
+        self.room.in_hand.fetch_sub(bytes, Ordering::Relaxed);
+        self.unasked += bytes;
+        if self.unasked < ASKED_EVERY {
+            return Ok(());
+        }
+        self.unasked = 0;
+        // Others write there as well.
+        self.room.ask().await
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.room.in_hand.fetch_sub(self.left, Ordering::Relaxed);
+    }
 }
 
 /// Keeps a run from taking more than its share.

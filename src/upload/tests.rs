@@ -2,6 +2,7 @@
 
 mod direct;
 mod parts;
+mod relocate;
 mod resumable;
 
 use std::io;

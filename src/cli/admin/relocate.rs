@@ -1,6 +1,7 @@
 //! Bytes: moved from one place to another.
 
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{AdminError, Place, refused};
 use crate::app::{self, StartError};
 use crate::clock::Clock;
-use crate::config::{self, storage_of};
+use crate::config::{self, Storage, storage_of};
 use crate::faults;
 use crate::upload::relocate::{Plan, Report, relocate};
 
@@ -50,6 +51,10 @@ impl Move {
         let config = self.place.config().map_err(StartError::from)?;
         let from = storage_of("from", &self.from).map_err(StartError::from)?;
         let to = storage_of("to", &self.to).map_err(StartError::from)?;
+        if [&from, &to].into_iter().any(|place| matches!(place, Storage::Disk)) {
+            let owner = std::fs::metadata(&config.data)?.uid();
+            stranger(owner, rustix::process::geteuid().as_raw()).map_or(Ok(()), |why| Err(refused(why)))?;
+        }
         let rate = match &self.rate {
             None => None,
             Some(text) => match config::size(text) {
@@ -79,9 +84,19 @@ impl Move {
     }
 }
 
+/// Why this user must not write to the data directory: the server could not delete what another's command has made there.
+fn stranger(owner: u32, user: u32) -> Option<String> {
+    (owner != user).then(|| {
+        format!(
+            "the data directory belongs to the user with the number {owner}, and this one has {user}: run the command as that \
+             user, as the server does (`sudo -u '#{owner}' landfall admin move …`)"
+        )
+    })
+}
+
 fn told(report: &Report, stopped: bool) -> ExitCode {
-    let Report { moved, bytes, damaged, left } = report;
-    for sentence in damaged {
+    let Report { moved, bytes, damaged, unread, left } = report;
+    for sentence in damaged.iter().chain(unread) {
         eprintln!("left, because {sentence}: `landfall doctor --deep` says whose it is");
     }
     if left.uploads > 0 {
@@ -94,10 +109,10 @@ fn told(report: &Report, stopped: bool) -> ExitCode {
         "{}",
         json!({
             "moved": moved, "bytes": bytes, "left": left.pieces, "left_bytes": left.bytes, "uploads": left.uploads,
-            "to_delete": left.due, "damaged": damaged.len(), "stopped": stopped,
+            "to_delete": left.due, "damaged": damaged.len(), "unread": unread.len(), "stopped": stopped,
         })
     );
-    if damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if damaged.is_empty() && unread.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Becomes true with the first signal; a second one ends the process as it would have.
@@ -141,5 +156,17 @@ impl Shown {
                 eprint!("\r{pieces} pieces, {} MiB ", bytes >> 20);
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stranger;
+
+    #[test]
+    fn only_the_owner_of_a_data_directory_moves_bytes_there() {
+        assert_eq!(stranger(999, 999), None);
+        let said = stranger(999, 0).unwrap();
+        assert!(said.contains("number 999") && said.contains("sudo -u '#999'"), "{said}");
     }
 }

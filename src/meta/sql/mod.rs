@@ -609,14 +609,8 @@ impl MetaStore for SqlMeta {
         self.read(move |c| sweep::pieces_of(c, session)).await
     }
 
-    async fn pieces_at(
-        &self,
-        place: PlaceId,
-        after: Option<(VersionId, u32)>,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Vec<PlacedPiece>> {
-        self.read(move |c| places::pieces_at(c, place, after, limit, now)).await
+    async fn pieces_at(&self, place: PlaceId, after: Option<(VersionId, u32)>, limit: u32) -> Result<Vec<PlacedPiece>> {
+        self.read(move |c| places::pieces_at(c, place, after, limit)).await
     }
 
     async fn intend_copy(&self, copy: IntendedCopy) -> Result<bool> {

@@ -200,6 +200,13 @@ pub(super) fn make_version(
     new: &NewVersion,
     present: Option<FileInfo>,
 ) -> R<Committed> {
+    // What lies elsewhere by now, or is being deleted, comes back by no commit.
+    for piece in &new.pieces {
+        let gone = "SELECT 1 FROM tombstones WHERE segment = ?1";
+        if one(c, gone, [piece.segment.to_string()], |_| Ok(()))?.is_some() {
+            return Ok(Committed::Closed);
+        }
+    }
     // What the session reserved is its own; only what goes beyond must fit.
     let beyond = new.size.saturating_sub(session.reserved);
     if (session.key.is_some() || session.declaration.is_some())
