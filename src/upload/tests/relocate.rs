@@ -19,9 +19,9 @@ const PLAN: Plan = Plan { from: PlaceId::FIRST, rate: None, parallel: 1 };
 async fn two() -> (Place, Memory) {
     let mut place = Place::new(Form::Disk).await;
     let there = Memory::new(Form::Disk, place.engine.clock.clone());
-    let (current, others) =
-        ((TWO, Arc::new(there.clone()) as _), vec![(PlaceId::FIRST, Arc::new(place.faults.clone()) as _)]);
-    place.engine.blobs = Arc::new(Places::new(current, others));
+    let current: Arc<dyn BlobStore> = Arc::new(there.clone());
+    let other: Arc<dyn BlobStore> = Arc::new(place.faults.clone());
+    place.engine.blobs = Arc::new(Places::new((TWO, current), vec![(PlaceId::FIRST, other)]));
     (place, there)
 }
 
