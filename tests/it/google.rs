@@ -282,16 +282,12 @@ async fn a_put_that_was_killed_goes_on_at_the_store() {
     let desk = Desk::new(server.url(""), &server.key);
     desk.write("film.mp4", &bytes);
     // The first chunk is taken, the second stands still.
-    store.harm("BeginSession", 1, Harm::Delay(1));
-    let put = desk.command(&["put", "film.mp4", "--chunk", "16MiB"]).spawn();
-    let mut put = put.unwrap();
-    for _ in 0..3_000 {
-        match store.sessions().first() {
-            Some((_, received)) if *received >= 16 * M => break,
-            Some((_, 0)) if store.count("SendToSession") == 1 => {
-                store.harm("SendToSession", 1, Harm::Delay(600_000));
-            }
-            _ => {}
+    store.harm("SendToSession", 1, Harm::Delay(1));
+    store.harm("SendToSession", 1, Harm::Delay(600_000));
+    let mut put = desk.command(&["put", "film.mp4", "--chunk", "16MiB"]).spawn().unwrap();
+    for _ in 0..12_000 {
+        if store.sessions().first().is_some_and(|(_, received)| *received >= 16 * M) {
+            break;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

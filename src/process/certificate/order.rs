@@ -79,6 +79,20 @@ macro_rules! again {
     }};
 }
 
+/// Tells the authority that it may look. One that is quick answers with what it has found already.
+async fn examined(order: &mut Order) -> Result<(), instant_acme::Error> {
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization?;
+        if authorization.status == AuthorizationStatus::Pending
+            && let Some(mut challenge) = authorization.challenge(ChallengeType::TlsAlpn01)
+        {
+            again!(challenge.set_ready())?;
+        }
+    }
+    Ok(())
+}
+
 /// What is needed to ask an authority for something.
 #[derive(Clone, Copy)]
 pub(super) struct Ordering<'a> {
@@ -137,20 +151,14 @@ impl Ordering<'_> {
         }
         // Before the authority is told that it may look: any of the processes may be asked.
         self.prove(&proofs).await?;
-        let mut authorizations = order.authorizations();
-        while let Some(authorization) = authorizations.next().await {
-            let mut authorization = authorization?;
-            if authorization.status == AuthorizationStatus::Pending
-                && let Some(mut challenge) = authorization.challenge(ChallengeType::TlsAlpn01)
-            {
-                again!(challenge.set_ready())?;
-            }
-        }
         let patience = RetryPolicy::new().timeout(ACME_POLL_TIME);
-        let ready = match again!(order.poll_ready(&patience)) {
-            Ok(OrderStatus::Ready) => Ok(()),
-            Ok(other) => Err(OrderError::Stuck(format!("{other:?}"))),
+        let ready = match examined(&mut order).await {
             Err(error) => Err(error.into()),
+            Ok(()) => match again!(order.poll_ready(&patience)) {
+                Ok(OrderStatus::Ready) => Ok(()),
+                Ok(other) => Err(OrderError::Stuck(format!("{other:?}"))),
+                Err(error) => Err(error.into()),
+            },
         };
         if let Err(error) = ready {
             return Err(refusals(&mut order).await.map_or(error, OrderError::Refused));
