@@ -69,6 +69,8 @@ impl Azurite {
             .args(["--blobHost", "127.0.0.1", "--blobPort", "0", "--skipApiVersionCheck"])
             .args(["--silent", "--disableTelemetry", "--location", "."])
             .current_dir(directory.path())
+            // What it would leave elsewhere goes with the folder.
+            .env("TMPDIR", directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
