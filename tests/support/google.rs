@@ -20,6 +20,7 @@ use aws_lc_rs::rsa::KeyPair;
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -416,10 +417,17 @@ fn range(headers: &HeaderMap) -> Result<Option<Range>, &'static str> {
 }
 
 async fn session(shared: &Arc<Shared>, request: Request<Any>) -> Response<Any> {
-    let id = parameters(request.uri()).remove("upload_id").unwrap_or_default();
+    let (head, mut body) = request.into_parts();
+    let answer = call(shared, &head, &mut body).await;
+    // Not every client hears an answer before it has said everything.
+    while let Some(Ok(_)) = body.frame().await {}
+    answer
+}
+
+async fn call(shared: &Arc<Shared>, head: &Parts, body: &mut Any) -> Response<Any> {
+    let id = parameters(&head.uri).remove("upload_id").unwrap_or_default();
     let found = lock(&shared.google.as_ref().unwrap().sessions).get(&id).cloned();
     let Some(found) = found else { return said(404, "Not Found") };
-    let (head, body) = request.into_parts();
     // One writer after the other.
     let mut session = found.lock().await;
     let cancels = head.method == Method::DELETE;
@@ -427,10 +435,7 @@ async fn session(shared: &Arc<Shared>, request: Request<Any>) -> Response<Any> {
         Ended::Over(status) => return said(status, "Upload session is over"),
         Ended::Cancelled => return Response::builder().status(499).body(harm::text("")).unwrap(),
         Ended::Done(_) if cancels => return said(400, "Upload is complete"),
-        Ended::Done(generation) => {
-            let _ = body.collect().await;
-            return resource(shared, &session.key, generation);
-        }
+        Ended::Done(generation) => return resource(shared, &session.key, generation),
         Ended::Not => {}
     }
     if cancels {
@@ -485,7 +490,6 @@ async fn session(shared: &Arc<Shared>, request: Request<Any>) -> Response<Any> {
     session.total = total;
     let mut skip = session.received - range.first;
     let mut file = std::fs::OpenOptions::new().append(true).open(&session.path).unwrap();
-    let mut body = body;
     loop {
         match body.frame().await {
             Some(Ok(frame)) => {
