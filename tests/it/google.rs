@@ -286,7 +286,8 @@ async fn a_put_that_was_killed_goes_on_at_the_store() {
     store.harm("SendToSession", 1, Harm::Delay(600_000));
     let mut put = desk.command(&["put", "film.mp4", "--chunk", "16MiB"]).spawn().unwrap();
     for _ in 0..12_000 {
-        if store.sessions().first().is_some_and(|(_, received)| *received >= 16 * M) {
+        let taken = store.sessions().first().is_some_and(|(_, received)| *received >= 16 * M);
+        if taken && store.count("SendToSession") == 2 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
