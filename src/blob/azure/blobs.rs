@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use futures_util::StreamExt;
 use http::Method;
@@ -19,8 +19,6 @@ pub(super) const CREATE_ONLY: (&str, &str) = ("if-none-match", "*");
 pub(super) const BLOB_TYPE: (&str, &str) = ("x-ms-blob-type", "BlockBlob");
 /// A CRC-64/NVME, the lowest byte first: the service compares.
 const CHECKSUM: &str = "x-ms-content-crc64";
-/// How often a body that breaks is asked for.
-const TRIES: usize = 3;
 
 /// What is sent as one body.
 #[derive(Debug)]
@@ -33,6 +31,11 @@ pub(super) struct Content {
 }
 
 impl Content {
+    /// A short text.
+    pub(super) fn text(bytes: Bytes) -> Arc<Self> {
+        Self::of(vec![bytes], None)
+    }
+
     pub(super) fn of(chunks: Vec<Bytes>, held: Option<Held>) -> Arc<Self> {
         let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
         let mut length = 0;
@@ -148,35 +151,16 @@ impl Azure {
 
     /// The bytes from the first position to before the second of a blob that is still what it was.
     pub(super) async fn range(&self, key: &str, found: &Stat, from: u64, to: u64) -> Result<Stream, Fault> {
-        let mut ask = Ask::new("GetBlob", Method::GET, key).header("range", format!("bytes={from}-{}", to - 1));
+        let mut ask = Ask::new("GetBlob", Method::GET, key);
         if let Some(etag) = &found.etag {
             ask = ask.header("if-match", etag.clone());
         }
-        let (head, stream) = self.shared.caller.stream(&ask).await?;
-        if head.status == 206 || (from == 0 && to == found.size) {
-            return Ok(stream);
-        }
-        Err(Fault::lasting("the store answers no range"))
+        self.shared.caller.range(ask, (from, to), found.size).await
     }
 
     /// A small blob, whole.
     pub(super) async fn get(&self, key: &str, length: usize) -> Result<Bytes, Fault> {
-        let ask = Ask::new("GetBlob", Method::GET, key);
-        let mut cut = None;
-        for _ in 0..TRIES {
-            let (_, mut stream) = self.shared.caller.stream(&ask).await?;
-            let mut whole = BytesMut::with_capacity(length);
-            cut = loop {
-                match stream.next().await {
-                    Some(Ok(bytes)) if whole.len() + bytes.len() <= length => whole.extend_from_slice(&bytes),
-                    Some(Ok(_)) => break Some(Fault::lasting(format!("{key} is too long"))),
-                    Some(Err(error)) => break Some(error.into()),
-                    None if whole.len() < length => break Some(Fault::lasting(format!("{key} is too short"))),
-                    None => return Ok(whole.freeze()),
-                }
-            };
-        }
-        Err(cut.unwrap_or_else(|| Fault::lasting(format!("{key} can't be read"))))
+        self.shared.caller.small(&Ask::new("GetBlob", Method::GET, key), length).await
     }
 
     /// Removes a blob that was made, with its snapshots. Was there one?

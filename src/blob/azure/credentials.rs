@@ -5,22 +5,23 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use reqsign_azure_storage::{Credential, DefaultCredentialProvider};
-use reqsign_core::{Context, ProvideCredential, SigningCredential};
-use tokio::sync::Mutex;
+use reqsign_core::{Context, ProvideCredential};
 
-use crate::blob::remote::{Adapters, Fault, Kind};
+use crate::blob::remote::{Adapters, Current, Fault, not_told};
 use crate::config::Container;
 use crate::outbound::OutboundError;
 
 const SAS_TOKEN: &str = "AZURE_STORAGE_SAS_TOKEN";
+const REMEDY: &str =
+    "Set AZURE_STORAGE_ACCOUNT_KEY, or `credentials=` a file in `storage`, or give the machine an identity";
 
-/// The credentials of one account, asked for again shortly before they expire.
+/// The credentials of one account.
 pub(super) struct Credentials {
     adapters: Adapters,
     account: String,
     environment: HashMap<String, String>,
     file: Option<PathBuf>,
-    current: Mutex<Option<Credential>>,
+    current: Current<Credential>,
 }
 
 /// Shows nothing.
@@ -37,7 +38,7 @@ impl Credentials {
             account: container.account.clone(),
             environment,
             file: container.credentials.clone(),
-            current: Mutex::default(),
+            current: Current::new(REMEDY),
         })
     }
 
@@ -49,14 +50,13 @@ impl Credentials {
     /// Credentials of the file that the container names, and then of nothing else; or of the environment, of a certificate, of
     /// a secret, of a workload's identity, of the machine: the first that there are.
     pub(super) async fn get(&self) -> Result<Credential, Fault> {
-        // Whoever comes meanwhile waits for the one that asks.
-        let mut current = self.current.lock().await;
-        if let Some(credential) = current.as_ref().filter(|credential| credential.is_valid()) {
-            return Ok(credential.clone());
-        }
+        self.current.get(|| self.provide()).await
+    }
+
+    async fn provide(&self) -> Result<Option<Credential>, String> {
         let sources = DefaultCredentialProvider::builder().no_azure_cli().no_azure_pipelines();
         let (sources, mut environment) = match &self.file {
-            Some(file) => (sources.no_imds(), read(file.clone()).await.map_err(nobody)?),
+            Some(file) => (sources.no_imds(), read(file.clone()).await?),
             None => (sources, self.environment.clone()),
         };
         // The account is the one that is configured, whatever is said elsewhere.
@@ -64,30 +64,12 @@ impl Credentials {
         if let Some(token) = environment.get_mut(SAS_TOKEN) {
             *token = token.trim_start_matches('?').to_owned();
         }
-        match sources.build().provide_credential(&self.adapters.context(environment)).await {
-            Ok(Some(credential)) => {
-                *current = Some(credential.clone());
-                Ok(credential)
-            }
-            Ok(None) => Err(nobody("none were found".into())),
-            // Its own sentence may quote what was answered; the kind says enough.
-            Err(error) => Err(nobody(format!("asking for them failed ({:?})", error.kind()))),
-        }
+        sources.build().provide_credential(&self.adapters.context(environment)).await.map_err(not_told)
     }
 
     /// The service refused these: they are asked for anew.
     pub(super) async fn forget(&self) {
-        *self.current.lock().await = None;
-    }
-}
-
-fn nobody(why: String) -> Fault {
-    Fault {
-        kind: Kind::Passing,
-        what: format!(
-            "no credentials for the store: {why}. Set AZURE_STORAGE_ACCOUNT_KEY, or `credentials=` a file in `storage`, or \
-             give the machine an identity"
-        ),
+        self.current.forget().await;
     }
 }
 
@@ -109,6 +91,6 @@ async fn read(file: PathBuf) -> Result<HashMap<String, String>, String> {
 impl Credentials {
     /// From now on these, as long as they are good.
     pub(super) async fn set(&self, credential: Credential) {
-        *self.current.lock().await = Some(credential);
+        self.current.set(credential).await;
     }
 }

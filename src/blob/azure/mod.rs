@@ -43,7 +43,7 @@ use self::blocks::Block;
 use self::direct::Pin;
 use self::service::Service;
 use self::writer::Writer;
-use super::remote::{Caller, Fault, Kind, Memory, Ranges, Reader, STALL, Stream};
+use super::remote::{self, Caller, Fault, Kind, Marked, Memory, Ranges, Reader, STALL, Stream};
 use super::{BlobError, BlobStore, Direct, Listed, SegmentReader, SegmentWriter, Space, Unusable, Wanted};
 use crate::clock::{Clock, random_uuid};
 use crate::config::Container;
@@ -56,8 +56,6 @@ use crate::outbound::OutboundError;
 const BLOCKS_MAX: usize = 20_000;
 /// What the check at the start writes is named like this.
 const PROBE: &str = "probe-";
-/// Says whose segments these are: the sweeper removes what no row names, and another installation's rows name none of them.
-const OWNER: &str = "owner";
 
 /// A container. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -173,7 +171,7 @@ impl Azure {
         let text = Bytes::from_static(b"Landfall was here and left.\n");
         let block = Block { offset: 0, length: u64::try_from(text.len()).unwrap_or(0) };
         let checked = async {
-            self.put_block(&key, block, &Content::of(vec![text.clone()], None)).await?;
+            self.put_block(&key, block, &Content::text(text.clone())).await?;
             if self.blocks(&key).await?.as_deref() != Some(&[block]) {
                 return Err(Fault::lasting("what was sent is not what is there"));
             }
@@ -181,7 +179,7 @@ impl Azure {
             if self.get(&key, text.len()).await? != text {
                 return Err(Fault::lasting("what was written is not what is read"));
             }
-            let other = Content::of(vec![Bytes::from_static(b"again")], None);
+            let other = Content::text(Bytes::from_static(b"again"));
             match self.put_blob(&key, &other).await {
                 Err(fault) if fault.kind == Kind::Changed => {}
                 Err(fault) => return Err(fault),
@@ -193,7 +191,7 @@ impl Azure {
             }
             self.remove(&key).await
         };
-        checked.await.map(drop).map_err(|fault| self.unusable(&fault))
+        checked.await.map(drop).map_err(|fault| remote::unusable(self, &fault))
     }
 
     /// Does the place belong to this installation? One that is nobody's does from now on, if it may be taken.
@@ -201,33 +199,7 @@ impl Azure {
     /// # Errors
     /// That it is another installation's, or can't be asked.
     pub async fn claim(&self, installation: &str, may_be_taken: bool) -> Result<bool, Unusable> {
-        self.claimed(installation, may_be_taken).await.map_err(|fault| self.unusable(&fault))
-    }
-
-    async fn claimed(&self, installation: &str, may_be_taken: bool) -> Result<bool, Fault> {
-        let key = format!("{}{OWNER}", self.shared.prefix);
-        if self.head(&key).await?.is_none() {
-            if !may_be_taken {
-                return Ok(false);
-            }
-            let owner = Content::of(vec![Bytes::copy_from_slice(installation.as_bytes())], None);
-            match self.put_blob(&key, &owner).await {
-                // Somebody else was faster: who that is stands there.
-                Err(fault) if fault.kind != Kind::Changed => return Err(fault),
-                Err(_) | Ok(()) => {}
-            }
-        }
-        match self.get(&key, installation.len()).await {
-            Ok(owner) if owner == installation.as_bytes() => Ok(true),
-            Err(fault) if fault.kind != Kind::Lasting => Err(fault),
-            _ => Err(Fault::lasting(format!(
-                "`{key}` says that it belongs to another installation: give each a prefix of its own"
-            ))),
-        }
-    }
-
-    fn unusable(&self, fault: &Fault) -> Unusable {
-        Unusable::new(self.shared.caller.place(), fault.what.clone())
+        remote::claim(self, installation, may_be_taken).await
     }
 
     /// The name of the blob of a segment that begins here.
@@ -254,6 +226,33 @@ impl Azure {
             object.size += found.size;
         }
         Ok(Some(object))
+    }
+}
+
+#[async_trait]
+impl Marked for Azure {
+    fn place(&self) -> String {
+        self.shared.caller.place()
+    }
+
+    fn prefix(&self) -> &str {
+        &self.shared.prefix
+    }
+
+    async fn is_there(&self, key: &str) -> Result<bool, Fault> {
+        Ok(self.head(key).await?.is_some())
+    }
+
+    async fn mark(&self, key: &str, text: Bytes) -> Result<(), Fault> {
+        match self.put_blob(key, &Content::text(text)).await {
+            // Somebody else was faster.
+            Err(fault) if fault.kind == Kind::Changed => Ok(()),
+            made => made,
+        }
+    }
+
+    async fn text(&self, key: &str, length: usize) -> Result<Bytes, Fault> {
+        self.get(key, length).await
     }
 }
 

@@ -197,15 +197,7 @@ fn judge(status: u16, head: &Head, document: Option<&Element>) -> Fault {
         (_, 408 | 425 | 429 | 500 | 502 | 503 | 504) => Kind::Passing,
         _ => Kind::Lasting,
     };
-    let what = match kind {
-        Kind::Denied => {
-            format!("the store refuses the credentials, or they lack a permission: {status} {code} {message}")
-        }
-        Kind::Missing | Kind::Changed | Kind::Parts | Kind::Full | Kind::Passing | Kind::Unserved | Kind::Lasting => {
-            format!("the store answered {status} {code} {message}")
-        }
-    };
-    Fault { kind, what: what.trim_end().to_owned() }
+    Fault::answered(kind, status, code, message)
 }
 
 #[cfg(test)]

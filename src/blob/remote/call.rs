@@ -25,6 +25,8 @@ const TRIES: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The first pause between two tries; each is four times the one before, give or take a half.
 const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 150 });
+/// How often a body that breaks is asked for.
+const BREAKS: usize = 3;
 /// The longest answer that is read whole.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// What a failed call means.
@@ -61,6 +63,23 @@ impl Fault {
     /// One that does not pass by itself.
     pub(in crate::blob) fn lasting(what: impl Into<String>) -> Self {
         Self { kind: Kind::Lasting, what: what.into() }
+    }
+
+    /// An answer that is no success, and what it means.
+    pub(in crate::blob) fn answered(kind: Kind, status: u16, code: &str, message: &str) -> Self {
+        let what = match kind {
+            Kind::Denied => {
+                format!("the store refuses the credentials, or they lack a permission: {status} {code} {message}")
+            }
+            Kind::Missing
+            | Kind::Changed
+            | Kind::Parts
+            | Kind::Full
+            | Kind::Passing
+            | Kind::Unserved
+            | Kind::Lasting => format!("the store answered {status} {code} {message}"),
+        };
+        Self { kind, what: what.trim_end().to_owned() }
     }
 }
 
@@ -210,6 +229,42 @@ impl<P: Protocol> Caller<P> {
     /// Makes a call whose answer comes as a stream. Only the beginning is tried again.
     pub(in crate::blob) async fn stream(&self, ask: &Ask<'_>) -> Result<(Head, Stream), Fault> {
         self.tried(ask.what, || self.begin(ask)).await
+    }
+
+    /// Asks for the bytes from the first position to before the second of an object of this size.
+    pub(in crate::blob) async fn range(
+        &self,
+        ask: Ask<'_>,
+        (from, to): (u64, u64),
+        size: u64,
+    ) -> Result<Stream, Fault> {
+        let ask = ask.header("range", format!("bytes={from}-{}", to - 1));
+        let (head, stream) = self.stream(&ask).await?;
+        // A store that does not know ranges would answer with other bytes than those that were asked for.
+        if head.status == 206 || (from == 0 && to == size) {
+            return Ok(stream);
+        }
+        Err(Fault::lasting("the store answers no range"))
+    }
+
+    /// Asks for a small object, whole. One that is longer or shorter is none.
+    pub(in crate::blob) async fn small(&self, ask: &Ask<'_>, length: usize) -> Result<Bytes, Fault> {
+        let key = ask.key;
+        let mut cut = None;
+        for _ in 0..BREAKS {
+            let (_, mut stream) = self.stream(ask).await?;
+            let mut whole = BytesMut::with_capacity(length);
+            cut = loop {
+                match stream.next().await {
+                    Some(Ok(bytes)) if whole.len() + bytes.len() <= length => whole.extend_from_slice(&bytes),
+                    Some(Ok(_)) => break Some(Fault::lasting(format!("{key} is too long"))),
+                    Some(Err(error)) => break Some(error.into()),
+                    None if whole.len() < length => break Some(Fault::lasting(format!("{key} is too short"))),
+                    None => return Ok(whole.freeze()),
+                }
+            };
+        }
+        Err(cut.unwrap_or_else(|| Fault::lasting(format!("{key} can't be read"))))
     }
 
     async fn tried<T, F>(&self, what: &'static str, mut once: impl FnMut() -> F) -> Result<T, Fault>

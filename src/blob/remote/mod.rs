@@ -1,16 +1,22 @@
-//! What stores have in common that are called over HTTP: calls that are tried again, XML, memory for what is on its way,
-//! and reading by ranges. How a store is spoken to is its own folder's.
+//! What stores have in common that are called over HTTP: calls that are tried again, XML, credentials, a mark of whose
+//! they are, memory for what is on its way, and reading by ranges. How a store is spoken to is its own folder's.
 
 mod adapters;
 mod call;
+mod credentials;
+mod gather;
 mod held;
+mod owner;
 mod reader;
 mod usable;
 mod xml;
 
 pub(super) use adapters::Adapters;
 pub(super) use call::{Ask, Body, Caller, Fault, Kind, Protocol, STALL, Signed, split};
+pub(super) use credentials::{Current, nobody, not_told};
+pub(super) use gather::{Gathered, Sending};
 pub(super) use held::{Held, Memory};
+pub(super) use owner::{Marked, OWNER, claim, unusable};
 pub(super) use reader::{Ranges, Reader, Stream};
 pub use usable::{Unusable, Wanted};
 pub(super) use xml::Element;

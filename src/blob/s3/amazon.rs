@@ -205,19 +205,15 @@ fn judge(status: u16, head: &Head, document: Option<&Element>) -> Fault {
         ("", 400) if document.is_none() => Kind::Denied,
         _ => Kind::Lasting,
     };
-    let what = match (kind, head.header("x-amz-bucket-region")) {
-        (Kind::Denied, _) => {
-            format!("the store refuses the credentials, or they lack a permission: {status} {code} {message}")
-        }
+    match (kind, head.header("x-amz-bucket-region")) {
         (Kind::Lasting, Some(region)) if (300..400).contains(&status) => {
-            format!("the bucket is in another region: set `region={region}` in `storage`")
+            Fault::lasting(format!("the bucket is in another region: set `region={region}` in `storage`"))
         }
         (Kind::Lasting, _) if code == "RequestTimeTooSkewed" => {
-            "this machine's clock or the store's is wrong: they differ by more than a signature allows".into()
+            Fault::lasting("this machine's clock or the store's is wrong: they differ by more than a signature allows")
         }
-        _ => format!("the store answered {status} {code} {message}"),
-    };
-    Fault { kind, what: what.trim_end().to_owned() }
+        _ => Fault::answered(kind, status, code, message),
+    }
 }
 
 #[cfg(test)]

@@ -11,29 +11,29 @@ use super::layout::Tail;
 use crate::blob::remote::{Body, Held, crc32c, followed};
 use crate::model::ids::SegmentId;
 
-/// The bytes of one object or part: tails that are read back, then blocks in memory.
+/// The bytes of one object or part: tails that are read back, then chunks in memory.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) segment: Option<SegmentId>,
     pub(super) tails: Vec<Tail>,
-    pub(super) blocks: Vec<Bytes>,
+    pub(super) chunks: Vec<Bytes>,
     pub(super) length: u64,
     pub(super) crc32c: u32,
-    /// The memory that the blocks take.
+    /// The memory that the chunks take.
     pub(super) _held: Option<Held>,
 }
 
 impl Content {
     pub(super) fn of(bytes: Bytes) -> Self {
         let (length, crc32c) = (u64::try_from(bytes.len()).unwrap_or(0), crc32c(&bytes));
-        Self { segment: None, tails: Vec::new(), blocks: vec![bytes], length, crc32c, _held: None }
+        Self { segment: None, tails: Vec::new(), chunks: vec![bytes], length, crc32c, _held: None }
     }
 
     /// Tails alone.
     pub(super) fn stored(segment: SegmentId, tails: Vec<Tail>) -> Self {
         let length = tails.iter().map(|tail| tail.length).sum();
         let crc32c = tails.iter().fold(0, |crc, tail| followed(crc, tail.crc32c, tail.length));
-        Self { segment: Some(segment), tails, blocks: Vec::new(), length, crc32c, _held: None }
+        Self { segment: Some(segment), tails, chunks: Vec::new(), length, crc32c, _held: None }
     }
 }
 
@@ -51,8 +51,8 @@ impl S3 {
                     store.tail(segment, tail).await.map_err(io::Error::other)
                 }
             });
-            let blocks = futures_util::stream::iter(content.blocks.clone().into_iter().map(Ok));
-            tails.chain(blocks).boxed()
+            let chunks = futures_util::stream::iter(content.chunks.clone().into_iter().map(Ok));
+            tails.chain(chunks).boxed()
         };
         Body::Bytes { length, make: Box::new(make) }
     }

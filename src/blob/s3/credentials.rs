@@ -7,18 +7,17 @@ use reqsign_aws_core::{
     AssumeRoleWithWebIdentityCredentialProvider, Credential, ECSCredentialProvider, EnvCredentialProvider,
     IMDSv2CredentialProvider, ProfileCredentialProvider,
 };
-use reqsign_core::{Context, ProvideCredential, ProvideCredentialChain, SigningCredential};
-use tokio::sync::Mutex;
+use reqsign_core::{Context, ProvideCredential, ProvideCredentialChain};
 
-use crate::blob::remote::{Adapters, Fault, Kind};
+use crate::blob::remote::{Adapters, Current, Fault, not_told};
 use crate::config::Bucket;
 use crate::outbound::OutboundError;
 
-/// The credentials of one store, asked for again shortly before they expire.
+/// The credentials of one store.
 pub(super) struct Credentials {
     context: Context,
     chain: ProvideCredentialChain<Credential>,
-    current: Mutex<Option<Credential>>,
+    current: Current<Credential>,
 }
 
 /// Shows nothing.
@@ -49,36 +48,18 @@ impl Credentials {
                 .push(ECSCredentialProvider::new())
                 .push(IMDSv2CredentialProvider::new()),
         };
-        Ok(Self { context, chain, current: Mutex::default() })
+        let remedy = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `credentials=` a file in `storage`, or give the machine a role";
+        Ok(Self { context, chain, current: Current::new(remedy) })
     }
 
     /// Credentials that hold for some minutes more.
     pub(super) async fn get(&self) -> Result<Credential, Fault> {
-        // Whoever comes meanwhile waits for the one that asks.
-        let mut current = self.current.lock().await;
-        if let Some(credential) = current.as_ref().filter(|credential| credential.is_valid()) {
-            return Ok(credential.clone());
-        }
-        let nobody = |why: String| Fault {
-            kind: Kind::Passing,
-            what: format!(
-                "no credentials for the store: {why}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
-                 `credentials=` a file in `storage`, or give the machine a role"
-            ),
-        };
-        match self.chain.provide_credential(&self.context).await {
-            Ok(Some(credential)) => {
-                *current = Some(credential.clone());
-                Ok(credential)
-            }
-            Ok(None) => Err(nobody("none were found".into())),
-            // Its own sentence may quote what was answered; the kind says enough.
-            Err(error) => Err(nobody(format!("asking for them failed ({:?})", error.kind()))),
-        }
+        let provide = || async { self.chain.provide_credential(&self.context).await.map_err(not_told) };
+        self.current.get(provide).await
     }
 
     /// The store refused these: they are asked for anew.
     pub(super) async fn forget(&self) {
-        *self.current.lock().await = None;
+        self.current.forget().await;
     }
 }

@@ -187,15 +187,7 @@ fn judge(status: u16, document: Option<&Element>) -> Fault {
             _ => Kind::Lasting,
         },
     };
-    let what = match kind {
-        Kind::Denied => {
-            format!("the store refuses the credentials, or they lack a permission: {status} {code} {message}")
-        }
-        Kind::Missing | Kind::Changed | Kind::Parts | Kind::Full | Kind::Passing | Kind::Unserved | Kind::Lasting => {
-            format!("the store answered {status} {code} {message}")
-        }
-    };
-    Fault { kind, what: what.trim_end().to_owned() }
+    Fault::answered(kind, status, code, message)
 }
 
 #[cfg(test)]

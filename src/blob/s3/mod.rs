@@ -52,7 +52,7 @@ use self::layout::{Layout, Pin, Recorded, Tail, UPLOADS, WHOLE};
 use self::listing::StoredPart;
 use self::objects::Stat;
 use self::writer::Writer;
-use super::remote::{Ask, Caller, Fault, Kind, Memory, Ranges, Reader, STALL, Stream};
+use super::remote::{self, Ask, Caller, Fault, Marked, Memory, OWNER, Ranges, Reader, STALL, Stream};
 use super::{BlobError, BlobStore, Direct, Listed, SegmentReader, SegmentWriter, Space, Unusable, Wanted};
 use crate::clock::{Clock, random_uuid};
 use crate::config::Bucket;
@@ -64,8 +64,6 @@ use crate::outbound::OutboundError;
 const SEALS: usize = 3;
 /// What the check at the start writes is named like this.
 const PROBE: &str = "probe-";
-/// Says whose segments these are: the sweeper removes what no row names, and another installation's rows name none of them.
-const OWNER: &str = "owner";
 
 /// A bucket. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -143,8 +141,7 @@ impl S3 {
         let text = Bytes::from_static(b"Landfall was here and left.\n");
         let checked = async {
             let version = self.put(&key, &Arc::new(Content::of(text.clone()))).await?;
-            let (_, read) = self.get(&key, text.len()).await?;
-            if read != text {
+            if self.get(&key, text.len()).await? != text {
                 return Err(Fault::lasting("what was written is not what is read"));
             }
             self.objects(&key).await?;
@@ -154,7 +151,7 @@ impl S3 {
             }
             self.remove(&key).await
         };
-        checked.await.map_err(|fault| self.unusable(&fault))
+        checked.await.map_err(|fault| remote::unusable(self, &fault))
     }
 
     /// Does the place belong to this installation? One that is nobody's does from now on, if it may be taken.
@@ -162,32 +159,7 @@ impl S3 {
     /// # Errors
     /// That it is another installation's, or can't be asked.
     pub async fn claim(&self, installation: &str, may_be_taken: bool) -> Result<bool, Unusable> {
-        self.claimed(installation, may_be_taken).await.map_err(|fault| self.unusable(&fault))
-    }
-
-    async fn claimed(&self, installation: &str, may_be_taken: bool) -> Result<bool, Fault> {
-        let key = format!("{}{OWNER}", self.shared.prefix);
-        if self.head(&key).await?.is_none() {
-            if !may_be_taken {
-                return Ok(false);
-            }
-            self.put(&key, &Arc::new(Content::of(Bytes::copy_from_slice(installation.as_bytes())))).await?;
-        }
-        let other = || {
-            Fault::lasting(format!(
-                "`{key}` says that it belongs to another installation, or to a later state of this database: give each a \
-                 prefix of its own"
-            ))
-        };
-        match self.get(&key, installation.len()).await {
-            Ok((_, owner)) if owner == installation.as_bytes() => Ok(true),
-            Err(fault) if fault.kind != Kind::Lasting => Err(fault),
-            _ => Err(other()),
-        }
-    }
-
-    fn unusable(&self, fault: &Fault) -> Unusable {
-        Unusable::new(self.shared.caller.place(), fault.what.clone())
+        remote::claim(self, installation, may_be_taken).await
     }
 
     fn key(&self, segment: SegmentId) -> String {
@@ -204,6 +176,29 @@ impl S3 {
         let (segment, tail) = name.split_once('.').map_or((name, None), |(segment, tail)| (segment, Some(tail)));
         let hex = |tail: &str| tail.len() == 12 && tail.bytes().all(|b| b.is_ascii_hexdigit());
         Some((segment.parse().ok().filter(|_| tail.is_none_or(hex))?, tail.is_none()))
+    }
+}
+
+#[async_trait]
+impl Marked for S3 {
+    fn place(&self) -> String {
+        self.shared.caller.place()
+    }
+
+    fn prefix(&self) -> &str {
+        &self.shared.prefix
+    }
+
+    async fn is_there(&self, key: &str) -> Result<bool, Fault> {
+        Ok(self.head(key).await?.is_some())
+    }
+
+    async fn mark(&self, key: &str, text: Bytes) -> Result<(), Fault> {
+        self.put(key, &Arc::new(Content::of(text))).await.map(drop)
+    }
+
+    async fn text(&self, key: &str, length: usize) -> Result<Bytes, Fault> {
+        self.get(key, length).await
     }
 }
 
@@ -351,7 +346,7 @@ impl Ranges for Object {
     }
 
     async fn range(&self, from: u64, to: u64) -> Result<Stream, Fault> {
-        let mut ask = Ask::new("GetObject", Method::GET, &self.key).header("range", format!("bytes={from}-{}", to - 1));
+        let mut ask = Ask::new("GetObject", Method::GET, &self.key);
         let flavour = self.store.flavour();
         if let Some(version) = &self.version {
             ask = ask.query(flavour.version_query(), version.clone());
@@ -362,11 +357,6 @@ impl Ranges for Object {
         if let Some(etag) = &self.found.etag {
             ask = ask.header("if-match", etag.clone());
         }
-        let (head, stream) = self.store.shared.caller.stream(&ask).await?;
-        // A store that does not know ranges would answer with other bytes than those that were asked for.
-        if head.status == 206 || (from == 0 && to == self.found.size) {
-            return Ok(stream);
-        }
-        Err(Fault::lasting("the store answers no range"))
+        self.store.shared.caller.range(ask, (from, to), self.found.size).await
     }
 }

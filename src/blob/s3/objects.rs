@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Method;
 
+use super::S3;
 use super::content::Content;
 use super::flavour::{Flavour, Header};
 use super::layout::Tail;
 use super::wire::{Sent, completion};
-use super::{OWNER, S3, SEALS};
-use crate::blob::remote::{Ask, Body, Fault, Kind, crc32c};
+use crate::blob::remote::{Ask, Body, Fault, Kind, OWNER, crc32c};
 use crate::model::file::Digests;
 use crate::model::ids::SegmentId;
 
@@ -214,32 +214,14 @@ impl S3 {
     }
 
     /// A small object, whole.
-    pub(super) async fn get(&self, key: &str, length: usize) -> Result<(u32, Bytes), Fault> {
-        let ask = Ask::new("GetObject", Method::GET, key);
-        let mut cut = None;
-        // A body that breaks is asked for again.
-        for _ in 0..SEALS {
-            let (_, mut stream) = self.shared.caller.stream(&ask).await?;
-            let mut whole = BytesMut::with_capacity(length);
-            cut = loop {
-                match stream.next().await {
-                    Some(Ok(bytes)) if whole.len() + bytes.len() <= length => whole.extend_from_slice(&bytes),
-                    Some(Ok(_)) => break Some(Fault::lasting(format!("{key} is too long"))),
-                    Some(Err(error)) => break Some(error.into()),
-                    None if whole.len() < length => {
-                        break Some(Fault::lasting(format!("{key} is too short")));
-                    }
-                    None => return Ok((crc32c(&whole), whole.freeze())),
-                }
-            };
-        }
-        Err(cut.unwrap_or_else(|| Fault::lasting(format!("{key} can't be read"))))
+    pub(super) async fn get(&self, key: &str, length: usize) -> Result<Bytes, Fault> {
+        self.shared.caller.small(&Ask::new("GetObject", Method::GET, key), length).await
     }
 
     pub(super) async fn tail(&self, segment: SegmentId, tail: Tail) -> Result<Bytes, Fault> {
         let length = usize::try_from(tail.length).unwrap_or(usize::MAX);
-        let (crc32c, bytes) = self.get(&self.tail_key(segment, tail), length).await?;
-        if crc32c == tail.crc32c {
+        let bytes = self.get(&self.tail_key(segment, tail), length).await?;
+        if crc32c(&bytes) == tail.crc32c {
             return Ok(bytes);
         }
         Err(Fault::lasting(format!("segment {segment}: what was written at {} is damaged", tail.offset)))

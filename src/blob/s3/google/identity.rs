@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::key::{Key, TOKEN_SECONDS};
-use crate::blob::remote::{Adapters, Fault, Kind};
+use crate::blob::remote::{self, Adapters, Fault, Kind, not_told};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Bucket;
 use crate::outbound::OutboundError;
@@ -66,13 +66,10 @@ struct SignedBlob {
 }
 
 fn nobody(why: &str) -> Fault {
-    Fault {
-        kind: Kind::Passing,
-        what: format!(
-            "no credentials for the store: {why}. Set `credentials=` a file in `storage`, or GOOGLE_APPLICATION_CREDENTIALS, or \
-             give the machine a service account"
-        ),
-    }
+    remote::nobody(
+        why,
+        "Set `credentials=` a file in `storage`, or GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
+    )
 }
 
 impl Identity {
@@ -145,8 +142,7 @@ impl Identity {
                 Ok(Current { key: None, token: Some((token.access_token, ends)), account: signer_email })
             }
             Ok(_) => Err(nobody("none were found")),
-            // Its own sentence may quote what was answered; the kind says enough.
-            Err(error) => Err(nobody(&format!("asking for them failed ({:?})", error.kind()))),
+            Err(error) => Err(nobody(&not_told(error))),
         }
     }
 
