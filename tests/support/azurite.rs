@@ -26,11 +26,15 @@ pub const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz
 pub const CONTAINER: &str = "bytes";
 
 /// Runs it until this process is gone, and with it what it reads from; nobody drops what is static. Then its folder goes too.
+/// What was deleted it keeps for a minute, and not for twenty.
 const UNTIL: &str = "
     process.stdin.on('end', () => {
         require('fs').rmSync(process.cwd(), { recursive: true, force: true });
         process.exit();
     }).resume();
+    const at = require('path').dirname(process.argv[1]);
+    require(`${at}/utils/constants`).DEFAULT_GC_INTERVAL_MS = 15_000;
+    require(`${at}/../common/utils/constants`).DEFAULT_EXTENT_GC_PROTECT_TIME_IN_MS = 45_000;
     require(process.argv[1]);
 ";
 
