@@ -276,6 +276,11 @@ impl Store {
         )
     }
 
+    /// What is done to its calls.
+    pub fn harms(&self) -> &Harms {
+        &self.shared.harms
+    }
+
     /// The next so many calls of this kind are harmed.
     pub fn harm(&self, what: &'static str, times: u32, harm: Harm) {
         self.shared.harms.plan(what, times, harm);

@@ -66,6 +66,11 @@ impl Front {
         self.address
     }
 
+    /// What is done to its calls.
+    pub fn harms(&self) -> &Harms {
+        &self.harms
+    }
+
     /// The next so many calls of this kind are harmed.
     pub fn harm(&self, what: &'static str, times: u32, harm: Harm) {
         self.harms.plan(what, times, harm);

@@ -5,6 +5,8 @@ mod adapters;
 mod call;
 mod credentials;
 mod gather;
+#[cfg(test)]
+pub(super) mod harmed;
 mod held;
 mod owner;
 mod reader;

@@ -4,19 +4,20 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::layout::{PART_BYTES, Recorded, WHOLE};
 use super::{BlobError, BlobStore, Listed, S3, SegmentWriter, Wanted};
 use crate::blob::bucket::{Harm, Store, Ways};
 use crate::blob::contract::{read_all, segment};
+use crate::blob::harm::Harms;
+use crate::blob::remote::Memory;
+use crate::blob::remote::harmed::{Harmed, MEMORY, PART, data, left, stands, written};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Storage};
 use crate::limits;
-use crate::model::ids::SegmentId;
 
-const PART: usize = 8 << 20;
-const MEMORY: u64 = 128 << 20;
 const DAY: Duration = Duration::from_secs(25 * 3600);
 
 /// A client of the store that a test plays.
@@ -54,37 +55,81 @@ macro_rules! on_both {
 on_both! {
     a_segment_costs_the_calls_that_it_must
     chunks_that_are_persisted_are_sent_twice_at_most
-    harmed_calls_are_made_again_and_nothing_is_lost
-    a_call_that_stands_still_is_given_up_and_made_again
-    what_does_not_pass_is_an_error_within_bounds
     credentials_that_were_rotated_are_read_again_once
-    a_read_that_breaks_goes_on_where_it_broke
     sealing_may_be_repeated_after_every_step_that_failed
-    several_may_seal_at_once
     a_writer_that_wakes_up_late_changes_nothing
     lost_bytes_are_never_sealed
     deleting_takes_uploads_objects_and_tails_and_may_be_repeated
     a_listing_shows_each_segment_once_and_removes_what_none_needs
-    many_writers_share_the_memory_there_is
     a_bucket_is_checked_before_it_is_used_and_belongs_to_one
 }
 
-/// Bytes of which no two parts are alike.
-fn data(length: usize) -> Bytes {
-    let mut state = 1u32;
-    let next = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state.to_be_bytes()[0]
-    };
-    Bytes::from((0..length).map(next).collect::<Vec<u8>>())
+struct OfStore<const GOOGLE: bool> {
+    store: Store,
+    s3: S3,
 }
 
-async fn written(s3: &S3, id: SegmentId, data: &Bytes) -> Box<dyn SegmentWriter> {
-    let mut writer = s3.create(id, None).await.unwrap();
-    for from in (0..data.len()).step_by(256 * 1024) {
-        writer.write(&mut vec![data.slice(from..data.len().min(from + 256 * 1024))]).await.unwrap();
+#[async_trait]
+impl<const GOOGLE: bool> Harmed for OfStore<GOOGLE> {
+    const WHOLE: &'static str = "PutObject";
+    const PIECE: &'static str = "PutObject";
+    const RANGE: &'static str = "GetObject";
+    const WRITES: &'static [(&'static str, bool)] = &[
+        ("CreateMultipartUpload", false),
+        ("UploadPart", true),
+        ("CompleteMultipartUpload", false),
+        ("PutObject", true),
+    ];
+    const PASSING: &'static [(u16, &'static str)] =
+        &[(500, "InternalError"), (503, "SlowDown"), (429, "TooManyRequests"), (502, "")];
+    const LASTING: &'static [(&'static str, Harm)] = &[
+        ("PutObject", Harm::Refuse(503, "SlowDown")),
+        ("UploadPart", Harm::CutBefore),
+        ("UploadPart", Harm::Refuse(404, "NoSuchUpload")),
+        ("UploadPart", Harm::NoETag),
+        ("UploadPart", Harm::Damage),
+        ("CompleteMultipartUpload", Harm::Refuse(404, "NoSuchUpload")),
+        ("CompleteMultipartUpload", Harm::ErrorInside("InternalError")),
+        ("CompleteMultipartUpload", Harm::Refuse(400, "InvalidPart")),
+        ("CreateMultipartUpload", Harm::Refuse(400, "InvalidRequest")),
+    ];
+
+    fn new(stall: Duration) -> Self {
+        let store = if GOOGLE { Store::google() } else { Store::start() };
+        Self { s3: impatient(&store.url(""), stall), store }
     }
-    writer
+
+    fn store(&self) -> &dyn BlobStore {
+        &self.s3
+    }
+
+    fn harms(&self) -> &Harms {
+        self.store.harms()
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.s3.shared.memory
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let objects = self.store.objects("").into_iter().map(|(key, _)| key);
+        objects.chain(self.store.uploads("")).collect()
+    }
+}
+
+stands!(harmed_as_amazon: OfStore<false>);
+stands!(harmed_as_google: OfStore<true>);
+
+#[tokio::test]
+async fn an_error_inside_a_success_is_an_error() {
+    let store = Store::start();
+    let (s3, all) = (of(&store, ""), data(2 * PART + 300_000));
+    for code in ["InternalError", "SlowDown"] {
+        store.harm("CompleteMultipartUpload", 2, Harm::ErrorInside(code));
+        let id = segment();
+        let extent = written(&s3, id, &all).await.finish().await.expect(code);
+        assert!(read_all(&s3, id, &extent.backend).await == all);
+    }
 }
 
 /// What was asked, but for who asks.
@@ -156,86 +201,6 @@ async fn chunks_that_are_persisted_are_sent_twice_at_most(store: Store) {
     assert!(read_all(&s3, id, &extent.backend).await == [&all[..], b"x"].concat());
 }
 
-async fn harmed_calls_are_made_again_and_nothing_is_lost(store: Store) {
-    let s3 = of(&store, "");
-    let all = data(2 * PART + 300_000);
-    let passing = [
-        Harm::CutBefore,
-        Harm::CutAfter,
-        Harm::Refuse(500, "InternalError"),
-        Harm::Refuse(503, "SlowDown"),
-        Harm::Refuse(429, "TooManyRequests"),
-        Harm::Refuse(502, ""),
-        Harm::RefuseAfter(500, "InternalError"),
-        Harm::Damage,
-    ];
-    for what in ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"] {
-        for harm in passing {
-            if harm == Harm::Damage && matches!(what, "CreateMultipartUpload" | "CompleteMultipartUpload") {
-                continue;
-            }
-            store.harm(what, 2, harm);
-            let (id, length) = (segment(), if what == "PutObject" { 300_000 } else { all.len() });
-            let writer = written(&s3, id, &all.slice(..length)).await;
-            let finished = writer.finish().await;
-            let extent = finished.unwrap_or_else(|error| panic!("{what} {harm:?}: {error}"));
-            assert!(read_all(&s3, id, &extent.backend).await == all[..length], "{what} {harm:?}");
-            store.spare();
-            s3.delete(id, "").await.unwrap();
-            assert_eq!((store.objects(""), store.uploads("")), (vec![], vec![]), "{what} {harm:?}");
-        }
-    }
-    for code in ["InternalError", "SlowDown"] {
-        store.harm("CompleteMultipartUpload", 2, Harm::ErrorInside(code));
-        let id = segment();
-        let extent = written(&s3, id, &all).await.finish().await.expect(code);
-        assert!(read_all(&s3, id, &extent.backend).await == all);
-    }
-}
-
-async fn a_call_that_stands_still_is_given_up_and_made_again(store: Store) {
-    let s3 = impatient(&store.url(""), Duration::from_secs(2));
-    store.harm("PutObject", 1, Harm::Delay(60_000));
-    let id = segment();
-    let extent = written(&s3, id, &data(1000)).await.finish().await.unwrap();
-    assert!(read_all(&s3, id, &extent.backend).await == data(1000));
-    assert!(store.count("PutObject") >= 2);
-}
-
-async fn what_does_not_pass_is_an_error_within_bounds(store: Store) {
-    let s3 = of(&store, "");
-    let all = data(PART + 300_000);
-    let io = |outcome: Result<super::super::Extent, BlobError>| matches!(outcome, Err(BlobError::Io(_)));
-    for (what, harm) in [
-        ("PutObject", Harm::Refuse(503, "SlowDown")),
-        ("UploadPart", Harm::CutBefore),
-        ("UploadPart", Harm::Refuse(404, "NoSuchUpload")),
-        ("UploadPart", Harm::NoETag),
-        ("UploadPart", Harm::Damage),
-        ("CompleteMultipartUpload", Harm::Refuse(404, "NoSuchUpload")),
-        ("CompleteMultipartUpload", Harm::ErrorInside("InternalError")),
-        ("CompleteMultipartUpload", Harm::Refuse(400, "InvalidPart")),
-        ("CreateMultipartUpload", Harm::Refuse(400, "InvalidRequest")),
-    ] {
-        store.harm(what, u32::MAX, harm);
-        let length = if what == "PutObject" { 300_000 } else { all.len() };
-        let id = segment();
-        let mut writer = s3.create(id, None).await.unwrap();
-        let outcome = match writer.write(&mut vec![all.slice(..length)]).await {
-            Ok(()) => writer.finish().await,
-            Err(error) => Err(error),
-        };
-        assert!(io(outcome), "{what} {harm:?}");
-        assert!(store.count(what) <= 10, "{what} {harm:?}: {}", store.count(what));
-        store.spare();
-        store.calls();
-        assert!(matches!(s3.open(id, "").await, Err(BlobError::NotFound(_))), "{what} {harm:?}");
-        s3.delete(id, "").await.unwrap();
-    }
-    store.harm("PutObject", 1, Harm::Refuse(507, "InsufficientStorage"));
-    assert!(matches!(written(&s3, segment(), &data(1)).await.finish().await, Err(BlobError::OutOfSpace)));
-}
-
 async fn credentials_that_were_rotated_are_read_again_once(store: Store) {
     let s3 = of(&store, "");
     written(&s3, segment(), &data(10)).await.finish().await.unwrap();
@@ -252,37 +217,6 @@ async fn credentials_that_were_rotated_are_read_again_once(store: Store) {
     }
     // Google's are exchanged for a token, which is refused already.
     assert_eq!(store.count("PutObject"), if store.is_google() { 1 } else { 2 });
-}
-
-async fn a_read_that_breaks_goes_on_where_it_broke(store: Store) {
-    let s3 = of(&store, "");
-    let (id, all) = (segment(), data(20 << 20));
-    written(&s3, id, &all).await.finish().await.unwrap();
-    store.harm("GetObject", 3, Harm::Truncate);
-    store.calls();
-    assert!(read_all(&s3, id, WHOLE).await == all);
-    // Ranges that grow, and one more for each that broke: not one for each read.
-    assert!((4..=10).contains(&store.count("GetObject")), "{}", store.count("GetObject"));
-    let reader = s3.open(id, WHOLE).await.unwrap();
-    store.harm("GetObject", u32::MAX, Harm::CutBefore);
-    assert!(matches!(reader.read(5 << 20, 1000).await, Err(BlobError::Io(_))));
-    store.spare();
-    assert_eq!(reader.read(5 << 20, 1000).await.unwrap(), all.slice(5 << 20..(5 << 20) + 1000));
-    // Another object under the name is not what was opened.
-    let other = segment();
-    written(&s3, other, &data(21 << 20)).await.finish().await.unwrap();
-    store.copy(&other.to_string(), &id.to_string());
-    assert!(reader.read(0, 1000).await.is_err());
-}
-
-/// A segment that its writer left: 1 part, and two tails.
-async fn left(s3: &S3) -> (SegmentId, Box<dyn SegmentWriter>, crate::blob::Extent, Bytes) {
-    let (id, all) = (segment(), data(PART + 500_000));
-    let mut writer = written(s3, id, &all.slice(..PART + 200_000)).await;
-    writer.persist().await.unwrap();
-    writer.write(&mut vec![all.slice(PART + 200_000..)]).await.unwrap();
-    let extent = writer.persist().await.unwrap();
-    (id, writer, extent, all)
 }
 
 async fn sealing_may_be_repeated_after_every_step_that_failed(store: Store) {
@@ -306,17 +240,6 @@ async fn sealing_may_be_repeated_after_every_step_that_failed(store: Store) {
         assert!(read_all(&s3, id, WHOLE).await == all, "{what} {harm:?}");
         until(|| store.objects("x/").len() == 1 && store.uploads("x/").is_empty()).await;
         s3.delete(id, WHOLE).await.unwrap();
-    }
-}
-
-async fn several_may_seal_at_once(store: Store) {
-    let s3 = of(&store, "");
-    for _ in 0..5 {
-        let (id, _writer, extent, all) = left(&s3).await;
-        let one = || s3.seal(id, &extent.backend, extent.length);
-        let (a, b, c) = tokio::join!(one(), one(), one());
-        assert_eq!([a.unwrap(), b.unwrap(), c.unwrap()], [WHOLE, WHOLE, WHOLE]);
-        assert!(read_all(&s3, id, WHOLE).await == all);
     }
 }
 
@@ -425,31 +348,6 @@ async fn a_listing_shows_each_segment_once_and_removes_what_none_needs(store: St
     let young: Vec<_> = listed(&s3).await.into_iter().filter(|l| l.written > now.minus(limits::ORPHAN_GRACE)).collect();
     assert_eq!(young.iter().map(|l| l.segment).collect::<Vec<_>>(), [id]);
     assert!(young[0].written > Timestamp(0));
-}
-
-async fn many_writers_share_the_memory_there_is(store: Store) {
-    let s3 = of(&store, "");
-    let all = data(6 << 20);
-    let mut writers = Vec::new();
-    for _ in 0..45 {
-        let id = segment();
-        let mut writer = s3.create(id, None).await.unwrap();
-        for from in (0..all.len()).step_by(256 * 1024) {
-            writer.write(&mut vec![all.slice(from..from + 256 * 1024)]).await.unwrap();
-            let held = s3.shared.memory.held();
-            assert!(held <= MEMORY, "{held}");
-        }
-        writers.push((id, writer));
-    }
-    assert!(store.count("PutObject") > 0, "some had to write what they held");
-    for (id, mut writer) in writers {
-        writer.write(&mut vec![all.slice(..3 << 20)]).await.unwrap();
-        let extent = writer.finish().await.unwrap();
-        assert_eq!(extent.length, 9 << 20);
-        assert!(read_all(&s3, id, &extent.backend).await == [&all[..], &all[..3 << 20]].concat());
-        s3.delete(id, WHOLE).await.unwrap();
-    }
-    assert_eq!(s3.shared.memory.held(), 0);
 }
 
 async fn a_bucket_is_checked_before_it_is_used_and_belongs_to_one(store: Store) {
