@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{BLOBS, StartError};
+use super::StartError;
 use crate::blob::{Azure, BlobStore, Local, S3, Wanted};
 use crate::clock::Clock;
 use crate::config::{Config, Storage, cloud_environment};
+
+/// The directory of bytes in a data directory.
+const BLOBS: &str = "blobs";
 
 /// What somebody wants of a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
