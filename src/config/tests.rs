@@ -162,3 +162,12 @@ fn proxies_are_addresses_or_networks() {
     let all = from("trusted_proxies = ['0.0.0.0/0']", &[]).expect("valid");
     assert!(all.trusts("1.2.3.4".parse().expect("v4")) && !all.trusts("::1".parse().expect("v6")));
 }
+
+#[test]
+fn every_field_is_in_the_operator_s_manual() {
+    let manual = include_str!("../../docs/operations.md");
+    for field in FIELDS {
+        let row = format!("| `{field}` | `LANDFALL_{}` |", field.to_ascii_uppercase());
+        assert!(manual.contains(&row), "{row}");
+    }
+}
