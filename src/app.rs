@@ -70,9 +70,9 @@ pub enum StartError {
     /// The index can't be used.
     #[error(transparent)]
     Search(#[from] SearchError),
-    /// The bucket can't be used.
+    /// A bucket or a container can't be used.
     #[error(transparent)]
-    Bucket(#[from] Unusable),
+    Storage(#[from] Unusable),
     /// The database names bytes that are elsewhere.
     #[error("the bytes that this database names are {known}, and this process would look for them {here}. {remedy}")]
     Elsewhere {
@@ -105,6 +105,9 @@ pub enum StartError {
     /// Certificates can't be kept up.
     #[error(transparent)]
     Certificate(#[from] KeeperError),
+    /// The certificate's files can't be used.
+    #[error("the configuration fields `tls_certificate` and `tls_key` can't be used: {0}")]
+    Tls(io::Error),
     /// The address can't be listened on.
     #[error("can't listen on {address}: {error}; give --listen another address")]
     Listen {
@@ -269,7 +272,11 @@ fn runtime(name: &str) -> io::Result<Runtime> {
 }
 
 async fn bind(address: SocketAddr, tls: Option<TlsFiles>) -> Result<Listener, StartError> {
-    Listener::bind(address, tls).await.map_err(|error| StartError::Listen { address, error })
+    Listener::bind(address, tls).await.map_err(|error| match error.kind() {
+        // The files are read before the port is bound.
+        io::ErrorKind::InvalidData => StartError::Tls(error),
+        _ => StartError::Listen { address, error },
+    })
 }
 
 /// Full text is derived: with an empty index, every item's and every store file's text is due again.
