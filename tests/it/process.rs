@@ -188,3 +188,22 @@ pub(crate) async fn continued(child: Child) -> Output {
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap()
 }
+
+/// A child that ends with its guard.
+#[derive(Debug)]
+pub(crate) struct Guarded(pub(crate) Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A program of others, built or installed by one of the scripts in `tests/support` if it is not there yet.
+pub(crate) fn fetched(script: &str, package: &str, version: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(script);
+    let output = Command::new(script).args([package, version]).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
