@@ -21,6 +21,8 @@ use std::io;
 /// that can be made to fail, then the syncs that can be switched off, then the sweeper's hour of waiting, which a test
 /// can't sit out.
 pub const POINTS: &[&str] = &[
+    "start.place",
+    "start.remembered",
     "start.tenant",
     "start.sources",
     "start.intent",

@@ -81,7 +81,7 @@ const BANS: &[Ban] = &[
         home: &["blob/local.rs", "blob/local/"],
         except: &[
             (
-                "app.rs",
+                "app/keepers.rs",
                 "File::options",
                 "the lock file of the data directory, which holds nothing that may not be lost",
             ),

@@ -252,6 +252,8 @@ CREATE TABLE pieces (
     PRIMARY KEY (version, position)
 );
 CREATE UNIQUE INDEX pieces_segment ON pieces (segment);
+-- By place. Whether anything lies at one that was left is asked at each start.
+CREATE INDEX pieces_place ON pieces ((CASE WHEN substr(backend, 1, 1) = '@' THEN substr(backend, 1, 3) ELSE '' END), version, position);
 
 -- Segments to delete. A row stays longer than any request, and the deletion is repeated when it goes.
 CREATE TABLE tombstones (

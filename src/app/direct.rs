@@ -1,4 +1,4 @@
-//! Which APIs' clients send to the bucket themselves, as the configuration says it.
+//! Which APIs' clients send to the store themselves, as the configuration says it.
 
 use crate::blob::Wanted;
 use crate::config::{Config, ConfigError, Speech, Storage};
@@ -8,10 +8,10 @@ use crate::engine::DirectWire;
 /// Says that this API shall do so although one of its clients can't.
 const INSISTING: char = '!';
 
-/// The wires whose clients send to the bucket themselves.
+/// The wires whose clients send to the store themselves.
 ///
 /// # Errors
-/// [`ConfigError::Invalid`] for an API that can't, and where bytes are in no bucket.
+/// [`ConfigError::Invalid`] for an API that can't, and where bytes are on the disk.
 pub(super) fn wires(config: &Config) -> Result<Vec<DirectWire>, ConfigError> {
     // What can't be anywhere is told before what can't be here.
     let speech = if let Storage::Bucket(bucket) = &config.storage { bucket.speech } else { Speech::S3 };
@@ -58,8 +58,8 @@ fn wire(name: &str, speech: Speech) -> Result<DirectWire, ConfigError> {
         (aitronos::WIRE, false, Speech::Google) => wire(aitronos::WIRE, true),
         (aitronos::WIRE, _, Speech::S3) => Err(invalid(
             name,
-            "its uploads go on where they were interrupted, for which a bucket of S3's has no URL: they pass through this server \
-             also where bytes are in one. Leave it out",
+            "its uploads go on where they were interrupted, for which only Google's buckets have a URL: elsewhere they pass through \
+             this server. Leave it out",
         )),
         (_, _, Speech::S3) => {
             Err(invalid(name, "the list holds `native` and `coveo`, and `cognite!` for those who insist"))
@@ -70,7 +70,7 @@ fn wire(name: &str, speech: Speech) -> Result<DirectWire, ConfigError> {
     }
 }
 
-/// What the bucket must be able to do for them.
+/// What the store must be able to do for them.
 pub(super) fn wanted(wires: &[DirectWire]) -> Wanted {
     Wanted {
         create_only: wires.iter().any(|wire| wire.create_only),

@@ -9,6 +9,7 @@ use super::stores::{self, Access, Opened};
 use crate::blob::{BlobStore, Places, Wanted};
 use crate::clock::{Clock, Timestamp, random_uuid};
 use crate::config::{Config, ConfigError, Storage};
+use crate::faults;
 use crate::meta::{HeldAt, MetaStore};
 use crate::model::ids::PlaceId;
 
@@ -239,11 +240,13 @@ impl<'a> Sites<'a> {
             None => remembered::name_disk(&self.config.data)?,
         };
         self.sites[index].place = Some(place.clone());
+        faults::point("start.place");
         let remembered = remembered::remember(self.meta, &mut self.known, &place).await?;
         if remembered.place != place {
             return Err(self.elsewhere(&remembered.place));
         }
         self.sites[index].number = Some(remembered.number);
+        faults::point("start.remembered");
         Ok(())
     }
 

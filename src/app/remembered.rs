@@ -145,7 +145,9 @@ pub(super) async fn remember(
         }
         let number = u32::try_from(known.len()).unwrap_or(PLACES);
         if number >= PLACES {
-            return Err(StartError::Io(io::Error::other("this database remembers too many places for bytes")));
+            let full =
+                format!("this database remembers {PLACES} places for bytes, the most that it can: name one of those");
+            return Err(StartError::Io(io::Error::other(full)));
         }
         let new = match number {
             0 => Remembered::first(place.clone()),

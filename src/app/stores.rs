@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{BLOBS, StartError};
+use super::StartError;
 use crate::blob::{Azure, BlobStore, Local, S3, Wanted};
 use crate::clock::Clock;
 use crate::config::{Config, Storage, cloud_environment};
+
+/// The directory of bytes in a data directory.
+const BLOBS: &str = "blobs";
 
 /// What somebody wants of a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,8 +28,8 @@ pub(super) trait Reachable: Send + Sync {
     /// Can it be used, for all that a server will want to do there?
     async fn check(&self, wanted: Wanted) -> Result<(), StartError>;
 
-    /// Does it belong to this installation? One that is nobody's does from now on, if it may be taken.
-    async fn claim(&self, installation: &str, may_be_taken: bool) -> Result<bool, StartError>;
+    /// Has it this mark? One that has none has it from now on, if it may be taken.
+    async fn claim(&self, mark: &str, may_be_taken: bool) -> Result<bool, StartError>;
 }
 
 /// A configured place, opened. Nothing has been asked of it.
@@ -84,8 +87,8 @@ impl Reachable for Azure {
         Ok(Self::check(self, wanted).await?)
     }
 
-    async fn claim(&self, installation: &str, may_be_taken: bool) -> Result<bool, StartError> {
-        Ok(Self::claim(self, installation, may_be_taken).await?)
+    async fn claim(&self, mark: &str, may_be_taken: bool) -> Result<bool, StartError> {
+        Ok(Self::claim(self, mark, may_be_taken).await?)
     }
 }
 
@@ -95,7 +98,7 @@ impl Reachable for S3 {
         Ok(Self::check(self, wanted).await?)
     }
 
-    async fn claim(&self, installation: &str, may_be_taken: bool) -> Result<bool, StartError> {
-        Ok(Self::claim(self, installation, may_be_taken).await?)
+    async fn claim(&self, mark: &str, may_be_taken: bool) -> Result<bool, StartError> {
+        Ok(Self::claim(self, mark, may_be_taken).await?)
     }
 }

@@ -1,10 +1,11 @@
-//! A byte store around another one that fails when it is told to. For tests of what the verbs do then.
+//! A byte store around another one that fails, lies, waits or is full when it is told to. For tests of what the verbs do then.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use super::{BlobError, BlobStore, Direct, Extent, Listed, SegmentReader, SegmentWriter, Space};
 use crate::model::ids::{PlaceId, SegmentId};
@@ -26,31 +27,74 @@ pub enum Operation {
     Delete,
 }
 
+/// How a read can be wrong without saying so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lie {
+    /// A bit is another one.
+    Changed,
+    /// Nothing is there any more.
+    Ended,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    failures: Vec<(Operation, io::ErrorKind)>,
+    lies: Vec<Lie>,
+    /// How many bytes are free, if not as many as the store says.
+    free: Option<u64>,
+}
+
 /// The wrapper. Clones share their plan.
 #[derive(Clone, Debug)]
 pub struct Faulty {
     inner: Arc<dyn BlobStore>,
-    plan: Arc<Mutex<Vec<(Operation, io::ErrorKind)>>>,
+    plan: Arc<Mutex<Plan>>,
+    /// Whoever writes to it holds up all others.
+    writes: Arc<RwLock<()>>,
 }
 
 impl Faulty {
     /// Wraps a store; nothing fails yet.
     #[must_use]
     pub fn new(inner: Arc<dyn BlobStore>) -> Self {
-        Self { inner, plan: Arc::default() }
+        Self { inner, plan: Arc::default(), writes: Arc::default() }
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next such operation fails with an error of this kind.
     pub fn fail_next(&self, operation: Operation, kind: io::ErrorKind) {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner).push((operation, kind));
+        self.plan().failures.push((operation, kind));
+    }
+
+    /// The next read is wrong.
+    pub fn lie_next(&self, lie: Lie) {
+        self.plan().lies.push(lie);
+    }
+
+    /// So many bytes are free from now on, less what is written.
+    pub fn leave_free(&self, bytes: u64) {
+        self.plan().free = Some(bytes);
+    }
+
+    /// Writes wait until the guard goes.
+    pub async fn hold_writes(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.writes).write_owned().await
     }
 
     fn check(&self, operation: Operation) -> Result<(), BlobError> {
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        match plan.iter().position(|(planned, _)| *planned == operation) {
-            Some(index) => Err(io::Error::from(plan.remove(index).1).into()),
+        let failures = &mut self.plan().failures;
+        match failures.iter().position(|(planned, _)| *planned == operation) {
+            Some(index) => Err(io::Error::from(failures.remove(index).1).into()),
             None => Ok(()),
         }
+    }
+
+    fn lie(&self) -> Option<Lie> {
+        let lies = &mut self.plan().lies;
+        if lies.is_empty() { None } else { Some(lies.remove(0)) }
     }
 }
 
@@ -110,7 +154,11 @@ impl BlobStore for Faulty {
     }
 
     async fn space(&self) -> Result<Option<Space>, BlobError> {
-        self.inner.space().await
+        let free = self.plan().free;
+        match free {
+            Some(free) => Ok(Some(Space { total: u64::MAX, free })),
+            None => self.inner.space().await,
+        }
     }
 
     async fn ping(&self) -> Result<(), BlobError> {
@@ -127,7 +175,12 @@ struct FaultyWriter {
 #[async_trait]
 impl SegmentWriter for FaultyWriter {
     async fn write(&mut self, chunks: &mut Vec<Bytes>) -> Result<(), BlobError> {
+        let _go = self.faults.writes.read().await;
         self.faults.check(Operation::Write)?;
+        let length: usize = chunks.iter().map(Bytes::len).sum();
+        if let Some(free) = &mut self.faults.plan().free {
+            *free = free.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
+        }
         self.inner.write(chunks).await
     }
 
@@ -156,6 +209,17 @@ struct FaultyReader {
 impl SegmentReader for FaultyReader {
     async fn read(&self, offset: u64, length: usize) -> Result<Bytes, BlobError> {
         self.faults.check(Operation::Read)?;
-        self.inner.read(offset, length).await
+        let bytes = self.inner.read(offset, length).await?;
+        match self.faults.lie() {
+            None => Ok(bytes),
+            Some(Lie::Ended) => Ok(Bytes::new()),
+            Some(Lie::Changed) => {
+                let mut bytes = BytesMut::from(bytes);
+                if let Some(first) = bytes.first_mut() {
+                    *first ^= 1;
+                }
+                Ok(bytes.freeze())
+            }
+        }
     }
 }

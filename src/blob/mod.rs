@@ -42,7 +42,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use azure::Azure;
-pub use faulty::{Faulty, Operation};
+pub use faulty::{Faulty, Lie, Operation};
 pub use local::{Local, sync_directory, write_durably};
 pub use memory::{Form, Memory};
 pub use places::Places;

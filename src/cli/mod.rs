@@ -28,7 +28,7 @@ enum Role {
     /// Run the server. Works without any configuration: the first start makes the data directory, a tenant, a key
     /// and a source, and prints the key once.
     Serve(serve::Serve),
-    /// Manage tenants, keys and sources. Prints one line of JSON; works while the server runs.
+    /// Manage tenants, keys, sources, stores and uploads, and move bytes. Prints lines of JSON; works while the server runs.
     #[command(subcommand)]
     Admin(admin::Admin),
     /// Check every invariant on disk and in the database. Changes nothing; exits with 1 and a list if one is broken.

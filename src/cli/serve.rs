@@ -30,13 +30,14 @@ pub(super) struct Serve {
     /// The URL under which clients reach the server, when a proxy stands in front of it
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
-    /// Where bytes are kept: `disk`, or a bucket such as s3://bucket/prefix?region=eu-1 [default: disk]
+    /// Where bytes are kept: `disk`, a bucket such as s3://bucket/prefix?region=eu-1 or gs://bucket/prefix, or a container such
+    /// as az://account/container/prefix [default: disk]
     #[arg(long, value_name = "WHERE")]
     storage: Option<String>,
     /// Where else there are bytes, in the same form; may be repeated [default: nowhere]
     #[arg(long, value_name = "WHERE")]
     more_storage: Vec<String>,
-    /// The APIs whose clients send to the bucket themselves, such as `native,coveo` [default: none]
+    /// The APIs whose clients send to the store themselves, such as `native,coveo` [default: none]
     #[arg(long, value_name = "APIS")]
     direct: Option<String>,
     /// The largest container, such as 2GiB [default: 256MiB]

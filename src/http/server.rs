@@ -85,9 +85,7 @@ impl Listener {
     }
 
     async fn bind_with(address: SocketAddr, tls: Option<Tls>) -> io::Result<Self> {
-        let tcp = TcpListener::bind(address)
-            .await
-            .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))?;
+        let tcp = TcpListener::bind(address).await?;
         Ok(Self { address: tcp.local_addr()?, tcp, tls: tls.map(Arc::new) })
     }
 

@@ -54,8 +54,9 @@ pub(super) fn way_of_chunks(engine: &Engine, wire: &str) -> Option<session::Dire
 fn store<'e>(engine: &'e Engine, session: &Session) -> Result<&'e dyn Direct, Refusal> {
     let place = session.direct.as_ref().map_or(PlaceId::FIRST, |direct| direct.place);
     engine.blobs.direct_at(place).ok_or_else(|| {
-        tracing::error!(%place, "an upload went to a store that is not configured any more");
-        Refusal::Internal
+        // Another process may know it.
+        tracing::error!(%place, "an upload went to a place that is not configured: name it in `more_storage`");
+        Refusal::Unavailable
     })
 }
 

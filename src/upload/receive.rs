@@ -319,7 +319,7 @@ pub(super) async fn finish(
         Ok(extent) => Ok(extent),
         Err(error) => {
             // A sync that failed is never repeated: nothing will ever name it.
-            commit::discard(engine, segment, "").await;
+            commit::discard(engine, segment, &engine.blobs.place().prefix()).await;
             Err(error.into())
         }
     }

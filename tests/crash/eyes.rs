@@ -39,9 +39,10 @@ pub fn files(data: &Path) -> BTreeMap<String, Bytes> {
     let mut found = BTreeMap::new();
     if let Some(prefix) = bucket::any_prefix(data) {
         let own = |key: String| key[prefix.len()..].to_owned();
-        let uploads = bucket::store().uploads(&prefix).into_iter().map(|key| format!("{} (in progress)", own(key)));
-        let objects = bucket::store().objects(&prefix).into_iter().filter(|(key, _)| !key.ends_with("/owner"));
-        found.extend(objects.map(|(key, _)| (own(key.clone()), Bytes::Object(key))));
+        let uploads =
+            bucket::store_of(data).uploads(&prefix).into_iter().map(|key| format!("{} (in progress)", own(key)));
+        let objects = bucket::store_of(data).objects(&prefix).into_iter().filter(|(key, _)| !key.ends_with("/owner"));
+        found.extend(objects.map(|(key, _)| (own(key.clone()), Bytes::Object(data.to_owned(), key))));
         found.extend(uploads.map(|name| (name, Bytes::None)));
         if !bucket::in_both(data) {
             return found;
@@ -64,7 +65,8 @@ pub fn files(data: &Path) -> BTreeMap<String, Bytes> {
 #[derive(Debug)]
 pub enum Bytes {
     File(PathBuf),
-    Object(String),
+    /// In the store of a data directory, by its key.
+    Object(PathBuf, String),
     /// Nowhere that can be read.
     None,
 }
@@ -74,14 +76,14 @@ impl Bytes {
     pub fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
-            Self::Object(_) | Self::None => panic!("it is no file: {self:?}"),
+            Self::Object(..) | Self::None => panic!("it is no file: {self:?}"),
         }
     }
 
     fn read(&self) -> Outcome<Vec<u8>> {
         match self {
             Self::File(path) => fs::read(path).map_err(|e| e.to_string()),
-            Self::Object(key) => bucket::store().get(key).ok_or_else(|| format!("{key} is not there")),
+            Self::Object(data, key) => bucket::store_of(data).get(key).ok_or_else(|| format!("{key} is not there")),
             Self::None => Err("it is not finished".into()),
         }
     }

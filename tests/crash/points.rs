@@ -52,6 +52,8 @@ enum Tested {
 use Tested::{Crash, Direct, Elsewhere, EveryTime, FirstStart, InBucket, InMove, InSession, InStore, OfParts};
 
 const CASES: &[(&str, Tested)] = &[
+    ("start.place", FirstStart),
+    ("start.remembered", FirstStart),
     ("start.tenant", FirstStart),
     ("start.sources", FirstStart),
     ("start.intent", FirstStart),

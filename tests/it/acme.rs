@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio_rustls::{TlsConnector, rustls};
 use crate::harness::{Server, program, storage};
 use crate::nginx::free_port;
 use crate::pebble::Pebble;
+use crate::process::Guarded;
 
 const NAMES: [&str; 2] = ["uploads.example.com", "files.example.com"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -222,7 +223,7 @@ async fn any_process_answers_the_examiner_and_shows_the_certificate() {
 
 /// The built binary.
 struct Binary {
-    child: Child,
+    _child: Guarded,
     log: PathBuf,
 }
 
@@ -233,7 +234,7 @@ impl Binary {
         let mut command = program(data);
         command.args(["serve", "--data"]).arg(data).arg("--listen").arg(format!("127.0.0.1:{port}"));
         command.envs(fields.iter().copied()).stdout(out.try_clone().unwrap()).stderr(out).stdin(Stdio::null());
-        Self { child: command.spawn().unwrap(), log }
+        Self { _child: Guarded(command.spawn().unwrap()), log }
     }
 
     fn said(&self) -> String {
@@ -249,13 +250,6 @@ impl Binary {
             tokio::time::sleep(PAUSE).await;
         }
         panic!("it does not say {what}: {}", self.said());
-    }
-}
-
-impl Drop for Binary {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -3,8 +3,8 @@
 //! server asks of a bucket.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use landfall::blob::{BlobStore, PutAsk, Reached, S3};
@@ -16,27 +16,14 @@ use landfall::model::ids::SessionId;
 use crate::bucket::Store;
 use crate::harness::{client, noise};
 use crate::nginx::free_port;
+use crate::process::{Guarded, fetched};
 
 const K: usize = 256 * 1024;
 
-/// A child that ends with its guard.
+/// A running one. Ends with its guard.
 struct Emulator {
-    child: Child,
+    _child: Guarded,
     port: u16,
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn program(script: &str, package: &str, version: &str) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(script);
-    let output = Command::new(script).args([package, version]).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
 impl Emulator {
@@ -45,7 +32,7 @@ impl Emulator {
         let port = free_port();
         let mut command = Command::new(program);
         command.args(arguments(port)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let emulator = Self { child: command.spawn().unwrap(), port };
+        let emulator = Self { _child: Guarded(command.spawn().unwrap()), port };
         for _ in 0..1_500 {
             if client().get(format!("{}{path}", emulator.url())).send().await.is_ok() {
                 return emulator;
@@ -76,7 +63,7 @@ async fn read(store: &S3, arrived: &landfall::blob::Arrived, offset: u64, length
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_signed_is_put_once_and_pinned_at_fake_gcs_server() {
-    let program = program("go_program", "github.com/fsouza/fake-gcs-server", "v1.56.1");
+    let program = fetched("go_program", "github.com/fsouza/fake-gcs-server", "v1.56.1");
     let arguments = |port: u16| {
         let host = format!("127.0.0.1:{port}");
         [
@@ -135,7 +122,7 @@ async fn what_was_signed_is_put_once_and_pinned_at_fake_gcs_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_begun_and_asked_at_gcp_storage_emulator() {
-    let program = program("python_program", "gcp-storage-emulator", "2026.7.19");
+    let program = fetched("python_program", "gcp-storage-emulator", "2026.7.19");
     let arguments = |port: u16| {
         ["start", "--host", "127.0.0.1", "--port", &port.to_string(), "--in-memory", "--default-bucket", "bytes"]
             .map(String::from)

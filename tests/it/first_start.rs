@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{Home, PROGRAM, client, program};
+use crate::process::on_disk;
 
 /// A first start; it ends with its guard.
 struct First {
@@ -122,4 +123,26 @@ async fn its_lines_can_be_pasted() {
 fn found_in_store(script: &str) -> String {
     let (_, rest) = script.rsplit_once("$LANDFALL_URL/landfall/v1/stores/").expect("a search in a store");
     format!("/landfall/v1/stores/{}", rest.split('"').next().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_can_t_listen_says_what_to_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refused = |listen: &str, variables: &[(&str, &str)]| {
+        let mut command = on_disk(folder.path()).command();
+        let output = command.args(["serve", "--listen", listen]).envs(variables.iter().copied()).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused(&address, &[]);
+    assert_eq!(said.matches("can't listen on").count(), 1, "{said}");
+    assert!(said.contains(&address) && said.contains("give --listen another address"), "{said}");
+    let files = [("LANDFALL_TLS_CERTIFICATE", "/nowhere/c.pem"), ("LANDFALL_TLS_KEY", "/nowhere/k.pem")];
+    let said = refused("127.0.0.1:0", &files);
+    assert!(
+        said.contains("`tls_certificate`") && said.contains("/nowhere/c.pem") && !said.contains("--listen"),
+        "{said}"
+    );
 }

@@ -15,7 +15,7 @@ use crate::backups::UPLOADS;
 use crate::bucket::{Harm, Store};
 use crate::harness::{client, noise};
 use crate::postgres::Fresh;
-use crate::process::{Place, Running, on_disk};
+use crate::process::{Place, Running, at_database, on_disk};
 
 /// Ends the sweeper's hour of waiting.
 const NOW: &str = "sweep.agreement=return(skip)";
@@ -211,13 +211,7 @@ async fn processes_change_places_one_after_the_other() {
     let (folder, store) = (tempfile::tempdir().unwrap(), Store::start());
     let database = tokio::task::spawn_blocking(Fresh::empty).await.unwrap();
     let (here, there) = (store.url("here"), store.url("there"));
-    let at = |name: &str| Place {
-        data: folder.path().join(name),
-        database: Some(database.url()),
-        storage: here.clone(),
-        ..on_disk(folder.path())
-    };
-    let (one, two) = (at("one"), at("two"));
+    let [one, two] = ["one", "two"].map(|name| at_database(folder.path(), name, &database, &here));
     let mut first = one.serve().await.unwrap().with_first_key().await;
     let key = first.key.clone();
     let mut second = serving(&two, &key).await;
@@ -301,7 +295,7 @@ async fn a_place_is_left_out_only_when_nothing_needs_it() {
     assert!(store.objects("there/").is_empty(), "nothing is made where nothing belongs");
     drop(serving(&known, &key).await);
     refused(moved(&known, "disk", "disk", &[]).await, &["on the disk", "they are there"]);
-    refused(moved(&known, "disk", "s4://x", &[]).await, &["`to`", "s3://"]);
+    refused(moved(&known, "disk", "s4://x", &[]).await, &["`--to` can't be `s4://x`", "s3://"]);
     refused(moved(&known, "disk", &there, &["--rate", "slow"]).await, &["`--rate`", "50MiB"]);
     refused(moved(&known, "disk", &then, &[]).await, &["s3://bytes/then/", "configured"]);
     let both = writing(&disk, &there, &["disk"]);

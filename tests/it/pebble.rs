@@ -2,14 +2,15 @@
 //! with a name server beside it that leads every name to this machine.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 
 use crate::nginx::free_port;
+use crate::process::{Guarded, fetched};
 
 const VERSION: &str = "v2.10.3";
 const TRIES: usize = 1_000;
@@ -17,22 +18,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A program of pebble's module, built if it is not there yet.
 fn program(name: &str) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/go_program");
-    let package = format!("github.com/letsencrypt/pebble/v2/cmd/{name}");
-    let output = Command::new(script).args([&package, VERSION]).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
-}
-
-/// A child that ends with its guard.
-#[derive(Debug)]
-struct Guarded(Child);
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    fetched("go_program", &format!("github.com/letsencrypt/pebble/v2/cmd/{name}"), VERSION)
 }
 
 /// An authority: planned, running, or away.

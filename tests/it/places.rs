@@ -1,6 +1,7 @@
 //! A database remembers where its bytes are, and who looks elsewhere is refused before a port is bound.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,7 +10,7 @@ use crate::bucket::Store;
 use crate::harness::noise;
 use crate::moves::{moved, serving, writing};
 use crate::postgres::Fresh;
-use crate::process::{Place, on_disk};
+use crate::process::{Place, at_database, continued, on_disk, stopped_at};
 
 async fn fresh() -> Fresh {
     tokio::task::spawn_blocking(Fresh::empty).await.unwrap()
@@ -42,14 +43,43 @@ async fn bytes_on_a_disk_are_one_process_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_disks_that_start_at_once_a_database_has_one() {
+    // As the place that a database begins with, and as a further one.
+    for beside in [false, true] {
+        let (folder, database, store) = (tempfile::tempdir().unwrap(), fresh().await, Store::start());
+        let here = store.url("here");
+        let at = |name: &str| {
+            let disk = at_database(folder.path(), name, &database, "disk");
+            if beside { writing(&disk, &here, &["disk"]) } else { disk }
+        };
+        if beside {
+            at_database(folder.path(), "none", &database, &here).serve().await.unwrap().kill();
+        }
+        let (slow, quick) = (at("slow"), at("quick"));
+        let mut command = slow.command();
+        command.args(["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // It has seen that no disk is remembered, and is about to remember its own.
+        let stopped = stopped_at("start.place", command).await;
+        let running = quick.serve().await.unwrap();
+        let output = continued(stopped).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let name = std::fs::read_to_string(quick.data.join("storage")).unwrap().trim().to_owned();
+        assert!(!output.status.success() && said.contains(&name) && said.contains("need a bucket"), "{said}");
+        let again = slow.serve().await.unwrap_err();
+        assert!(again.contains(&name), "{again}");
+        drop(running);
+        let running = quick.serve().await.unwrap();
+        running.call("GET", "/readyz", &[], "").await.expect(200);
+        let (whole, said) = quick.doctor().await;
+        assert!(whole, "{said}");
+        drop((running, database));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn processes_at_one_database_share_one_prefix() {
     let (folder, database, store) = (tempfile::tempdir().unwrap(), fresh().await, Store::start());
-    let place = |name: &str, storage: String| Place {
-        data: folder.path().join(name),
-        database: Some(database.url()),
-        storage,
-        ..on_disk(folder.path())
-    };
+    let place = |name: &str, storage: String| at_database(folder.path(), name, &database, &storage);
     // One that can't be used is not remembered.
     let said = place("a", store.url("here").replace(&store.address().to_string(), "127.0.0.1:9")).serve().await;
     assert!(said.unwrap_err().contains("can't be used"));
@@ -203,13 +233,7 @@ async fn a_disk_has_one_owner() {
 async fn a_process_that_does_not_know_a_place_waits_for_it() {
     let (folder, database, store) = (tempfile::tempdir().unwrap(), fresh().await, Store::start());
     let (here, there) = (store.url("here"), store.url("there"));
-    let at = |name: &str| Place {
-        data: folder.path().join(name),
-        database: Some(database.url()),
-        storage: here.clone(),
-        ..on_disk(folder.path())
-    };
-    let (one, two) = (at("one"), at("two"));
+    let [one, two] = ["one", "two"].map(|name| at_database(folder.path(), name, &database, &here));
     let mut first = one.serve().await.unwrap().with_first_key().await;
     let key = first.key.clone();
     let mut second = serving(&two, &key).await;

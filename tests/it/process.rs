@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::harness::{PROGRAM, Reply, client};
+use crate::postgres::Fresh;
 
 const PAUSE: Duration = Duration::from_millis(20);
 const TRIES: usize = 3_000;
@@ -149,6 +150,11 @@ impl Drop for Running {
     }
 }
 
+/// One of the places at a database, with a data directory of its own in a folder.
+pub(crate) fn at_database(folder: &Path, name: &str, database: &Fresh, storage: &str) -> Place {
+    Place { data: folder.join(name), database: Some(database.url()), storage: storage.to_owned(), ..on_disk(folder) }
+}
+
 /// A place in a folder, without a database of its own.
 pub(crate) fn on_disk(folder: &Path) -> Place {
     Place {
@@ -159,4 +165,45 @@ pub(crate) fn on_disk(folder: &Path) -> Place {
         direct: String::new(),
         later: 0,
     }
+}
+
+/// A command that stopped itself, all of its threads, at a fail point.
+pub(crate) async fn stopped_at(point: &str, mut command: Command) -> Child {
+    let mut child = command.env("FAILPOINTS", format!("{point}=1*return(stop)")).spawn().unwrap();
+    for _ in 0..TRIES {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        if stat.rsplit(')').next().unwrap().trim_start().starts_with('T') {
+            return child;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    panic!("{point} was not reached");
+}
+
+/// How it ends, once it goes on.
+pub(crate) async fn continued(child: Child) -> Output {
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap()
+}
+
+/// A child that ends with its guard.
+#[derive(Debug)]
+pub(crate) struct Guarded(pub(crate) Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A program of others, built or installed by one of the scripts in `tests/support` if it is not there yet.
+pub(crate) fn fetched(script: &str, package: &str, version: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(script);
+    let output = Command::new(script).args([package, version]).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }

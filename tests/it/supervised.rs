@@ -7,18 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::on_disk;
+use crate::process::{Guarded, on_disk};
 
 const WATCHDOG: Duration = Duration::from_secs(6);
-
-struct Ended(std::process::Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// What is said next, within this time.
 fn heard(socket: &UnixDatagram, within: Duration) -> Option<String> {
@@ -49,7 +40,7 @@ fn the_supervisor_hears_from_a_server_that_runs_and_nothing_of_one_that_stands_s
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
     command.env_remove("WATCHDOG_PID");
     let began = Instant::now();
-    let mut server = Ended(command.spawn().expect("the built binary"));
+    let mut server = Guarded(command.spawn().expect("the built binary"));
     let id = Pid::from_child(&server.0);
 
     assert_eq!(heard(&socket, Duration::from_secs(60)).as_deref(), Some("READY=1"));

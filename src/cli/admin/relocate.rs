@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{AdminError, Place, refused};
 use crate::app::{self, StartError};
 use crate::clock::Clock;
-use crate::config::{self, Storage, storage_of};
+use crate::config::{self, ConfigError, Storage, storage_of};
 use crate::faults;
 use crate::upload::relocate::{Plan, Report, relocate};
 
@@ -49,8 +49,7 @@ impl Move {
     pub(super) fn run(&self) -> Result<ExitCode, AdminError> {
         faults::setup();
         let config = self.place.config().map_err(StartError::from)?;
-        let from = storage_of("from", &self.from).map_err(StartError::from)?;
-        let to = storage_of("to", &self.to).map_err(StartError::from)?;
+        let (from, to) = (named("from", &self.from)?, named("to", &self.to)?);
         if [&from, &to].into_iter().any(|place| matches!(place, Storage::Disk)) {
             let owner = std::fs::metadata(&config.data)?.uid();
             stranger(owner, rustix::process::geteuid().as_raw()).map_or(Ok(()), |why| Err(refused(why)))?;
@@ -82,6 +81,16 @@ impl Move {
         let (report, stopped) = report?;
         Ok(told(&report, stopped))
     }
+}
+
+/// The place that an argument names.
+fn named(argument: &'static str, text: &str) -> Result<Storage, AdminError> {
+    storage_of(argument, text).map_err(|error| match error {
+        ConfigError::Invalid { field, value, remedy } => refused(format!("`--{field}` can't be `{value}`: {remedy}")),
+        other @ (ConfigError::Unreadable { .. } | ConfigError::Syntax { .. } | ConfigError::Unknown { .. }) => {
+            StartError::from(other).into()
+        }
+    })
 }
 
 /// Why this user must not write to the data directory: the server could not delete what another's command has made there.

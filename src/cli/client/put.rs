@@ -497,7 +497,6 @@ fn part<'a>(local: &Local, url: &'a str, at: u64, chunk: u64, progress: &Progres
     Ask { method: Method::PUT, url, key: None, headers: vec![(header::CONTENT_RANGE, range)], payload }
 }
 
-/// Asks how far the server has come.
 /// Does a store say that it has a body already? Azure does so with a status that means other things too; the last of the codes
 /// is its emulator's.
 fn has_one(head: &Head) -> bool {
@@ -505,6 +504,7 @@ fn has_one(head: &Head) -> bool {
     head.status == 412 || head.header("x-ms-error-code").is_some_and(|code| codes.contains(&code))
 }
 
+/// Asks how far the server has come.
 fn status(url: &str, size: u64) -> Ask<'_> {
     let headers = vec![(header::CONTENT_RANGE, format!("bytes */{size}")), (header::CONTENT_LENGTH, "0".into())];
     Ask { method: Method::PUT, url, key: None, headers, payload: Payload::None }

@@ -183,14 +183,7 @@ pub(super) async fn upload(doors: Arc<Doors>, mut call: Call) -> Reply {
         Ok(file) => {
             let path = taken.path.as_deref().map(|path| ("relative_path", path));
             let id = file.public();
-            let registered = async {
-                // Nobody tells when chunks that went to the store itself are all there.
-                if let Some(file) = FileId::from_public(&id) {
-                    file::arrive(&doors.engine, &grant, file).await?;
-                }
-                register::register(&doors.engine, grant.tenant(), &store, WIRE, &id, path).await
-            };
-            let registered = registered.await;
+            let registered = register::register(&doors.engine, grant.tenant(), &store, WIRE, &id, path).await;
             registered.map_err(|refused| about(refused, &call))
         }
         Err(fault) => Err(fault),

@@ -11,13 +11,30 @@ use crate::sql::{Connection, Flavour, NONE, params};
 
 type R<T> = crate::sql::Result<T>;
 
-/// Does a row's text say that its bytes are there? Of the first place it says nothing.
+/// So much of a mark is in the index `pieces_place`, which is enough for numbers of one digit, or two.
+const INDEXED: usize = 3;
+
+/// Does a row's text say that its bytes are there? Of the first place it says nothing. What is compared first stands in the
+/// index, to the letter.
 fn at(place: PlaceId, column: &str) -> String {
-    if place.is_first() {
-        return format!("substr({column}, 1, 1) <> '{}'", PlaceId::MARK);
+    let (mark, prefix) = (PlaceId::MARK, place.prefix());
+    let indexed = prefix.get(..INDEXED).unwrap_or_default();
+    let here = format!(
+        "CASE WHEN substr({column}, 1, 1) = '{mark}' THEN substr({column}, 1, {INDEXED}) ELSE '' END = '{indexed}'"
+    );
+    match prefix.len() > INDEXED {
+        true => format!("{here} AND substr({column}, 1, {}) = '{prefix}'", prefix.len()),
+        false => here,
     }
-    let prefix = place.prefix();
-    format!("substr({column}, 1, {}) = '{prefix}'", prefix.len())
+}
+
+fn pieces_query(place: PlaceId) -> String {
+    format!(
+        "SELECT p.version, p.position, p.segment, p.length, p.crc32c, p.crc64nvme, p.backend, v.tenant
+         FROM pieces p JOIN versions v ON v.id = p.version
+         WHERE (p.version, p.position) > (?1, ?2) AND {} ORDER BY p.version, p.position LIMIT ?3",
+        at(place, "p.backend")
+    )
 }
 
 pub(super) fn pieces_at(
@@ -27,30 +44,20 @@ pub(super) fn pieces_at(
     limit: u32,
 ) -> R<Vec<PlacedPiece>> {
     let (version, position) = after.map_or(([0; 16], 0), |(version, position)| (version.0.into_bytes(), position));
-    let mut found = all(
-        c,
-        &format!(
-            "SELECT p.version, p.position, p.segment, p.length, p.crc32c, p.crc64nvme, p.backend, v.tenant
-             FROM pieces p JOIN versions v ON v.id = p.version
-             WHERE (p.version, p.position) > (?1, ?2) AND {} ORDER BY p.version, p.position LIMIT ?3",
-            at(place, "p.backend")
-        ),
-        params![version, position, limit],
-        |row| {
-            Ok(PlacedPiece {
-                version: VersionId(uuid(row, 0)?),
-                position: row.get(1)?,
-                tenant: TenantId(row.get(7)?),
-                piece: Piece {
-                    segment: word(row, 2, |name| name.parse().ok())?,
-                    length: size(row, 3)?,
-                    digests: crcs(row, 4)?,
-                    backend: row.get(6)?,
-                },
-                looked_for: false,
-            })
-        },
-    )?;
+    let mut found = all(c, &pieces_query(place), params![version, position, limit], |row| {
+        Ok(PlacedPiece {
+            version: VersionId(uuid(row, 0)?),
+            position: row.get(1)?,
+            tenant: TenantId(row.get(7)?),
+            piece: Piece {
+                segment: word(row, 2, |name| name.parse().ok())?,
+                length: size(row, 3)?,
+                digests: crcs(row, 4)?,
+                backend: row.get(6)?,
+            },
+            looked_for: false,
+        })
+    })?;
     for placed in &mut found {
         placed.looked_for = looked_for(c, placed.piece.segment.session)?;
     }
@@ -151,11 +158,16 @@ fn direct_sessions(c: &Connection, place: PlaceId, now: Timestamp) -> R<u64> {
     Ok(count.unwrap_or(0))
 }
 
-pub(super) fn names_bytes_at(c: &Connection, place: PlaceId, now: Timestamp) -> R<bool> {
+/// Of what is in progress there is little, so that only pieces have an index for it.
+fn named_query(place: PlaceId) -> String {
     let here = at(place, "backend");
     let tables = ["pieces", "session_pieces", "session_parts"];
     let exists = tables.map(|table| format!("EXISTS (SELECT 1 FROM {table} WHERE {here})")).join(" OR ");
-    let named = one(c, &format!("SELECT {exists}"), NONE, |row| row.get::<bool>(0))?;
+    format!("SELECT {exists}")
+}
+
+pub(super) fn names_bytes_at(c: &Connection, place: PlaceId, now: Timestamp) -> R<bool> {
+    let named = one(c, &named_query(place), NONE, |row| row.get::<bool>(0))?;
     Ok(named == Some(true) || direct_sessions(c, place, now)? > 0)
 }
 
@@ -171,4 +183,57 @@ pub(super) fn held_at(c: &Connection, place: PlaceId, now: Timestamp) -> R<HeldA
     let due = count(&format!("SELECT count(*) FROM tombstones WHERE {here}"))?;
     let (pieces, bytes) = pieces.unwrap_or((0, 0));
     Ok(HeldAt { pieces, bytes, uploads: recorded + direct_sessions(c, place, now)?, due })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::contract::filled;
+    use crate::meta::sql::SqlMeta;
+    use crate::postgres::testing::Fresh;
+
+    /// Very many pieces at the place with the number 1, and none at others.
+    const ROWS: u32 = 20_000;
+
+    /// How a database finds pieces at places where there are none.
+    fn plans(explain: impl Fn(String) -> String) -> Vec<String> {
+        let mut plans = Vec::new();
+        for place in [PlaceId::FIRST, PlaceId(2), PlaceId(22)] {
+            plans.push(explain(named_query(place)));
+            let page = pieces_query(place).replace("?1", "X'00'").replace("?2", "0").replace("?3", "500");
+            plans.push(explain(page));
+        }
+        plans
+    }
+
+    #[test]
+    fn what_lies_at_a_place_is_found_by_an_index_on_a_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(SqlMeta::open(directory.path()).unwrap());
+        let facts = rusqlite::Connection::open(directory.path().join("landfall.db")).unwrap();
+        let explain = |query: String| {
+            let mut plan = facts.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+            let lines = plan.query_map([], |row| row.get::<_, String>(3)).unwrap();
+            lines.map(Result::unwrap).collect::<Vec<_>>().join("; ")
+        };
+        for plan in plans(explain) {
+            assert!(plan.contains("INDEX pieces_place (<expr>=?") && !plan.contains("SCAN p"), "{plan}");
+        }
+    }
+
+    #[test]
+    fn what_lies_at_a_place_is_found_by_an_index_in_a_database() {
+        let database = Fresh::filled_by(filled);
+        database.sql(&format!(
+            "INSERT INTO versions (id, tenant, file, size, committed)
+             SELECT decode(lpad(to_hex(n), 32, '0'), 'hex'), 'acme', 'x', 1, 0 FROM generate_series(1, {ROWS}) n;
+             INSERT INTO pieces (version, position, segment, length, backend)
+             SELECT decode(lpad(to_hex(n), 32, '0'), 'hex'), 0, 's' || n, 1, '@1 whole' FROM generate_series(1, {ROWS}) n;
+             ANALYZE"
+        ));
+        let explain = |query: String| database.sql(&format!("EXPLAIN {}", query.replace("X'00'", "'\\x00'")));
+        for plan in plans(explain) {
+            assert!(plan.contains("pieces_place") && !plan.contains("Seq Scan on pieces"), "{plan}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! What clients sent to the store itself and nobody used: it is found, and goes when nothing can come of it any more.
 
 use super::*;
-use crate::blob::Wanted;
-use crate::model::ids::{SegmentId, SessionId};
+use crate::blob::{Places, Wanted};
+use crate::model::ids::{PlaceId, SegmentId, SessionId};
 use crate::model::session::{Declaration, Session, Strategy};
 use crate::upload::track::{self, Claim};
 
@@ -216,4 +216,14 @@ async fn a_store_that_can_not_say_it_now_is_not_taken_for_one_without_versions()
     assert!(direct.arrived(session, true).await.is_err());
     let arrived = direct.arrived(session, true).await.unwrap().unwrap();
     assert_ne!(arrived.segment, SegmentId::direct(session), "it is pinned by its version");
+}
+
+#[tokio::test]
+async fn an_upload_to_a_place_that_this_process_does_not_know_waits_for_it() {
+    let store = Store::start();
+    let mut place = place(&store, false).await;
+    let session = place.told(5).await;
+    place.engine.blobs = Arc::new(Places::new((PlaceId(2), Arc::new(place.memory.clone())), Vec::new()));
+    let asked = track::commit(&place.engine, &place.grant, session.id, Claim::default()).await;
+    assert_eq!(asked.unwrap_err(), Refusal::Unavailable);
 }

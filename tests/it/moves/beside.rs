@@ -1,6 +1,6 @@
 //! Moves beside what else goes on: the sweep, another move, downloads.
 
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,28 +8,11 @@ use serde_json::{Value, json};
 use super::{MIB, NOW, in_the_bucket, moved, moving, on_the_disk, serving, swept, whole, writing};
 use crate::bucket::Store;
 use crate::harness::noise;
-use crate::process::{Place, on_disk};
+use crate::process::{Place, continued, on_disk, stopped_at};
 
-/// A command that stopped itself, all of its threads, at a fail point.
-async fn stopped_at(point: &str, mut command: Command) -> Child {
-    let mut child = command.env("FAILPOINTS", format!("{point}=1*return(stop)")).spawn().unwrap();
-    for _ in 0..3_000 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-        if stat.rsplit(')').next().unwrap().trim_start().starts_with('T') {
-            return child;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    panic!("{point} was not reached");
-}
-
-/// What it says at its end, once it goes on.
+/// What a command says at its end that had stopped.
 async fn went_on(child: Child) -> Value {
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
+    let output = continued(child).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
