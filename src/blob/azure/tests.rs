@@ -2,6 +2,8 @@
 //! left over.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use super::{Azure, BLOCKS_MAX, BlobError, BlobStore, Listed, STALL, SegmentWrite
 use crate::blob::azurite::{self, Azurite};
 use crate::blob::contract::{read_all, segment};
 use crate::blob::front::Front;
-use crate::blob::harm::Harm;
+use crate::blob::harm::{self, Harm};
 use crate::clock::{Clock, random_uuid};
 use crate::config::{Config, Container, Storage};
 use crate::limits;
@@ -330,6 +332,31 @@ async fn credentials_that_were_rotated_are_read_again_once() {
 async fn a_read_that_breaks_goes_on_where_it_broke() {
     let (front, azure) = fronted();
     let (id, all) = (segment(), data(20 << 20));
+/// An identity's place that answers after a moment, and with no token.
+#[tokio::test]
+async fn who_waited_for_credentials_that_did_not_come_does_not_ask_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let (address, runtime) = harm::serve(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok(harm::in_xml(500, "InternalError"))
+        }
+    });
+    let mut at = container(&Azurite::shared().url("p"));
+    at.credentials = None;
+    let environment = HashMap::from([("AZURE_IMDS_ENDPOINT".to_owned(), format!("http://{address}/"))]);
+    let azure = Azure::new(&at, environment, Clock::system(), Some(MEMORY), (STALL, BLOCKS_MAX)).unwrap();
+    let calls = (0..40).map(|_| azure.length(segment(), WHOLE));
+    for outcome in futures_util::future::join_all(calls).await {
+        let said = outcome.unwrap_err().to_string();
+        assert!(said.contains("no credentials") && said.contains("AZURE_STORAGE_ACCOUNT_KEY"), "{said}");
+    }
+    assert!(asked.load(Ordering::SeqCst) <= 40, "{}", asked.load(Ordering::SeqCst));
+    runtime.shutdown_background();
+}
+
     written(&azure, id, &all).await.finish().await.unwrap();
     front.harm("GetBlob", 3, Harm::Truncate);
     front.calls();
