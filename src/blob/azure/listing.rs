@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use http::Method;
 
-use super::{Azure, PROBE};
-use crate::blob::remote::{Ask, Element, Fault};
+use super::Azure;
+use crate::blob::remote::{Ask, Element, Fault, is_probe};
 use crate::blob::{BlobError, Listed};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -111,8 +111,8 @@ impl Azure {
             let (page, next) = self.page(&self.shared.prefix, after).await?;
             for entry in page {
                 let Some((segment, _)) = self.parse(&entry.key) else {
-                    let probe = entry.key.strip_prefix(&self.shared.prefix).is_some_and(|n| n.starts_with(PROBE));
-                    if probe && self.shared.tidies && entry.written <= old {
+                    let probe = is_probe(&entry.key, &self.shared.prefix);
+                    if probe && self.shared.tidies && entry.stood_still(now) <= old {
                         self.remove_all(&entry.key).await?;
                     }
                     continue;

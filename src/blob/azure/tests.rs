@@ -531,7 +531,8 @@ async fn a_listing_shows_each_segment_once_and_removes_what_none_needs() {
         }
         wanted.push(id);
     }
-    let strange = ["readme.txt", "probe-1", "owner", "a-b-c", &format!("{}.x", wanted[0])];
+    let strange =
+        ["readme.txt", &format!("probe-{}", random_uuid()), "probe-1", "owner", "a-b-c", &format!("{}.x", wanted[0])];
     for name in strange {
         let content = super::Content::of(vec![data(5)], None);
         azure.put_blob(&format!("{}{name}", azure.shared.prefix), &content).await.unwrap();
@@ -543,18 +544,30 @@ async fn a_listing_shows_each_segment_once_and_removes_what_none_needs() {
     assert!(segments == wanted);
     assert_eq!(all.iter().map(|l| l.length).sum::<u64>(), 3 * (2 * BLOCK_BYTES + 5) + 38 * 5);
     let is_old = |l: &&Listed| l.written <= clock.now().minus(limits::ORPHAN_GRACE);
-    assert_eq!((all.iter().filter(is_old).count(), names(&azure).await.len()), (0, 71), "nothing is old");
+    assert_eq!((all.iter().filter(is_old).count(), names(&azure).await.len()), (0, 72), "nothing is old");
     clock.advance(Duration::from_secs(25 * 3600));
     let all = listed(&azure).await;
     assert_eq!(all.iter().filter(is_old).count(), 41, "blocks may be of somebody who still sends");
-    assert_eq!(names(&azure).await.len(), 70, "what a check left is gone");
+    assert_eq!(names(&azure).await.len(), 71, "what a check left is gone");
     clock.advance(limits::SESSION_LIFE);
     let all = listed(&azure).await;
     assert_eq!(all.iter().filter(is_old).count(), 60);
     for l in all {
         azure.delete(l.segment, &l.backend).await.unwrap();
     }
-    assert_eq!(names(&azure).await.len(), 4, "what is nobody's stays");
+    assert_eq!(names(&azure).await.len(), 5, "what is nobody's stays");
+}
+
+#[tokio::test]
+async fn a_listing_that_goes_round_in_circles_ends() {
+    let (address, runtime) = harm::serve(|_| async {
+        let page = "<EnumerationResults><Blobs/><NextMarker>again</NextMarker></EnumerationResults>";
+        Ok(http::Response::new(harm::text(page)))
+    });
+    let azure = client(&Azurite::shared().url_at(&format!("http://{address}/x"), "p"), STALL, BLOCKS_MAX);
+    let listed = tokio::time::timeout(Duration::from_secs(30), azure.list(&mut |_| {})).await;
+    assert!(matches!(listed, Ok(Err(BlobError::Io(_)))), "{listed:?}");
+    runtime.shutdown_background();
 }
 
 #[tokio::test]
