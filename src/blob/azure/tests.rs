@@ -378,6 +378,42 @@ async fn who_waited_for_credentials_that_did_not_come_does_not_ask_again() {
 async fn left(azure: &Azure) -> (SegmentId, Box<dyn SegmentWriter>, crate::blob::Extent, Bytes) {
     let (id, all) = (segment(), data(BLOCK + 500_000));
     let mut writer = written(azure, id, &all.slice(..BLOCK + 200_000)).await;
+#[tokio::test]
+async fn an_answer_that_ends_early_is_not_read_on_in_the_next_blob() {
+    let (front, azure) = fronted_with(STALL, 1);
+    let (id, all) = (segment(), data(2 * BLOCK + 5));
+    let extent = written(&azure, id, &all).await.finish().await.unwrap();
+    let from = BLOCK - 100_000;
+    for harm in [Harm::EndsEarly, Harm::Truncate] {
+        for times in [1, 3, u32::MAX] {
+            let reader = azure.open(id, &extent.backend).await.unwrap();
+            front.harm("GetBlob", times, harm);
+            let read = reader.read(u64::try_from(from).unwrap(), 200_000).await;
+            front.spare();
+            match read {
+                Ok(read) => assert!(read == all.slice(from..from + 200_000), "{harm:?} {times}: other bytes"),
+                Err(error) => assert!(times > 1, "{harm:?} {times}: {error}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_nobody_asked_for_is_not_believed() {
+    let (address, runtime) = harm::serve(|request| async move {
+        let answer = http::Response::builder().header("etag", "\"0x1\"");
+        if request.method() == http::Method::HEAD {
+            return Ok(answer.header("content-length", "10").body(harm::text("")).unwrap());
+        }
+        Ok(answer.status(206).header("content-range", "bytes 0-4/10").body(harm::text("01234")).unwrap())
+    });
+    let azure = client(&Azurite::shared().url_at(&format!("http://{address}/x"), "p"), STALL, BLOCKS_MAX);
+    let reader = azure.open(segment(), WHOLE).await.unwrap();
+    let read = reader.read(5, 5).await;
+    assert!(matches!(&read, Err(BlobError::Io(error)) if error.to_string().contains("range")), "{read:?}");
+    runtime.shutdown_background();
+}
+
     writer.persist().await.unwrap();
     writer.write(&mut vec![all.slice(BLOCK + 200_000..)]).await.unwrap();
     let extent = writer.persist().await.unwrap();
