@@ -115,7 +115,8 @@ impl Direct for Azure {
 
     /// No digests: a blob's MD5 is whatever its maker said, unless it was made of one body, which nobody tells.
     async fn arrived(&self, session: SessionId, _create_only: bool) -> Result<Option<Arrived>, BlobError> {
-        let Some(found) = self.head(&self.direct_key(session)).await? else { return Ok(None) };
+        let found = self.head(&self.direct_key(session)).await?;
+        let Some(found) = found.filter(|found| found.is_sent) else { return Ok(None) };
         let Some(etag) = found.etag else { return Err(Fault::lasting("the store gave a blob no ETag").into()) };
         Ok(Some(Arrived {
             segment: SegmentId::direct(session),
