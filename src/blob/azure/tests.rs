@@ -322,6 +322,10 @@ async fn credentials_that_were_rotated_are_read_again_once() {
     assert_eq!(front.count("PutBlob"), 2);
     say(azurite::KEY).unwrap();
     written(&azure, segment(), &data(10)).await.finish().await.expect("the file has the right one now");
+    std::fs::write(file.path(), "AZURE_STORAGE_ACCOUNT_KEY=no key, but a secret").unwrap();
+    azure.shared.caller.protocol.forget_for_test().await;
+    let refused = azure.check(Wanted::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("Base64") && !refused.contains("secret"), "{refused}");
     std::fs::write(file.path(), "what is this").unwrap();
     azure.shared.caller.protocol.forget_for_test().await;
     let refused = azure.check(Wanted::default()).await.unwrap_err().to_string();
@@ -656,6 +660,12 @@ async fn a_container_is_checked_before_it_is_used_and_belongs_to_one() {
     }
     let refused = azure.claim("other", true).await.unwrap_err().to_string();
     assert!(refused.contains("another installation"), "{refused}");
+    // A location that works for nobody is noticed, and not only one that works too often.
+    front.harm("PutBlob", 1, Harm::Delay(0));
+    front.harm("PutBlob", u32::MAX, Harm::Refuse(403, "AuthorizationFailure"));
+    let refused = azure.check(direct).await.unwrap_err().to_string();
+    assert!(refused.contains("AuthorizationFailure") && refused.contains("`direct`"), "{refused}");
+    front.spare();
     for (what, harm, said) in [
         ("ListBlobs", Harm::Refuse(403, "AuthorizationPermissionMismatch"), "permission"),
         ("GetBlockList", Harm::Refuse(403, "AuthorizationFailure"), "GetBlockList"),

@@ -363,19 +363,19 @@ impl<P: Protocol> Caller<P> {
         .await
     }
 
-    /// Sends a request to a URL that was signed for somebody else, and answers its status alone.
-    pub(in crate::blob) async fn status_of(
+    /// Sends a request to a URL that was signed for somebody else, and tells the head of its answer alone.
+    pub(in crate::blob) async fn sent_to(
         &self,
         url: &str,
         headers: Vec<(HeaderName, String)>,
         body: Bytes,
-    ) -> Result<u16, Fault> {
+    ) -> Result<Head, Fault> {
         let length = u64::try_from(body.len()).unwrap_or(0);
         let payload = Payload::Stream(length, futures_util::stream::once(async { Ok(body) }).boxed());
         let ask = outbound::Ask { method: Method::PUT, url, key: None, headers, payload };
         let (head, stream) = self.outbound.open(ask).await?;
         whole(stream).await?;
-        Ok(head.status)
+        Ok(head)
     }
 }
 
