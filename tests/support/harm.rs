@@ -48,6 +48,8 @@ pub enum Harm {
     EndsEarly,
     /// The answer has no `ETag`.
     NoETag,
+    /// The answer has this header besides.
+    Says(&'static str, &'static str),
     /// The first byte of the body is another one when it arrives.
     Damage,
     /// It is done after this many milliseconds.
@@ -191,9 +193,20 @@ where
             answer.headers_mut().remove("etag");
             Ok(answer)
         }
+        Some(Harm::Says(name, value)) => {
+            let mut answer = run().await?;
+            answer.headers_mut().insert(name, value.parse().unwrap());
+            Ok(answer)
+        }
         Some(Harm::Delay(millis)) => {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             run().await
+        }
+        Some(Harm::EndsEarly) => {
+            let (mut head, body) = run().await?.into_parts();
+            let whole = body.collect().await.map_err(|_| cut())?.to_bytes();
+            head.headers.remove("content-length");
+            Ok(Response::from_parts(head, text(whole.slice(..whole.len() / 2))))
         }
         Some(Harm::Truncate) => {
             let (head, body) = run().await?.into_parts();
@@ -202,12 +215,6 @@ where
             Ok(Response::from_parts(head, any(StreamBody::new(futures_util::stream::iter(frames)))))
         }
     }
-        Some(Harm::EndsEarly) => {
-            let (mut head, body) = run().await?.into_parts();
-            let whole = body.collect().await.map_err(|_| cut())?.to_bytes();
-            head.headers.remove("content-length");
-            Ok(Response::from_parts(head, text(whole.slice(..whole.len() / 2))))
-        }
 }
 
 /// A refusal in the XML that most stores speak.

@@ -162,6 +162,12 @@ impl Azure {
         }
     }
 
+    /// Is this blob a file in a tree of directories? Only accounts with such a tree tell.
+    pub(super) async fn is_hierarchical(&self, key: &str) -> Result<bool, Fault> {
+        let answer = self.shared.caller.call(&Ask::new("GetBlobProperties", Method::HEAD, key)).await?;
+        Ok(answer.head.header("x-ms-resource-type").is_some())
+    }
+
     /// The bytes from the first position to before the second of a blob that is still what it was.
     pub(super) async fn range(&self, key: &str, found: &Stat, from: u64, to: u64) -> Result<Stream, Fault> {
         let mut ask = Ask::new("GetBlob", Method::GET, key);
@@ -214,7 +220,6 @@ mod tests {
             assert_eq!(Content::of(vec![Bytes::from(bytes)], None).checksum(), wanted);
         }
     }
-}
 
     #[test]
     fn what_is_no_body_that_somebody_sent_is_told_apart() {
@@ -238,3 +243,4 @@ mod tests {
             assert_eq!((found.size, found.is_sent), (7, wanted), "{kind:?} {copy:?}");
         }
     }
+}

@@ -173,7 +173,16 @@ impl Azure {
             if self.blocks(&key).await?.as_deref() != Some(&[block]) {
                 return Err(Fault::lasting("what was sent is not what is there"));
             }
+            let listed = async || Ok::<_, Fault>(self.all(&key).await?.iter().any(|entry| entry.key == key));
+            if !listed().await? {
+                return Err(Fault::lasting("it does not list blocks that belong to no blob"));
+            }
             self.put_list(&key, &[block]).await?;
+            if self.is_hierarchical(&key).await? {
+                return Err(Fault::lasting(
+                    "its account has a hierarchical namespace, which answers otherwise: name one that has none",
+                ));
+            }
             if self.get(&key, text.len()).await? != text {
                 return Err(Fault::lasting("what was written is not what is read"));
             }
@@ -183,7 +192,9 @@ impl Azure {
                 Err(fault) => return Err(fault),
                 Ok(()) => return Err(Fault::lasting("it makes a blob again also with `If-None-Match: *`")),
             }
-            self.all(&key).await?;
+            if !listed().await? {
+                return Err(Fault::lasting("what was written is not listed"));
+            }
             if wanted != Wanted::default() {
                 self.check_direct(&key, wanted).await?;
             }

@@ -332,10 +332,6 @@ async fn credentials_that_were_rotated_are_read_again_once() {
     assert!(refused.contains("NAME=VALUE") && refused.contains("AZURE_STORAGE_ACCOUNT_KEY"), "{refused}");
 }
 
-#[tokio::test]
-async fn a_read_that_breaks_goes_on_where_it_broke() {
-    let (front, azure) = fronted();
-    let (id, all) = (segment(), data(20 << 20));
 /// An identity's place that answers after a moment, and with no token.
 #[tokio::test]
 async fn who_waited_for_credentials_that_did_not_come_does_not_ask_again() {
@@ -361,6 +357,10 @@ async fn who_waited_for_credentials_that_did_not_come_does_not_ask_again() {
     runtime.shutdown_background();
 }
 
+#[tokio::test]
+async fn a_read_that_breaks_goes_on_where_it_broke() {
+    let (front, azure) = fronted();
+    let (id, all) = (segment(), data(20 << 20));
     written(&azure, id, &all).await.finish().await.unwrap();
     front.harm("GetBlob", 3, Harm::Truncate);
     front.calls();
@@ -378,10 +378,6 @@ async fn who_waited_for_credentials_that_did_not_come_does_not_ask_again() {
     assert!(reader.read(0, 1000).await.is_err());
 }
 
-/// A segment that its writer left: a full block, and two pieces of the next.
-async fn left(azure: &Azure) -> (SegmentId, Box<dyn SegmentWriter>, crate::blob::Extent, Bytes) {
-    let (id, all) = (segment(), data(BLOCK + 500_000));
-    let mut writer = written(azure, id, &all.slice(..BLOCK + 200_000)).await;
 #[tokio::test]
 async fn an_answer_that_ends_early_is_not_read_on_in_the_next_blob() {
     let (front, azure) = fronted_with(STALL, 1);
@@ -418,6 +414,10 @@ async fn a_range_that_nobody_asked_for_is_not_believed() {
     runtime.shutdown_background();
 }
 
+/// A segment that its writer left: a full block, and two pieces of the next.
+async fn left(azure: &Azure) -> (SegmentId, Box<dyn SegmentWriter>, crate::blob::Extent, Bytes) {
+    let (id, all) = (segment(), data(BLOCK + 500_000));
+    let mut writer = written(azure, id, &all.slice(..BLOCK + 200_000)).await;
     writer.persist().await.unwrap();
     writer.write(&mut vec![all.slice(BLOCK + 200_000..)]).await.unwrap();
     let extent = writer.persist().await.unwrap();
@@ -679,6 +679,9 @@ async fn a_container_is_checked_before_it_is_used_and_belongs_to_one() {
     }
     let refused = azure.check(Wanted { versions: true, ..direct }).await.unwrap_err().to_string();
     assert!(refused.contains("`direct`"), "{refused}");
+    front.harm("GetBlobProperties", 1, Harm::Says("x-ms-resource-type", "file"));
+    let refused = azure.check(Wanted::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("hierarchical namespace"), "{refused}");
     front.harm("PutBlob", 2, Harm::Refuse(201, ""));
     let refused = azure.check(direct).await.unwrap_err().to_string();
     assert!(refused.contains("If-None-Match"), "{refused}");
