@@ -411,8 +411,9 @@ impl Config {
 /// # Errors
 /// What would be right, with the field's name.
 pub fn storage_of(field: &'static str, text: &str) -> Result<Storage, ConfigError> {
-    // What stands before an `@` may be a secret.
-    let shown = if text.contains('@') { "(not shown)" } else { text };
+    // What stands before an `@` may be a secret, and so may a signature that belongs into a file of credentials.
+    let secret = text.contains('@') || text.to_ascii_lowercase().contains("sig=") || text.contains("AccountKey=");
+    let shown = if secret { "(not shown)" } else { text };
     storage::parse(text).map_err(|remedy| invalid(field, shown, remedy))
 }
 

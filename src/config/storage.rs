@@ -197,6 +197,13 @@ fn container(url: &Url) -> Result<Container, String> {
             "endpoint" => container.endpoint = Some(endpoint(&value, true)?),
             "public_endpoint" => container.public_endpoint = Some(endpoint(&value, true)?),
             "credentials" => container.credentials = Some(PathBuf::from(value.into_owned())),
+            "sig" | "sv" | "sp" | "se" | "st" | "sr" | "spr" => {
+                return Err(
+                    "a SAS token does not belong here: set AZURE_STORAGE_SAS_TOKEN, or name a file that says it with \
+                            `credentials=`"
+                        .into(),
+                );
+            }
             other => {
                 let known = "endpoint, public_endpoint and credentials";
                 return Err(format!("there is no `{other}`; what may follow the container is {known}"));
@@ -227,8 +234,10 @@ fn is_plain(byte: u8) -> bool {
 
 /// An address of a store, with a path only where it may have one.
 fn endpoint(text: &str, path: bool) -> Result<String, String> {
+    // What does not belong into an address may be a secret.
+    let shown = if text.contains(['@', '?', '#']) { "(not shown)" } else { text };
     let wrong =
-        || format!("the endpoint `{text}` is no address such as https://storage.example.com or http://10.0.0.7:3900");
+        || format!("the endpoint `{shown}` is no address such as https://storage.example.com or http://10.0.0.7:3900");
     let url = Url::parse(text).map_err(|_| wrong())?;
     let plain = matches!(url.scheme(), "http" | "https")
         && url.host_str().is_some()
@@ -339,5 +348,21 @@ mod tests {
         ] {
             assert!(parse(bad).is_err_and(|sentence| sentence.len() > 20), "{bad}");
         }
+    }
+    #[test]
+    fn a_refusal_repeats_no_secret() {
+        for bad in [
+            "az://account1/bytes?endpoint=https://b.example.com?sig=SECRET",
+            "az://account1/bytes?sv=2021-12-02&sig=SECRET",
+            "https://account1.blob.core.windows.net/bytes?sv=2021-12-02&sig=SECRET",
+            "az://account1/bytes?endpoint=https://somebody:SECRET@b.example.com",
+            "az://account1:SECRET@account1/bytes",
+            "DefaultEndpointsProtocol=https;AccountName=account1;AccountKey=SECRET",
+        ] {
+            let refused = crate::config::storage_of("storage", bad).unwrap_err().to_string();
+            assert!(!refused.contains("SECRET") && refused.contains("`storage`"), "{refused}");
+        }
+        let refused = parse("az://account1/bytes?sv=2021-12-02").unwrap_err();
+        assert!(refused.contains("AZURE_STORAGE_SAS_TOKEN") && refused.contains("`credentials=`"), "{refused}");
     }
 }

@@ -191,6 +191,25 @@ async fn a_location_leads_to_its_own_blob_for_as_long_as_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_blob_of_no_bytes_that_were_sent_is_no_file() {
+    let direct = Direct::start().await;
+    // The permission to make a blob is one to make any kind of it, of any length.
+    for (kind, more) in [("PageBlob", Some(("x-ms-blob-content-length", "1048576"))), ("AppendBlob", None)] {
+        let ask = json!({ "name": kind, "size": if more.is_some() { 1_048_576 } else { 0 }, "strategy": "single" });
+        let upload = direct.opened(ask).await;
+        let mut call = direct.server.bare("PUT", text(&upload, "url")).header("x-ms-blob-type", kind);
+        if let Some((name, value)) = more {
+            call = call.header(name, value);
+        }
+        let made = call.header("content-length", "0").send().await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        direct.commit(&upload).await.problem_with(409);
+        assert_eq!(direct.state(&upload).await, "open", "{kind}");
+    }
+    direct.whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_tenant_can_use_nothing_of_it() {
     let direct = Direct::start().await;
     let neighbour = direct.server.neighbour().await;

@@ -46,9 +46,14 @@ impl Front {
         let (address, runtime) = harm::serve(move |request| {
             let (client, upstream, harms) = (client.clone(), upstream.clone(), Arc::clone(&shared));
             async move {
-                let harm = harms.came(what(&request), &request);
+                let what = what(&request);
+                let harm = harms.came(what, &request);
                 let request = harm::taken(harm, request).await?;
-                harm::harmed(harm, refusal, || forward(client, upstream, request)).await
+                let call = async || -> Result<Response<Any>, reqwest::Error> {
+                    let answer = forward(client, upstream, request).await?;
+                    if what == "ListBlobs" { as_documented(answer).await } else { Ok(answer.map(harm::any)) }
+                };
+                harm::harmed(harm, refusal, call).await
             }
         });
         Self { address, harms, runtime: Some(runtime) }
@@ -120,6 +125,29 @@ async fn forward(
         answer.headers_mut().remove(name);
     }
     Ok(answer)
+}
+
+/// A listing of Azure's as its documentation has it: of blocks without a blob it does not tell when they came. The emulator
+/// does; it knows no type of what is in them.
+async fn as_documented(answer: Response<reqwest::Body>) -> Result<Response<Any>, reqwest::Error> {
+    let (mut head, body) = answer.into_parts();
+    let listing = String::from_utf8(body.collect().await?.to_bytes().to_vec()).unwrap();
+    let entries = listing.split_inclusive("</Blob>").map(|entry| {
+        if !entry.contains("</Blob>") || entry.contains("<Content-Type>") {
+            return entry.to_owned();
+        }
+        without(&without(entry, "Last-Modified"), "Etag")
+    });
+    head.headers.remove("content-length");
+    Ok(Response::from_parts(head, harm::text(entries.collect::<String>())))
+}
+
+fn without(entry: &str, element: &str) -> String {
+    let (begin, end) = (format!("<{element}>"), format!("</{element}>"));
+    match (entry.find(&begin), entry.find(&end)) {
+        (Some(from), Some(to)) => format!("{}{}", &entry[..from], &entry[to + end.len()..]),
+        _ => entry.to_owned(),
+    }
 }
 
 /// Which call a request to Azure Blob Storage is.

@@ -44,8 +44,12 @@ pub enum Harm {
     ErrorInside(&'static str),
     /// The answer's body ends in its middle.
     Truncate,
+    /// The same, and nobody says so: it looks whole.
+    EndsEarly,
     /// The answer has no `ETag`.
     NoETag,
+    /// The answer has this header besides.
+    Says(&'static str, &'static str),
     /// The first byte of the body is another one when it arrives.
     Damage,
     /// It is done after this many milliseconds.
@@ -189,9 +193,20 @@ where
             answer.headers_mut().remove("etag");
             Ok(answer)
         }
+        Some(Harm::Says(name, value)) => {
+            let mut answer = run().await?;
+            answer.headers_mut().insert(name, value.parse().unwrap());
+            Ok(answer)
+        }
         Some(Harm::Delay(millis)) => {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             run().await
+        }
+        Some(Harm::EndsEarly) => {
+            let (mut head, body) = run().await?.into_parts();
+            let whole = body.collect().await.map_err(|_| cut())?.to_bytes();
+            head.headers.remove("content-length");
+            Ok(Response::from_parts(head, text(whole.slice(..whole.len() / 2))))
         }
         Some(Harm::Truncate) => {
             let (head, body) = run().await?.into_parts();

@@ -12,6 +12,7 @@ use http::Method;
 use super::Azure;
 use super::blocks::{self, Block};
 use crate::blob::remote::{Ask, Body, Fault, Held, Kind, Stream};
+use crate::outbound::Head;
 
 /// The condition under which a blob is made.
 pub(super) const CREATE_ONLY: (&str, &str) = ("if-none-match", "*");
@@ -66,6 +67,18 @@ fn checksum(crc64: u64) -> String {
 pub(super) struct Stat {
     pub(super) size: u64,
     pub(super) etag: Option<String>,
+    /// Are these all its bytes, sent by whoever made it? Who may make a blob may also make one of zeros, or let the service copy
+    /// one from elsewhere, which takes its time.
+    pub(super) is_sent: bool,
+}
+
+impl Stat {
+    fn read(head: &Head) -> Option<Self> {
+        let size = head.header("content-length")?.parse().ok()?;
+        let is_sent = head.header("x-ms-blob-type").is_none_or(|kind| kind == BLOB_TYPE.1)
+            && head.header("x-ms-copy-status").is_none_or(|status| status == "success");
+        Some(Self { size, etag: head.header("etag").map(str::to_owned), is_sent })
+    }
 }
 
 impl Azure {
@@ -140,13 +153,19 @@ impl Azure {
     /// A blob, if it was made.
     pub(super) async fn head(&self, key: &str) -> Result<Option<Stat>, Fault> {
         match self.shared.caller.call(&Ask::new("GetBlobProperties", Method::HEAD, key)).await {
-            Ok(answer) => match answer.head.header("content-length").and_then(|length| length.parse().ok()) {
-                Some(size) => Ok(Some(Stat { size, etag: answer.head.header("etag").map(str::to_owned) })),
+            Ok(answer) => match Stat::read(&answer.head) {
+                Some(found) => Ok(Some(found)),
                 None => Err(Fault::lasting("the store tells no length")),
             },
             Err(fault) if fault.kind == Kind::Missing => Ok(None),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Is this blob a file in a tree of directories? Only accounts with such a tree tell.
+    pub(super) async fn is_hierarchical(&self, key: &str) -> Result<bool, Fault> {
+        let answer = self.shared.caller.call(&Ask::new("GetBlobProperties", Method::HEAD, key)).await?;
+        Ok(answer.head.header("x-ms-resource-type").is_some())
     }
 
     /// The bytes from the first position to before the second of a blob that is still what it was.
@@ -199,6 +218,29 @@ mod tests {
     fn a_checksum_is_written_as_the_service_expects_it() {
         for (bytes, wanted) in [("123456789", "iJh5CoYUi64="), ("", "AAAAAAAAAAA=")] {
             assert_eq!(Content::of(vec![Bytes::from(bytes)], None).checksum(), wanted);
+        }
+    }
+
+    #[test]
+    fn what_is_no_body_that_somebody_sent_is_told_apart() {
+        for (kind, copy, wanted) in [
+            (Some("BlockBlob"), None, true),
+            (None, None, true),
+            (Some("BlockBlob"), Some("success"), true),
+            (Some("BlockBlob"), Some("pending"), false),
+            (Some("BlockBlob"), Some("aborted"), false),
+            (Some("PageBlob"), None, false),
+            (Some("AppendBlob"), None, false),
+        ] {
+            let mut headers = http::HeaderMap::new();
+            headers.insert("content-length", "7".parse().unwrap());
+            for (name, value) in [("x-ms-blob-type", kind), ("x-ms-copy-status", copy)] {
+                if let Some(value) = value {
+                    headers.insert(name, value.parse().unwrap());
+                }
+            }
+            let found = Stat::read(&Head { status: 200, headers }).unwrap();
+            assert_eq!((found.size, found.is_sent), (7, wanted), "{kind:?} {copy:?}");
         }
     }
 }

@@ -57,7 +57,7 @@ impl Azure {
         Ok(found.filter(|found| found.etag.as_ref() == Some(&pin.etag)))
     }
 
-    /// Does the service do what clients' own requests rely on? Under this name is a blob.
+    /// Does the service do what clients' own requests rely on?
     pub(super) async fn check_direct(&self, key: &str, wanted: Wanted) -> Result<(), Fault> {
         if wanted.versions {
             return Err(Fault::lasting(
@@ -65,10 +65,30 @@ impl Azure {
                  API out of it",
             ));
         }
-        let url = self.shared.caller.protocol.own(key, CHECK_SECONDS).await?;
-        let headers = vec![(HeaderName::from_static(BLOB_TYPE.0), BLOB_TYPE.1.to_owned())];
-        let status = self.shared.caller.status_of(&url, headers, Bytes::from_static(b"again")).await?;
-        if (200..300).contains(&status) {
+        // Under a name of its own: the probe is there.
+        let key = format!("{key}-sent");
+        let url = self.shared.caller.protocol.own(&key, CHECK_SECONDS).await?;
+        let checked = self.takes_once(&url).await;
+        let removed = self.remove(&key).await.map(drop);
+        checked.and(removed)
+    }
+
+    /// Does a location take one body, and not another one?
+    async fn takes_once(&self, url: &str) -> Result<(), Fault> {
+        let sent = async |body: &'static [u8]| {
+            let headers = vec![(HeaderName::from_static(BLOB_TYPE.0), BLOB_TYPE.1.to_owned())];
+            self.shared.caller.sent_to(url, headers, Bytes::from_static(body)).await
+        };
+        let head = sent(b"once").await?;
+        if !(200..300).contains(&head.status) {
+            return Err(Fault::lasting(format!(
+                "it refuses what comes to a location that was signed for a client, {} {}: the account may forbid such \
+                 locations, or not so long ones, or this machine's clock is wrong. Else leave `direct` out",
+                head.status,
+                head.header("x-ms-error-code").unwrap_or_default()
+            )));
+        }
+        if (200..300).contains(&sent(b"again").await?.status) {
             return Err(Fault::lasting(
                 "it lets a client write over a blob who may only make one, so that what was checked could be replaced: leave \
                  `direct` out",
@@ -115,7 +135,8 @@ impl Direct for Azure {
 
     /// No digests: a blob's MD5 is whatever its maker said, unless it was made of one body, which nobody tells.
     async fn arrived(&self, session: SessionId, _create_only: bool) -> Result<Option<Arrived>, BlobError> {
-        let Some(found) = self.head(&self.direct_key(session)).await? else { return Ok(None) };
+        let found = self.head(&self.direct_key(session)).await?;
+        let Some(found) = found.filter(|found| found.is_sent) else { return Ok(None) };
         let Some(etag) = found.etag else { return Err(Fault::lasting("the store gave a blob no ETag").into()) };
         Ok(Some(Arrived {
             segment: SegmentId::direct(session),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use http::Method;
 
-use super::{Azure, PROBE};
-use crate::blob::remote::{Ask, Element, Fault};
+use super::Azure;
+use crate::blob::remote::{Ask, Element, Fault, is_probe};
 use crate::blob::{BlobError, Listed};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -13,33 +13,43 @@ use crate::model::ids::SegmentId;
 
 /// Entries of a page.
 const PAGE: &str = if cfg!(test) { "50" } else { "1000" };
-/// Pages of one segment's blobs.
-const PAGES: usize = 10_000;
+/// Pages of one listing: a hundred million blobs.
+const PAGES: usize = 100_000;
 
 /// A blob, or the blocks of one that is not made yet.
 pub(super) struct Entry {
     pub(super) key: String,
     size: u64,
-    written: Timestamp,
+    /// Of blocks without a blob the service does not tell it. The emulator tells when the first of them came.
+    written: Option<Timestamp>,
 }
 
 impl Entry {
     fn read(entry: &Element) -> Option<Self> {
         let properties = entry.all("Properties").next()?;
-        let time = httpdate::parse_http_date(properties.get("Last-Modified")?).ok()?;
-        let written = time.duration_since(std::time::UNIX_EPOCH).ok()?;
-        Some(Self {
-            key: entry.get("Name")?.to_owned(),
-            size: properties.number("Content-Length")?,
-            written: Timestamp(i64::try_from(written.as_millis()).ok()?),
-        })
+        let size = properties.number("Content-Length")?;
+        let written = match properties.get("Last-Modified") {
+            Some(time) => Some(read_time(time)?),
+            None if size == 0 => None,
+            None => return None,
+        };
+        Some(Self { key: entry.get("Name")?.to_owned(), size, written })
     }
 
-    /// When nobody writes to it any more. Of blocks without a blob the service tells when the first of them came, so that
-    /// those may be young that look old: they stay for as long as a session lives.
-    fn stood_still(&self) -> Timestamp {
-        if self.size > 0 { self.written } else { self.written.plus(limits::SESSION_LIFE) }
+    /// When nobody writes to it any more. Blocks without a blob may be young when the first of them is old, or nobody knows how
+    /// old they are: they stay for as long as a session lives, or until the service drops them, a week after the last one.
+    fn stood_still(&self, now: Timestamp) -> Timestamp {
+        match self.written {
+            Some(written) if self.size > 0 => written,
+            Some(written) => written.plus(limits::SESSION_LIFE),
+            None => now,
+        }
     }
+}
+
+fn read_time(text: &str) -> Option<Timestamp> {
+    let time = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Timestamp(i64::try_from(time.as_millis()).ok()?))
 }
 
 fn unreadable() -> Fault {
@@ -56,13 +66,15 @@ impl Azure {
             .query("include", "uncommittedblobs")
             .query("maxresults", PAGE)
             .answered_by("EnumerationResults");
-        if let Some(after) = after {
+        if let Some(after) = &after {
             ask = ask.query("marker", after);
         }
         let page = self.shared.caller.call(&ask).await?.document;
         let blobs = page.all("Blobs").flat_map(|all| all.all("Blob"));
         let blobs = blobs.map(|blob| Entry::read(blob).ok_or_else(unreadable)).collect::<Result<_, _>>()?;
-        Ok((blobs, page.get("NextMarker").filter(|next| !next.is_empty()).map(str::to_owned)))
+        let next = page.get("NextMarker").filter(|next| !next.is_empty()).map(str::to_owned);
+        // One that leads to itself would be followed for ever.
+        if next.is_some() && next == after { Err(unreadable()) } else { Ok((blobs, next)) }
     }
 
     /// Asks for nothing but an answer.
@@ -103,23 +115,24 @@ impl Azure {
 
     /// Every segment there is.
     pub(super) async fn list_all(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError> {
-        let old = self.shared.clock.now().minus(limits::ORPHAN_GRACE);
+        let now = self.shared.clock.now();
+        let old = now.minus(limits::ORPHAN_GRACE);
         let mut after = None;
         // The last segment of a page may have blobs on the next one.
         let mut open: BTreeMap<SegmentId, (u64, Timestamp)> = BTreeMap::new();
-        loop {
+        for _ in 0..PAGES {
             let (page, next) = self.page(&self.shared.prefix, after).await?;
             for entry in page {
                 let Some((segment, _)) = self.parse(&entry.key) else {
-                    let probe = entry.key.strip_prefix(&self.shared.prefix).is_some_and(|n| n.starts_with(PROBE));
-                    if probe && self.shared.tidies && entry.written <= old {
+                    let probe = is_probe(&entry.key, &self.shared.prefix);
+                    if probe && self.shared.tidies && entry.stood_still(now) <= old {
                         self.remove_all(&entry.key).await?;
                     }
                     continue;
                 };
                 let found = open.entry(segment).or_default();
                 found.0 += entry.size;
-                found.1 = found.1.max(entry.stood_still());
+                found.1 = found.1.max(entry.stood_still(now));
             }
             let last = next.as_ref().and_then(|_| open.pop_last());
             let whole = std::mem::take(&mut open).into_iter();
@@ -135,6 +148,7 @@ impl Azure {
                 None => return Ok(()),
             }
         }
+        Err(unreadable().into())
     }
 }
 
@@ -146,12 +160,17 @@ mod tests {
     fn an_entry_is_read() {
         let xml = "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults><Blobs><Blob><Name>a/b.1</Name>\
                    <Properties><Last-Modified>Fri, 02 Jan 2026 03:04:05 GMT</Last-Modified>\
-                   <Content-Length>7</Content-Length></Properties></Blob><Blob><Name>x</Name></Blob></Blobs>\
-                   <NextMarker/></EnumerationResults>";
+                   <Content-Length>7</Content-Length></Properties></Blob><Blob><Name>x</Name></Blob>\
+                   <Blob><Name>y</Name><Properties><Content-Length>7</Content-Length></Properties></Blob>\
+                   <Blob><Name>blocks</Name><Properties><Content-Length>0</Content-Length><BlobType>BlockBlob</BlobType>\
+                   </Properties></Blob></Blobs><NextMarker/></EnumerationResults>";
         let page = Element::read(xml.as_bytes()).unwrap();
         let entries: Vec<_> = page.all("Blobs").flat_map(|all| all.all("Blob")).map(Entry::read).collect();
         let first = entries[0].as_ref().unwrap();
-        assert_eq!((first.key.as_str(), first.size, first.written), ("a/b.1", 7, Timestamp(1_767_323_045_000)));
-        assert!(entries[1].is_none());
+        let (now, written) = (Timestamp(1_800_000_000_000), Timestamp(1_767_323_045_000));
+        assert_eq!((first.key.as_str(), first.size, first.stood_still(now)), ("a/b.1", 7, written));
+        assert!(entries[1].is_none() && entries[2].is_none());
+        let blocks = entries[3].as_ref().unwrap();
+        assert_eq!((blocks.key.as_str(), blocks.size, blocks.stood_still(now)), ("blocks", 0, now));
     }
 }

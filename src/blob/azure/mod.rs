@@ -45,7 +45,7 @@ use self::service::Service;
 use self::writer::Writer;
 use super::remote::{self, Caller, Fault, Kind, Marked, Memory, Ranges, Reader, STALL, Stream};
 use super::{BlobError, BlobStore, Direct, Listed, SegmentReader, SegmentWriter, Space, Unusable, Wanted};
-use crate::clock::{Clock, random_uuid};
+use crate::clock::Clock;
 use crate::config::Container;
 use crate::faults;
 use crate::model::ids::SegmentId;
@@ -54,8 +54,6 @@ use crate::outbound::OutboundError;
 /// Blocks that are sent for one blob. The service takes 50,000 in a list and 100,000 that are in none, and the list of them is
 /// one answer.
 const BLOCKS_MAX: usize = 20_000;
-/// What the check at the start writes is named like this.
-const PROBE: &str = "probe-";
 
 /// A container. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -167,7 +165,7 @@ impl Azure {
     /// # Errors
     /// What does not work.
     pub async fn check(&self, wanted: Wanted) -> Result<(), Unusable> {
-        let key = format!("{}{PROBE}{}", self.shared.prefix, random_uuid());
+        let key = remote::probe(&self.shared.prefix);
         let text = Bytes::from_static(b"Landfall was here and left.\n");
         let block = Block { offset: 0, length: u64::try_from(text.len()).unwrap_or(0) };
         let checked = async {
@@ -175,7 +173,16 @@ impl Azure {
             if self.blocks(&key).await?.as_deref() != Some(&[block]) {
                 return Err(Fault::lasting("what was sent is not what is there"));
             }
+            let listed = async || Ok::<_, Fault>(self.all(&key).await?.iter().any(|entry| entry.key == key));
+            if !listed().await? {
+                return Err(Fault::lasting("it does not list blocks that belong to no blob"));
+            }
             self.put_list(&key, &[block]).await?;
+            if self.is_hierarchical(&key).await? {
+                return Err(Fault::lasting(
+                    "its account has a hierarchical namespace, which answers otherwise: name one that has none",
+                ));
+            }
             if self.get(&key, text.len()).await? != text {
                 return Err(Fault::lasting("what was written is not what is read"));
             }
@@ -185,7 +192,9 @@ impl Azure {
                 Err(fault) => return Err(fault),
                 Ok(()) => return Err(Fault::lasting("it makes a blob again also with `If-None-Match: *`")),
             }
-            self.all(&key).await?;
+            if !listed().await? {
+                return Err(Fault::lasting("what was written is not listed"));
+            }
             if wanted != Wanted::default() {
                 self.check_direct(&key, wanted).await?;
             }

@@ -14,11 +14,17 @@ use reqsign_core::{Context, GrantCredential, SignRequest};
 
 use super::credentials::Credentials;
 use crate::blob::remote::{Ask, Body, Caller, Element, Fault, Kind, Protocol, Signed};
+use crate::clock::Clock;
 use crate::config::Container;
 use crate::outbound::{Head, OutboundError};
 
 /// The version of the protocol that is spoken.
 const VERSION: (&str, &str) = ("x-ms-version", "2021-12-02");
+/// By so much our clock may be ahead of the service's when a key for a token is asked for: one that begins later than its own now
+/// signs nothing yet, and one that ends more than seven days later is not given.
+const SKEW: Duration = Duration::from_secs(15 * 60);
+/// The longest life of a location that such a key signs. It is less than the key's, so that one key signs for almost a day.
+const DELEGATED_LIFE: Duration = Duration::from_secs(6 * 24 * 3600);
 /// Left as they are in a query.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -33,6 +39,7 @@ pub(super) struct Service {
     public: String,
     /// Keeps the keys that Entra ID's tokens are exchanged for.
     delegation: UserDelegationSasGranter,
+    clock: Clock,
 }
 
 /// Makes calls to a container.
@@ -59,14 +66,20 @@ impl Service {
             base: format!("{endpoint}/{}", container.name),
             public: format!("{public}/{}", container.name),
             delegation: UserDelegationSasGranter::new(&container.account, nothing).with_trusted_endpoint(&endpoint),
+            clock: Clock::system(),
         })
     }
 
     /// A URL at which clients make this blob, once, within so many seconds.
     pub(super) async fn public(&self, key: &str, life_seconds: u32) -> Result<String, Fault> {
+        self.location(&self.public, key, life_seconds).await
+    }
+
+    async fn location(&self, base: &str, key: &str, life_seconds: u32) -> Result<String, Fault> {
         let credential = self.credentials.get().await?;
-        let token = self.granted(&self.credentials.context(), &credential, key, life_seconds).await?;
-        Ok(format!("{}/{key}?{token}", self.public))
+        let protocol = if base.starts_with("https:") { SasProtocol::Https } else { SasProtocol::HttpsAndHttp };
+        let token = self.granted(&self.credentials.context(), &credential, key, (life_seconds, protocol)).await?;
+        Ok(format!("{base}/{key}?{token}"))
     }
 
     async fn granted(
@@ -74,21 +87,23 @@ impl Service {
         context: &Context,
         credential: &Credential,
         key: &str,
-        life_seconds: u32,
+        (life_seconds, protocol): (u32, SasProtocol),
     ) -> Result<String, Fault> {
-        let life = Some(Duration::from_secs(life_seconds.into()));
-        let protocol = if self.public.starts_with("https:") { SasProtocol::Https } else { SasProtocol::HttpsAndHttp };
+        let life = Duration::from_secs(life_seconds.into());
         let granted = match credential {
             Credential::SharedKey { .. } => {
                 let grant = ServiceSasGrant::for_blob(&self.container, key, ServiceSasBlobPermissions::CREATE);
                 let config = ServiceSasConfig::new(&self.account).with_protocol(protocol);
-                ServiceSasGranter::new(config, grant).grant_credential(context, credential, life).await
+                ServiceSasGranter::new(config, grant).grant_credential(context, credential, Some(life)).await
             }
             Credential::BearerToken { .. } => {
                 let may = UserDelegationSasPermissions::CREATE;
                 let grant = UserDelegationSasGrant::for_blob(&self.container, key, may);
-                let granter = self.delegation.clone().with_grant(grant).with_protocol(protocol);
-                granter.grant_credential(context, credential, life).await
+                let start = self.clock.now().minus(SKEW);
+                let start = reqsign_core::time::Timestamp::from_millisecond(start.millis())
+                    .map_err(|_| Fault::lasting("this machine's clock tells no time that can be signed"))?;
+                let granter = self.delegation.clone().with_grant(grant).with_protocol(protocol).with_start(start);
+                granter.grant_credential(context, credential, Some(life.min(DELEGATED_LIFE))).await
             }
             Credential::SasToken { .. } => {
                 return Err(Fault::lasting(
@@ -109,8 +124,16 @@ impl Service {
 
     /// The same URL as this server reaches it.
     pub(super) async fn own(&self, key: &str, life_seconds: u32) -> Result<String, Fault> {
-        let url = self.public(key, life_seconds).await?;
-        Ok(url.replacen(&self.public, &self.base, 1))
+        self.location(&self.base, key, life_seconds).await
+    }
+
+    /// Is the clock of whoever answered so far from ours that signatures are not believed?
+    fn disagrees(&self, head: &Head) -> bool {
+        let told = head.header("date").and_then(|date| httpdate::parse_http_date(date).ok());
+        let now = self.clock.now().system_time();
+        told.is_some_and(|told| {
+            told.duration_since(now).or_else(|_| now.duration_since(told)).is_ok_and(|by| by >= SKEW)
+        })
     }
 
     fn url(&self, ask: &Ask<'_>) -> String {
@@ -148,7 +171,10 @@ impl Protocol for Service {
         let signed = RequestSigner::new().sign_request(&Context::new(), &mut head, Some(&credential), None).await;
         signed.map_err(|error| Fault {
             kind: Kind::Denied,
-            what: format!("the credentials sign nothing ({:?})", error.kind()),
+            what: format!(
+                "the credentials sign nothing ({:?}): the account's key is Base64, as the service shows it",
+                error.kind()
+            ),
         })?;
         let mut headers = Vec::new();
         for (name, value) in &head.headers {
@@ -162,7 +188,13 @@ impl Protocol for Service {
     }
 
     fn judge(&self, status: u16, head: &Head, document: Option<&Element>) -> Fault {
-        judge(status, head, document)
+        let mut fault = judge(status, head, document);
+        if fault.kind == Kind::Denied && self.disagrees(head) {
+            fault.what.push_str(
+                ". This machine's clock or the store's is wrong: they differ by more than a signature allows",
+            );
+        }
+        fault
     }
 
     async fn forget(&self) {

@@ -2,6 +2,8 @@
 //! left over.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use super::{Azure, BLOCKS_MAX, BlobError, BlobStore, Listed, STALL, SegmentWrite
 use crate::blob::azurite::{self, Azurite};
 use crate::blob::contract::{read_all, segment};
 use crate::blob::front::Front;
-use crate::blob::harm::Harm;
+use crate::blob::harm::{self, Harm};
 use crate::clock::{Clock, random_uuid};
 use crate::config::{Config, Container, Storage};
 use crate::limits;
@@ -320,10 +322,39 @@ async fn credentials_that_were_rotated_are_read_again_once() {
     assert_eq!(front.count("PutBlob"), 2);
     say(azurite::KEY).unwrap();
     written(&azure, segment(), &data(10)).await.finish().await.expect("the file has the right one now");
+    std::fs::write(file.path(), "AZURE_STORAGE_ACCOUNT_KEY=no key, but a secret").unwrap();
+    azure.shared.caller.protocol.forget_for_test().await;
+    let refused = azure.check(Wanted::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("Base64") && !refused.contains("secret"), "{refused}");
     std::fs::write(file.path(), "what is this").unwrap();
     azure.shared.caller.protocol.forget_for_test().await;
     let refused = azure.check(Wanted::default()).await.unwrap_err().to_string();
     assert!(refused.contains("NAME=VALUE") && refused.contains("AZURE_STORAGE_ACCOUNT_KEY"), "{refused}");
+}
+
+/// An identity's place that answers after a moment, and with no token.
+#[tokio::test]
+async fn who_waited_for_credentials_that_did_not_come_does_not_ask_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let (address, runtime) = harm::serve(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok(harm::in_xml(500, "InternalError"))
+        }
+    });
+    let mut at = container(&Azurite::shared().url("p"));
+    at.credentials = None;
+    let environment = HashMap::from([("AZURE_IMDS_ENDPOINT".to_owned(), format!("http://{address}/"))]);
+    let azure = Azure::new(&at, environment, Clock::system(), Some(MEMORY), (STALL, BLOCKS_MAX)).unwrap();
+    let calls = (0..40).map(|_| azure.length(segment(), WHOLE));
+    for outcome in futures_util::future::join_all(calls).await {
+        let said = outcome.unwrap_err().to_string();
+        assert!(said.contains("no credentials") && said.contains("AZURE_STORAGE_ACCOUNT_KEY"), "{said}");
+    }
+    assert!(asked.load(Ordering::SeqCst) <= 40, "{}", asked.load(Ordering::SeqCst));
+    runtime.shutdown_background();
 }
 
 #[tokio::test]
@@ -345,6 +376,42 @@ async fn a_read_that_breaks_goes_on_where_it_broke() {
     azure.delete(id, WHOLE).await.unwrap();
     written(&azure, id, &data(21 << 20)).await.finish().await.unwrap();
     assert!(reader.read(0, 1000).await.is_err());
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_early_is_not_read_on_in_the_next_blob() {
+    let (front, azure) = fronted_with(STALL, 1);
+    let (id, all) = (segment(), data(2 * BLOCK + 5));
+    let extent = written(&azure, id, &all).await.finish().await.unwrap();
+    let from = BLOCK - 100_000;
+    for harm in [Harm::EndsEarly, Harm::Truncate] {
+        for times in [1, 3, u32::MAX] {
+            let reader = azure.open(id, &extent.backend).await.unwrap();
+            front.harm("GetBlob", times, harm);
+            let read = reader.read(u64::try_from(from).unwrap(), 200_000).await;
+            front.spare();
+            match read {
+                Ok(read) => assert!(read == all.slice(from..from + 200_000), "{harm:?} {times}: other bytes"),
+                Err(error) => assert!(times > 1, "{harm:?} {times}: {error}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_nobody_asked_for_is_not_believed() {
+    let (address, runtime) = harm::serve(|request| async move {
+        let answer = http::Response::builder().header("etag", "\"0x1\"");
+        if request.method() == http::Method::HEAD {
+            return Ok(answer.header("content-length", "10").body(harm::text("")).unwrap());
+        }
+        Ok(answer.status(206).header("content-range", "bytes 0-4/10").body(harm::text("01234")).unwrap())
+    });
+    let azure = client(&Azurite::shared().url_at(&format!("http://{address}/x"), "p"), STALL, BLOCKS_MAX);
+    let reader = azure.open(segment(), WHOLE).await.unwrap();
+    let read = reader.read(5, 5).await;
+    assert!(matches!(&read, Err(BlobError::Io(error)) if error.to_string().contains("range")), "{read:?}");
+    runtime.shutdown_background();
 }
 
 /// A segment that its writer left: a full block, and two pieces of the next.
@@ -488,7 +555,16 @@ async fn deleting_takes_blobs_and_blocks_and_may_be_repeated() {
 #[tokio::test]
 async fn a_listing_shows_each_segment_once_and_removes_what_none_needs() {
     let azurite = Azurite::shared();
-    let at = container(&azurite.url(&random_uuid().to_string()));
+    let front = Front::of_azure(azurite.endpoint());
+    let documented = format!("http://{}/{}", front.address(), azurite::ACCOUNT);
+    for (endpoint, tells_when) in [(azurite.endpoint(), true), (&*documented, false)] {
+        listing(&azurite.url_at(endpoint, &random_uuid().to_string()), tells_when).await;
+    }
+}
+
+/// The service may tell when blocks came that belong to no blob.
+async fn listing(url: &str, tells_when: bool) {
+    let at = container(url);
     let clock = Clock::system();
     let azure = Azure::new(&at, HashMap::new(), clock.clone(), Some(MEMORY), (STALL, 1)).unwrap();
     let mut wanted = Vec::new();
@@ -504,7 +580,8 @@ async fn a_listing_shows_each_segment_once_and_removes_what_none_needs() {
         }
         wanted.push(id);
     }
-    let strange = ["readme.txt", "probe-1", "owner", "a-b-c", &format!("{}.x", wanted[0])];
+    let strange =
+        ["readme.txt", &format!("probe-{}", random_uuid()), "probe-1", "owner", "a-b-c", &format!("{}.x", wanted[0])];
     for name in strange {
         let content = super::Content::of(vec![data(5)], None);
         azure.put_blob(&format!("{}{name}", azure.shared.prefix), &content).await.unwrap();
@@ -516,18 +593,31 @@ async fn a_listing_shows_each_segment_once_and_removes_what_none_needs() {
     assert!(segments == wanted);
     assert_eq!(all.iter().map(|l| l.length).sum::<u64>(), 3 * (2 * BLOCK_BYTES + 5) + 38 * 5);
     let is_old = |l: &&Listed| l.written <= clock.now().minus(limits::ORPHAN_GRACE);
-    assert_eq!((all.iter().filter(is_old).count(), names(&azure).await.len()), (0, 71), "nothing is old");
+    assert_eq!((all.iter().filter(is_old).count(), names(&azure).await.len()), (0, 72), "nothing is old");
     clock.advance(Duration::from_secs(25 * 3600));
     let all = listed(&azure).await;
     assert_eq!(all.iter().filter(is_old).count(), 41, "blocks may be of somebody who still sends");
-    assert_eq!(names(&azure).await.len(), 70, "what a check left is gone");
+    assert_eq!(names(&azure).await.len(), 71, "what a check left is gone");
     clock.advance(limits::SESSION_LIFE);
     let all = listed(&azure).await;
-    assert_eq!(all.iter().filter(is_old).count(), 60);
+    // What nobody knows the age of is left to the service, which drops it.
+    assert_eq!(all.iter().filter(is_old).count(), if tells_when { 60 } else { 41 });
     for l in all {
         azure.delete(l.segment, &l.backend).await.unwrap();
     }
-    assert_eq!(names(&azure).await.len(), 4, "what is nobody's stays");
+    assert_eq!(names(&azure).await.len(), 5, "what is nobody's stays");
+}
+
+#[tokio::test]
+async fn a_listing_that_goes_round_in_circles_ends() {
+    let (address, runtime) = harm::serve(|_| async {
+        let page = "<EnumerationResults><Blobs/><NextMarker>again</NextMarker></EnumerationResults>";
+        Ok(http::Response::new(harm::text(page)))
+    });
+    let azure = client(&Azurite::shared().url_at(&format!("http://{address}/x"), "p"), STALL, BLOCKS_MAX);
+    let listed = tokio::time::timeout(Duration::from_secs(30), azure.list(&mut |_| {})).await;
+    assert!(matches!(listed, Ok(Err(BlobError::Io(_)))), "{listed:?}");
+    runtime.shutdown_background();
 }
 
 #[tokio::test]
@@ -570,6 +660,12 @@ async fn a_container_is_checked_before_it_is_used_and_belongs_to_one() {
     }
     let refused = azure.claim("other", true).await.unwrap_err().to_string();
     assert!(refused.contains("another installation"), "{refused}");
+    // A location that works for nobody is noticed, and not only one that works too often.
+    front.harm("PutBlob", 1, Harm::Delay(0));
+    front.harm("PutBlob", u32::MAX, Harm::Refuse(403, "AuthorizationFailure"));
+    let refused = azure.check(direct).await.unwrap_err().to_string();
+    assert!(refused.contains("AuthorizationFailure") && refused.contains("`direct`"), "{refused}");
+    front.spare();
     for (what, harm, said) in [
         ("ListBlobs", Harm::Refuse(403, "AuthorizationPermissionMismatch"), "permission"),
         ("GetBlockList", Harm::Refuse(403, "AuthorizationFailure"), "GetBlockList"),
@@ -583,6 +679,9 @@ async fn a_container_is_checked_before_it_is_used_and_belongs_to_one() {
     }
     let refused = azure.check(Wanted { versions: true, ..direct }).await.unwrap_err().to_string();
     assert!(refused.contains("`direct`"), "{refused}");
+    front.harm("GetBlobProperties", 1, Harm::Says("x-ms-resource-type", "file"));
+    let refused = azure.check(Wanted::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("hierarchical namespace"), "{refused}");
     front.harm("PutBlob", 2, Harm::Refuse(201, ""));
     let refused = azure.check(direct).await.unwrap_err().to_string();
     assert!(refused.contains("If-None-Match"), "{refused}");

@@ -241,10 +241,11 @@ impl<P: Protocol> Caller<P> {
         let ask = ask.header("range", format!("bytes={from}-{}", to - 1));
         let (head, stream) = self.stream(&ask).await?;
         // A store that does not know ranges would answer with other bytes than those that were asked for.
-        if head.status == 206 || (from == 0 && to == size) {
-            return Ok(stream);
-        }
-        Err(Fault::lasting("the store answers no range"))
+        let wanted = match head.header("content-range") {
+            Some(told) if head.status == 206 => told.starts_with(&format!("bytes {from}-")),
+            Some(_) | None => head.status == 206 || (from == 0 && to == size),
+        };
+        if wanted { Ok(exactly(to - from, stream)) } else { Err(Fault::lasting("the store answers no such range")) }
     }
 
     /// Asks for a small object, whole. One that is longer or shorter is none.
@@ -362,19 +363,19 @@ impl<P: Protocol> Caller<P> {
         .await
     }
 
-    /// Sends a request to a URL that was signed for somebody else, and answers its status alone.
-    pub(in crate::blob) async fn status_of(
+    /// Sends a request to a URL that was signed for somebody else, and tells the head of its answer alone.
+    pub(in crate::blob) async fn sent_to(
         &self,
         url: &str,
         headers: Vec<(HeaderName, String)>,
         body: Bytes,
-    ) -> Result<u16, Fault> {
+    ) -> Result<Head, Fault> {
         let length = u64::try_from(body.len()).unwrap_or(0);
         let payload = Payload::Stream(length, futures_util::stream::once(async { Ok(body) }).boxed());
         let ask = outbound::Ask { method: Method::PUT, url, key: None, headers, payload };
         let (head, stream) = self.outbound.open(ask).await?;
         whole(stream).await?;
-        Ok(head.status)
+        Ok(head)
     }
 }
 
@@ -391,6 +392,24 @@ fn pause(tries: u32) -> Duration {
     let [jitter] = random_bytes::<1>();
     let whole = PAUSE.saturating_mul(4u32.saturating_pow(tries.saturating_sub(1)));
     whole / 2 + whole.saturating_mul(u32::from(jitter)) / 256
+}
+
+/// A body of exactly so many bytes, whatever the answer said: behind it may come those of another object.
+fn exactly(length: u64, stream: Stream) -> Stream {
+    let broken = |what: &str| OutboundError { passing: true, what: what.into() };
+    let next = move |state: Option<(u64, Stream)>| async move {
+        let (left, mut stream) = state?;
+        match stream.next().await {
+            Some(Ok(bytes)) => match left.checked_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX)) {
+                Some(left) => Some((Ok(bytes), Some((left, stream)))),
+                None => Some((Err(broken("the store answers more than a range has")), None)),
+            },
+            Some(Err(error)) => Some((Err(error), None)),
+            None if left > 0 => Some((Err(broken("it ended early")), None)),
+            None => None,
+        }
+    };
+    futures_util::stream::unfold(Some((length, stream)), next).boxed()
 }
 
 async fn whole(

@@ -21,6 +21,7 @@ pub(super) use held::{Held, Memory};
 pub(super) use owner::{Marked, OWNER, claim, unusable};
 pub(super) use reader::{Ranges, Reader, Stream};
 pub use usable::{Unusable, Wanted};
+pub(super) use usable::{is_probe, probe};
 pub(super) use xml::Element;
 
 use crc_fast::CrcAlgorithm;

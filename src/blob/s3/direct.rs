@@ -69,8 +69,8 @@ impl S3 {
         let create_only = self.flavour().create_only();
         let told = self.flavour().own(key, &[create_only]).await?;
         // The signature is over a header that does not come.
-        let status = self.shared.caller.status_of(&told, Vec::new(), Bytes::from_static(b"!")).await?;
-        if (200..300).contains(&status) {
+        let head = self.shared.caller.sent_to(&told, Vec::new(), Bytes::from_static(b"!")).await?;
+        if (200..300).contains(&head.status) {
             return Err(Fault::lasting(
                 "it takes a request without a header that was signed, so that clients can't send to it themselves: \
                  leave `direct` out",

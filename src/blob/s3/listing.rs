@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use http::Method;
 
+use super::S3;
 use super::direct;
 use super::layout::{Pin, SEALING_PART, UPLOADS};
 use super::wire::Sent;
-use super::{PROBE, S3};
-use crate::blob::remote::{Ask, Element, Fault, Kind};
+use crate::blob::remote::{Ask, Element, Fault, Kind, is_probe};
 use crate::blob::{BlobError, Listed};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -334,7 +334,7 @@ impl S3 {
             let mut pinned = Vec::new();
             for entry in page {
                 let Some((segment, whole)) = self.parse(&entry.key) else {
-                    let probe = entry.key.strip_prefix(&self.shared.prefix).is_some_and(|n| n.starts_with(PROBE));
+                    let probe = is_probe(&entry.key, &self.shared.prefix);
                     if probe && self.shared.tidies && entry.written <= old {
                         self.remove_all(vec![entry.key]).await;
                     }

@@ -54,7 +54,7 @@ use self::objects::Stat;
 use self::writer::Writer;
 use super::remote::{self, Ask, Caller, Fault, Marked, Memory, OWNER, Ranges, Reader, STALL, Stream};
 use super::{BlobError, BlobStore, Direct, Listed, SegmentReader, SegmentWriter, Space, Unusable, Wanted};
-use crate::clock::{Clock, random_uuid};
+use crate::clock::Clock;
 use crate::config::Bucket;
 use crate::faults;
 use crate::model::ids::SegmentId;
@@ -62,8 +62,6 @@ use crate::outbound::OutboundError;
 
 /// How often what somebody else does at the same time is tried again.
 const SEALS: usize = 3;
-/// What the check at the start writes is named like this.
-const PROBE: &str = "probe-";
 
 /// A bucket. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -137,7 +135,7 @@ impl S3 {
     /// # Errors
     /// What does not work.
     pub async fn check(&self, wanted: Wanted) -> Result<(), Unusable> {
-        let key = format!("{}{PROBE}{}", self.shared.prefix, random_uuid());
+        let key = remote::probe(&self.shared.prefix);
         let text = Bytes::from_static(b"Landfall was here and left.\n");
         let checked = async {
             let version = self.put(&key, &Arc::new(Content::of(text.clone()))).await?;

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::{MIB, moving, serving, whole, writing};
+use crate::azurite::Azurite;
 use crate::backups::UPLOADS;
 use crate::bucket::Store;
 use crate::harness::client;
@@ -128,14 +129,12 @@ async fn stormy(place: &Place, key: &str, (from, to): (&str, &str), files: &Arc<
     storm
 }
 
-/// Of a few hundred files; by hand of more, with `LANDFALL_TEST_MOVE_FILES=10000`.
-#[tokio::test(flavor = "multi_thread")]
-async fn many_files_survive_a_move_that_is_killed_again_and_again() {
-    let count: usize = std::env::var("LANDFALL_TEST_MOVE_FILES").map_or(300, |count| count.parse().unwrap());
-    let (folder, amazon, google) = (tempfile::tempdir().unwrap(), Store::start(), Store::google());
-    let (amazon, google) = (amazon.url("there"), google.url("there"));
-    let places = ["disk", &*amazon, &*google];
-    let place = writing(&on_disk(folder.path()), "disk", &[&amazon, &google]);
+/// Moves so many files from each of these places to the next, the disk being the first, and from the last one back.
+async fn around(count: usize, places: &[(&str, &str)]) {
+    let count: usize = std::env::var("LANDFALL_TEST_MOVE_FILES").map_or(count, |count| count.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let others = |than: &str| places.iter().map(|(_, url)| *url).filter(|url| *url != than).collect::<Vec<&str>>();
+    let place = writing(&on_disk(folder.path()), "disk", &others("disk"));
     let mut running = place.serve().await.unwrap().with_first_key().await;
     let key = running.key.clone();
     let (http, address) = (client(), running.address);
@@ -161,14 +160,33 @@ async fn many_files_survive_a_move_that_is_killed_again_and_again() {
     let bytes: usize = (0..count).map(|index| content_of(index).len()).sum();
     println!("{count} files, {} MiB, uploaded in {:.1} s", bytes / MIB, began.elapsed().as_secs_f64());
     running.kill();
-    for (name, from, to) in [("disk to S3", 0, 1), ("S3 to Google", 1, 2), ("Google to disk", 2, 0)] {
-        let others: Vec<&str> = (0..3).filter(|other| *other != to).map(|other| places[other]).collect();
-        let place = writing(&place, places[to], &others);
+    for (index, (from, from_url)) in places.iter().enumerate() {
+        let (to, to_url) = places[(index + 1) % places.len()];
+        let place = writing(&place, to_url, &others(to_url));
         let Storm { killed_moves, killed_servers, runs, seconds } =
-            stormy(&place, &key, (places[from], places[to]), &files).await;
+            stormy(&place, &key, (from_url, to_url), &files).await;
         println!(
-            "{name}: {runs} runs, {killed_moves} killed, the server killed {killed_servers} times, {seconds:.1} s"
+            "{from} to {to}: {runs} runs, {killed_moves} killed, the server killed {killed_servers} times, {seconds:.1} s"
         );
-        assert!(killed_moves > 0, "{name} was never killed");
+        assert!(killed_moves > 0, "{from} to {to} was never killed");
     }
+}
+
+/// Of a few hundred files; by hand of more, with `LANDFALL_TEST_MOVE_FILES=10000`.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_files_survive_a_move_that_is_killed_again_and_again() {
+    let (amazon, google) = (Store::start(), Store::google());
+    around(300, &[("the disk", "disk"), ("S3", &amazon.url("there")), ("Google", &google.url("there"))]).await;
+}
+
+/// The same by way of containers; fewer, since the emulator is slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_files_survive_moves_to_containers_and_from_them() {
+    let (azure, amazon) = (tokio::task::spawn_blocking(Azurite::start).await.unwrap(), Store::start());
+    let (here, there) = (azure.url("here"), azure.url("there"));
+    around(
+        100,
+        &[("the disk", "disk"), ("Azure", &here), ("S3", &amazon.url("there")), ("another place of Azure's", &there)],
+    )
+    .await;
 }

@@ -68,6 +68,24 @@ fn service(storage: &str) -> Service {
     Service::new(container, environment.into()).unwrap()
 }
 
+#[test]
+fn a_clock_that_is_wrong_is_said_to_be_the_reason() {
+    let service = service("az://account1/bytes");
+    let now = std::time::SystemTime::now();
+    for (date, code, wrong) in [
+        (now, "AuthenticationFailed", false),
+        (now - Duration::from_secs(3600), "AuthenticationFailed", true),
+        (now + Duration::from_secs(3600), "AuthenticationFailed", true),
+        (now - Duration::from_secs(3600), "BlobNotFound", false),
+    ] {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("date", httpdate::fmt_http_date(date).parse().unwrap());
+        headers.insert("x-ms-error-code", code.parse().unwrap());
+        let said = service.judge(403, &Head { status: 403, headers }, None).what;
+        assert_eq!(said.contains("clock"), wrong, "{said}");
+    }
+}
+
 fn signature(key: &str, text: &str) -> String {
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&BASE64.decode(key).unwrap()).unwrap();
     mac.update(text.as_bytes());
@@ -223,7 +241,7 @@ impl HttpSend for Exchange {
 async fn a_location_is_signed_so_with_the_accounts_key_and_with_one_for_a_token() {
     let service = service("az://account1/bytes/p");
     let own = Credential::with_shared_key("account1", KEY);
-    let token = service.granted(&Context::new(), &own, "p/k", 600).await.unwrap();
+    let token = service.granted(&Context::new(), &own, "p/k", (600, SasProtocol::Https)).await.unwrap();
     assert!(token.contains("sp=c&sr=b") && token.contains("spr=https&"), "{token}");
     let (signed, wanted) = of_location(KEY, "account1/bytes/p/k", &token, false);
     assert_eq!(signed, wanted);
@@ -231,10 +249,38 @@ async fn a_location_is_signed_so_with_the_accounts_key_and_with_one_for_a_token(
     let context = Context::new().with_http_send(exchange.clone());
     let bearer = Credential::with_bearer_token("a-token", None);
     for key in ["p/k", "p/other"] {
-        let token = service.granted(&context, &bearer, key, 600).await.unwrap();
+        let token = service.granted(&context, &bearer, key, (600, SasProtocol::Https)).await.unwrap();
         assert!(token.contains("sp=c&sr=b") && token.contains(DELEGATED), "{token}");
         let (signed, wanted) = of_location(DELEGATION_KEY, &format!("account1/bytes/{key}"), &token, true);
         assert_eq!(signed, wanted);
     }
     assert_eq!(exchange.0.load(Ordering::SeqCst), 1, "the key is kept");
+}
+
+/// The service refuses a key that is to live for more than seven days by its own clock, and uses none that begins later than
+/// its own now: ours may be ahead or behind.
+#[tokio::test]
+async fn a_key_for_a_token_lasts_and_does_not_depend_on_clocks_that_agree() {
+    let service = service("az://account1/bytes/p");
+    let exchange = Exchange::default();
+    let context = Context::new().with_http_send(exchange.clone());
+    let bearer = Credential::with_bearer_token("a-token", None);
+    let week = u32::try_from(crate::limits::SESSION_LIFE.as_secs()).unwrap();
+    let now = || crate::clock::Clock::system().now();
+    let mut token = String::new();
+    for wait in [0, 1100] {
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        token = service.granted(&context, &bearer, "p/k", (week, SasProtocol::Https)).await.unwrap();
+        let (signed, wanted) = of_location(DELEGATION_KEY, "account1/bytes/p/k", &token, true);
+        assert_eq!(signed, wanted);
+    }
+    assert_eq!(exchange.0.load(Ordering::SeqCst), 1, "a location costs no question to the service");
+    let field = |name: &str| {
+        let found = form_urlencoded::parse(token.as_bytes()).find(|(own, _)| own == name);
+        crate::clock::Timestamp::parse(&found.unwrap().1).unwrap()
+    };
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    assert!(field("skt") <= now().minus(minutes(14)) && field("st") <= now().minus(minutes(14)), "{token}");
+    assert!(field("ske") <= now().plus(crate::limits::SESSION_LIFE).minus(minutes(14)), "{token}");
+    assert!(field("se") <= field("ske") && field("se") >= now().plus(minutes(5 * 24 * 60)), "{token}");
 }
