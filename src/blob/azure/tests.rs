@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use reqsign_azure_storage::Credential;
 
@@ -14,14 +15,14 @@ use super::{Azure, BLOCKS_MAX, BlobError, BlobStore, Listed, STALL, SegmentWrite
 use crate::blob::azurite::{self, Azurite};
 use crate::blob::contract::{read_all, segment};
 use crate::blob::front::Front;
-use crate::blob::harm::{self, Harm};
+use crate::blob::harm::{self, Harm, Harms};
+use crate::blob::remote::Memory;
+use crate::blob::remote::harmed::{Harmed, MEMORY, PART, data, left, stands, written};
 use crate::clock::{Clock, random_uuid};
 use crate::config::{Config, Container, Storage};
 use crate::limits;
-use crate::model::ids::SegmentId;
 
-const BLOCK: usize = 8 << 20;
-const MEMORY: u64 = 128 << 20;
+const BLOCK: usize = PART;
 
 fn container(url: &str) -> Container {
     let mut config = Config::default();
@@ -55,23 +56,56 @@ fn fronted_with(stall: Duration, blocks_max: usize) -> (Front, Azure) {
     (front, azure)
 }
 
-/// Bytes of which no two parts are alike.
-fn data(length: usize) -> Bytes {
-    let mut state = 1u32;
-    let next = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state.to_be_bytes()[0]
-    };
-    Bytes::from((0..length).map(next).collect::<Vec<u8>>())
+struct Fronted {
+    front: Front,
+    azure: Azure,
 }
 
-async fn written(azure: &Azure, id: SegmentId, data: &Bytes) -> Box<dyn SegmentWriter> {
-    let mut writer = azure.create(id, None).await.unwrap();
-    for from in (0..data.len()).step_by(256 * 1024) {
-        writer.write(&mut vec![data.slice(from..data.len().min(from + 256 * 1024))]).await.unwrap();
+#[async_trait]
+impl Harmed for Fronted {
+    const WHOLE: &'static str = "PutBlob";
+    const PIECE: &'static str = "PutBlock";
+    const RANGE: &'static str = "GetBlob";
+    // A list that is no XML any more is refused for that.
+    const WRITES: &'static [(&'static str, bool)] = &[("PutBlock", true), ("PutBlockList", false), ("PutBlob", true)];
+    const PASSING: &'static [(u16, &'static str)] =
+        &[(503, "ServerBusy"), (500, "OperationTimedOut"), (500, "InternalError"), (429, ""), (502, "")];
+    const LASTING: &'static [(&'static str, Harm)] = &[
+        ("PutBlob", Harm::Refuse(503, "ServerBusy")),
+        ("PutBlob", Harm::Refuse(404, "ContainerNotFound")),
+        ("PutBlob", Harm::Refuse(409, "BlobAlreadyExists")),
+        ("PutBlock", Harm::CutBefore),
+        ("PutBlock", Harm::Damage),
+        ("PutBlock", Harm::Refuse(403, "AuthorizationFailure")),
+        ("PutBlock", Harm::Refuse(400, "InvalidBlobOrBlock")),
+        ("PutBlockList", Harm::Refuse(400, "InvalidBlockList")),
+        ("PutBlockList", Harm::Refuse(409, "BlobAlreadyExists")),
+        ("PutBlockList", Harm::Refuse(412, "ConditionNotMet")),
+    ];
+
+    fn new(stall: Duration) -> Self {
+        let (front, azure) = fronted_with(stall, BLOCKS_MAX);
+        Self { front, azure }
     }
-    writer
+
+    fn store(&self) -> &dyn BlobStore {
+        &self.azure
+    }
+
+    fn harms(&self) -> &Harms {
+        self.front.harms()
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.azure.shared.memory
+    }
+
+    async fn names(&self) -> Vec<String> {
+        names(&self.azure).await
+    }
 }
+
+stands!(harmed: Fronted);
 
 async fn listed(azure: &Azure) -> Vec<Listed> {
     let mut all = Vec::new();
@@ -209,37 +243,8 @@ async fn a_segment_of_more_blocks_than_a_blob_takes_goes_on_in_the_next() {
 }
 
 #[tokio::test]
-async fn harmed_calls_are_made_again_and_nothing_is_lost() {
+async fn an_error_inside_a_success_is_an_error() {
     let (front, azure) = fronted();
-    let all = data(2 * BLOCK + 300_000);
-    let passing = [
-        Harm::CutBefore,
-        Harm::CutAfter,
-        Harm::Refuse(503, "ServerBusy"),
-        Harm::Refuse(500, "OperationTimedOut"),
-        Harm::Refuse(500, "InternalError"),
-        Harm::Refuse(429, ""),
-        Harm::Refuse(502, ""),
-        Harm::RefuseAfter(500, "InternalError"),
-        Harm::Damage,
-    ];
-    for what in ["PutBlock", "PutBlockList", "PutBlob"] {
-        for harm in passing {
-            // What is no XML any more is refused for that.
-            if harm == Harm::Damage && what == "PutBlockList" {
-                continue;
-            }
-            front.harm(what, 2, harm);
-            let (id, length) = (segment(), if what == "PutBlob" { 300_000 } else { all.len() });
-            let writer = written(&azure, id, &all.slice(..length)).await;
-            let finished = writer.finish().await;
-            let extent = finished.unwrap_or_else(|error| panic!("{what} {harm:?}: {error}"));
-            front.spare();
-            assert!(read_all(&azure, id, &extent.backend).await == all[..length], "{what} {harm:?}");
-            azure.delete(id, "").await.unwrap();
-            assert_eq!(names(&azure).await, Vec::<String>::new(), "{what} {harm:?}");
-        }
-    }
     for what in ["ListBlobs", "GetBlockList"] {
         for harm in [Harm::ErrorInside("InternalError"), Harm::Truncate] {
             let mut writer = written(&azure, segment(), &data(10)).await;
@@ -249,52 +254,6 @@ async fn harmed_calls_are_made_again_and_nothing_is_lost() {
             front.spare();
         }
     }
-}
-
-#[tokio::test]
-async fn a_call_that_stands_still_is_given_up_and_made_again() {
-    let (front, azure) = fronted_with(Duration::from_secs(2), BLOCKS_MAX);
-    front.harm("PutBlob", 1, Harm::Delay(60_000));
-    let id = segment();
-    let extent = written(&azure, id, &data(1000)).await.finish().await.unwrap();
-    assert!(read_all(&azure, id, &extent.backend).await == data(1000));
-    assert!(front.count("PutBlob") >= 2);
-}
-
-#[tokio::test]
-async fn what_does_not_pass_is_an_error_within_bounds() {
-    let (front, azure) = fronted();
-    let all = data(BLOCK + 300_000);
-    let io = |outcome: Result<super::super::Extent, BlobError>| matches!(outcome, Err(BlobError::Io(_)));
-    for (what, harm) in [
-        ("PutBlob", Harm::Refuse(503, "ServerBusy")),
-        ("PutBlob", Harm::Refuse(404, "ContainerNotFound")),
-        ("PutBlob", Harm::Refuse(409, "BlobAlreadyExists")),
-        ("PutBlock", Harm::CutBefore),
-        ("PutBlock", Harm::Damage),
-        ("PutBlock", Harm::Refuse(403, "AuthorizationFailure")),
-        ("PutBlock", Harm::Refuse(400, "InvalidBlobOrBlock")),
-        ("PutBlockList", Harm::Refuse(400, "InvalidBlockList")),
-        ("PutBlockList", Harm::Refuse(409, "BlobAlreadyExists")),
-        ("PutBlockList", Harm::Refuse(412, "ConditionNotMet")),
-    ] {
-        front.harm(what, u32::MAX, harm);
-        let length = if what == "PutBlob" { 300_000 } else { all.len() };
-        let id = segment();
-        let mut writer = azure.create(id, None).await.unwrap();
-        let outcome = match writer.write(&mut vec![all.slice(..length)]).await {
-            Ok(()) => writer.finish().await,
-            Err(error) => Err(error),
-        };
-        assert!(io(outcome), "{what} {harm:?}");
-        assert!(front.count(what) <= 10, "{what} {harm:?}: {}", front.count(what));
-        front.spare();
-        front.calls();
-        assert!(matches!(azure.open(id, "").await, Err(BlobError::NotFound(_))), "{what} {harm:?}");
-        azure.delete(id, "").await.unwrap();
-    }
-    front.harm("PutBlob", 1, Harm::Refuse(507, "InsufficientStorage"));
-    assert!(matches!(written(&azure, segment(), &data(1)).await.finish().await, Err(BlobError::OutOfSpace)));
 }
 
 #[tokio::test]
@@ -358,27 +317,6 @@ async fn who_waited_for_credentials_that_did_not_come_does_not_ask_again() {
 }
 
 #[tokio::test]
-async fn a_read_that_breaks_goes_on_where_it_broke() {
-    let (front, azure) = fronted();
-    let (id, all) = (segment(), data(20 << 20));
-    written(&azure, id, &all).await.finish().await.unwrap();
-    front.harm("GetBlob", 3, Harm::Truncate);
-    front.calls();
-    assert!(read_all(&azure, id, WHOLE).await == all);
-    // Ranges that grow, and one more for each that broke: not one for each read.
-    assert!((4..=10).contains(&front.count("GetBlob")), "{}", front.count("GetBlob"));
-    let reader = azure.open(id, WHOLE).await.unwrap();
-    front.harm("GetBlob", u32::MAX, Harm::CutBefore);
-    assert!(matches!(reader.read(5 << 20, 1000).await, Err(BlobError::Io(_))));
-    front.spare();
-    assert_eq!(reader.read(5 << 20, 1000).await.unwrap(), all.slice(5 << 20..(5 << 20) + 1000));
-    // Another blob under the name is not what was opened.
-    azure.delete(id, WHOLE).await.unwrap();
-    written(&azure, id, &data(21 << 20)).await.finish().await.unwrap();
-    assert!(reader.read(0, 1000).await.is_err());
-}
-
-#[tokio::test]
 async fn an_answer_that_ends_early_is_not_read_on_in_the_next_blob() {
     let (front, azure) = fronted_with(STALL, 1);
     let (id, all) = (segment(), data(2 * BLOCK + 5));
@@ -414,16 +352,6 @@ async fn a_range_that_nobody_asked_for_is_not_believed() {
     runtime.shutdown_background();
 }
 
-/// A segment that its writer left: a full block, and two pieces of the next.
-async fn left(azure: &Azure) -> (SegmentId, Box<dyn SegmentWriter>, crate::blob::Extent, Bytes) {
-    let (id, all) = (segment(), data(BLOCK + 500_000));
-    let mut writer = written(azure, id, &all.slice(..BLOCK + 200_000)).await;
-    writer.persist().await.unwrap();
-    writer.write(&mut vec![all.slice(BLOCK + 200_000..)]).await.unwrap();
-    let extent = writer.persist().await.unwrap();
-    (id, writer, extent, all)
-}
-
 #[tokio::test]
 async fn sealing_may_be_repeated_after_every_step_that_failed() {
     let (front, azure) = fronted();
@@ -446,18 +374,6 @@ async fn sealing_may_be_repeated_after_every_step_that_failed() {
         assert!(read_all(&azure, id, WHOLE).await == all, "{what} {harm:?}");
         azure.delete(id, WHOLE).await.unwrap();
         assert_eq!(names(&azure).await, Vec::<String>::new(), "{what} {harm:?}");
-    }
-}
-
-#[tokio::test]
-async fn several_may_seal_at_once() {
-    let (_front, azure) = fronted();
-    for _ in 0..5 {
-        let (id, _writer, extent, all) = left(&azure).await;
-        let one = || azure.seal(id, &extent.backend, extent.length);
-        let (a, b, c) = tokio::join!(one(), one(), one());
-        assert_eq!([a.unwrap(), b.unwrap(), c.unwrap()], [WHOLE, WHOLE, WHOLE]);
-        assert!(read_all(&azure, id, WHOLE).await == all);
     }
 }
 
@@ -618,32 +534,6 @@ async fn a_listing_that_goes_round_in_circles_ends() {
     let listed = tokio::time::timeout(Duration::from_secs(30), azure.list(&mut |_| {})).await;
     assert!(matches!(listed, Ok(Err(BlobError::Io(_)))), "{listed:?}");
     runtime.shutdown_background();
-}
-
-#[tokio::test]
-async fn many_writers_share_the_memory_there_is() {
-    let (front, azure) = fronted();
-    let all = data(6 << 20);
-    let mut writers = Vec::new();
-    for _ in 0..45 {
-        let id = segment();
-        let mut writer = azure.create(id, None).await.unwrap();
-        for from in (0..all.len()).step_by(256 * 1024) {
-            writer.write(&mut vec![all.slice(from..from + 256 * 1024)]).await.unwrap();
-            let held = azure.shared.memory.held();
-            assert!(held <= MEMORY, "{held}");
-        }
-        writers.push((id, writer));
-    }
-    assert!(front.count("PutBlock") > 0, "some had to send what they held");
-    for (id, mut writer) in writers {
-        writer.write(&mut vec![all.slice(..3 << 20)]).await.unwrap();
-        let extent = writer.finish().await.unwrap();
-        assert_eq!(extent.length, 9 << 20);
-        assert!(read_all(&azure, id, &extent.backend).await == [&all[..], &all[..3 << 20]].concat());
-        azure.delete(id, WHOLE).await.unwrap();
-    }
-    assert_eq!(azure.shared.memory.held(), 0);
 }
 
 #[tokio::test]
