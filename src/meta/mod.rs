@@ -409,7 +409,7 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     async fn move_piece(&self, moved: MovePiece) -> Result<bool>;
     /// Does any row need this place? What is only to be deleted there does not.
     async fn names_bytes_at(&self, place: PlaceId, now: Timestamp) -> Result<bool>;
-    /// What rows name at a place. Reads all of them.
+    /// What rows name at a place. Reads all of those.
     async fn held_at(&self, place: PlaceId, now: Timestamp) -> Result<HeldAt>;
 
     // --- numbers

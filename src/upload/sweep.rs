@@ -325,23 +325,32 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
         );
     }
     let mut deleted = 0;
-    let mut judged = None;
+    let mut judged: Option<(SessionId, Result<bool, Refusal>)> = None;
+    let mut unasked = None;
     for batch in old.chunks(1000) {
         let known = engine.meta.known_segments(batch.iter().map(|(segment, _)| *segment).collect()).await?;
         for ((segment, backend), _) in batch.iter().zip(known).filter(|(_, known)| !known) {
             // Asked once for each upload: a listing has what belongs together one after the other.
             let lacking = match judged {
                 Some((session, lacking)) if session == segment.session => lacking,
-                _ => lacks(engine, segment.session).await?,
+                Some(_) | None => lacks(engine, segment.session).await,
             };
-            judged = Some((segment.session, lacking));
-            if lacking {
-                tracing::error!(
-                    %segment,
-                    "bytes without a row stay, because what rows name of the same upload is not there: they may be a copy of \
-                     it. `landfall doctor` names both"
-                );
-                continue;
+            judged = Some((segment.session, lacking.clone()));
+            match lacking {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::error!(
+                        %segment,
+                        "bytes without a row stay, because what rows name of the same upload is not there: they may be a copy \
+                         of it. `landfall doctor` names both"
+                    );
+                    continue;
+                }
+                // A place that can't be asked about one upload keeps no other from being judged.
+                Err(refusal) => {
+                    unasked.get_or_insert(refusal);
+                    continue;
+                }
             }
             match engine.blobs.delete(*segment, backend).await {
                 Ok(()) => deleted += 1,
@@ -351,5 +360,5 @@ async fn orphans(engine: &Engine, now: Timestamp) -> Result<u64, Refusal> {
     }
     // What was listed is judged each for itself, although it may not be all.
     listing?;
-    Ok(deleted)
+    unasked.map_or(Ok(deleted), Err)
 }

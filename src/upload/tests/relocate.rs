@@ -8,7 +8,8 @@ use super::*;
 use crate::blob::{BlobError, Lie, Places};
 use crate::meta::{Committed, PlacedPiece};
 use crate::model::file::{Digests, Piece, RunningCrcs};
-use crate::model::ids::{PlaceId, SegmentId};
+use crate::model::ids::{PlaceId, SegmentId, SessionId};
+use crate::model::session::{Declaration, Session, Strategy};
 use crate::upload::commit;
 use crate::upload::relocate::{Plan, Report, Stopped, relocate};
 
@@ -36,12 +37,22 @@ fn checksums(bytes: &[u8]) -> Digests {
 async fn has(place: &Place, bytes: impl Into<Bytes>, of_piece: Digests, of_whole: Digests) -> Piece {
     let opened = place.open().await;
     let session = place.engine.meta.upload(opened.session).await.unwrap().unwrap().session;
+    committed(place, &session, bytes, of_piece, of_whole).await
+}
+
+async fn committed(
+    place: &Place,
+    session: &Session,
+    bytes: impl Into<Bytes>,
+    of_piece: Digests,
+    of_whole: Digests,
+) -> Piece {
     let segment = SegmentId { session: session.id, epoch: session.epoch, attempt: 1 };
     let mut writer = place.faults.create(segment, None).await.unwrap();
     writer.write(&mut vec![bytes.into()]).await.unwrap();
     let extent = writer.finish().await.unwrap();
     let piece = Piece { segment, length: extent.length, digests: of_piece, backend: extent.backend };
-    let new = commit::version_of(&place.engine, &session, piece.clone(), of_whole);
+    let new = commit::version_of(&place.engine, session, piece.clone(), of_whole);
     assert!(matches!(place.engine.meta.commit(new).await.unwrap(), Committed::New(_)));
     piece
 }
@@ -228,4 +239,45 @@ async fn what_can_t_be_made_durable_is_deleted_where_it_is() {
     target.fail_next(Operation::Sync, io::ErrorKind::Other);
     assert_eq!(place.put(&opened, chunks(b"12345"), Declared::default()).await, Err(Refusal::Unavailable));
     assert_eq!(there.count(), 0);
+}
+
+#[tokio::test]
+async fn a_place_that_is_away_keeps_no_other_from_being_swept() {
+    const OTHERS: usize = 20;
+    let (mut place, there, target) = two().await;
+    let mut sweeper = sweep::Sweeper::default();
+    sweeper.sweep(&place.engine).await.unwrap();
+    let ask = open::Upload {
+        wire: "w",
+        strategy: Strategy::Single,
+        parts: None,
+        max_bytes: 1000,
+        life: Duration::from_secs(3600),
+        file: open::NewFile {
+            size: Some(5),
+            registers: true,
+            declaration: Declaration { name: "a".into(), mime_type: "text/plain".into(), ..Declaration::default() },
+            next_of: None,
+        },
+        once: None,
+    };
+    let session = open::upload(&place.engine, &place.grant, ask).await.unwrap();
+    let kept = committed(&place, &session, &b"12345"[..], checksums(b"12345"), Digests::default()).await;
+    // Bytes of nobody at the second place: some that may be a copy of what is at the first, and others.
+    let own = SegmentId { attempt: 2, ..kept.segment };
+    let others = (0..OTHERS).map(|_| SegmentId { session: SessionId(random_uuid()), epoch: 1, attempt: 1 });
+    for segment in others.chain([own]) {
+        there.create(segment, None).await.unwrap().finish().await.unwrap();
+    }
+    let first =
+        std::mem::replace(&mut place.engine.blobs, Arc::new(Places::new((TWO, Arc::new(target.clone())), Vec::new())));
+    place.engine.clock.advance(Duration::from_secs(8 * 24 * 3600));
+    // That it could not ask is said.
+    assert!(sweeper.sweep(&place.engine).await.is_err());
+    assert_eq!(there.length(own, "").await.unwrap(), Some(0));
+    assert_eq!(there.count(), 1, "what belongs to no upload is gone");
+    place.engine.blobs = first;
+    place.engine.clock.advance(Duration::from_secs(3601));
+    sweeper.sweep(&place.engine).await.unwrap();
+    assert_eq!((there.count(), place.memory.count()), (0, 1));
 }

@@ -130,6 +130,7 @@ async fn stormy(place: &Place, key: &str, (from, to): (&str, &str), files: &Arc<
 }
 
 /// Moves so many files from each of these places to the next, the disk being the first, and from the last one back.
+#[allow(clippy::print_stdout, reason = "whoever runs it alone wants to see what was harmed")]
 async fn around(count: usize, places: &[(&str, &str)]) {
     let count: usize = std::env::var("LANDFALL_TEST_MOVE_FILES").map_or(count, |count| count.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
