@@ -58,10 +58,11 @@ impl S3 {
         self.remove(&self.direct_key(session)).await
     }
 
-    /// What a pin names, if it is there and still what it was.
+    /// What a pin names, if it is there and still what it was. What has a number never becomes anything else.
     pub(super) async fn pinned(&self, segment: SegmentId, pin: &Pin) -> Result<Option<Stat>, Fault> {
         let found = self.head_version(&self.direct_key(segment.session), pin.version.as_deref()).await?;
-        Ok(found.filter(|found| pin.etag.is_none() || found.etag == pin.etag))
+        let numbered = self.flavour().numbers() && pin.version.is_some();
+        Ok(found.filter(|found| numbered || pin.etag.is_none() || found.etag == pin.etag))
     }
 
     /// Does the bucket do what clients' own requests rely on?
@@ -130,7 +131,9 @@ impl S3 {
         // What is numbered is the only one of its key, and has the key's name.
         let segment = segment(session, version.as_deref().filter(|_| !numbers));
         let etag = found.etag.clone().map(|etag| etag.trim_matches('"').to_owned());
-        let pin = Pin { version, etag: found.etag };
+        // Where a number says which bytes they are, the ETag may change with what is said about them.
+        let etag_pinned = found.etag.filter(|_| !numbers || version.is_none());
+        let pin = Pin { version, etag: etag_pinned };
         Ok(Arrived { segment, backend: pin.to_string(), length: found.size, digests: found.digests, etag })
     }
 }

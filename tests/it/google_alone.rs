@@ -1,0 +1,41 @@
+//! What is left when a client of Google's store does as it likes, and what changes there behind Landfall's back.
+
+use serde_json::{Value, json};
+
+use crate::aitronos::{M, whole};
+use crate::bucket::Store;
+use crate::direct::{self, commit, content, on, opened, put, text};
+use crate::harness::{Server, noise};
+
+async fn resumable(server: &Server, bytes: &[u8], more: Value) -> Value {
+    let mut ask = json!({ "name": "a", "size": bytes.len(), "strategy": "resumable", "mime_type": "text/x" });
+    ask.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    opened(server, ask).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_stays_whatever_is_said_about_it_at_the_store() {
+    let store = Store::google();
+    let server = on(&store, "native").await;
+    let data = noise(11 * M as usize);
+    let single = opened(&server, json!({ "name": "a", "size": data.len(), "strategy": "single" })).await;
+    put(&server, &single, &data).await.expect(200);
+    let session = resumable(&server, &data, json!({})).await;
+    assert_eq!(whole(&server.http, text(&session, "url"), &data).await.status, 200);
+    let ask = json!({ "name": "b", "size": data.len(), "strategy": "multipart", "parts": 2 });
+    let parts = opened(&server, ask).await;
+    let size = usize::try_from(parts["part_size"].as_u64().unwrap()).unwrap();
+    for (part, url) in data.chunks(size).zip(parts["part_urls"].as_array().unwrap()) {
+        server.bare("PUT", url.as_str().unwrap()).body(part.to_vec()).send().await.expect(200);
+    }
+    for upload in [&single, &session, &parts] {
+        commit(&server, upload).await.expect(200);
+        assert!(content(&server, upload).await == data);
+    }
+    // A hold, another storage class, a label: the bytes are the same, and so is their number.
+    store.redescribe();
+    for upload in [&single, &session, &parts] {
+        assert!(content(&server, upload).await == data, "{upload}");
+    }
+    direct::whole(server, &store).await;
+}
