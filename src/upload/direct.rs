@@ -5,7 +5,7 @@ use super::access::Grant;
 use super::pour::verify;
 use super::track::{self, Claim};
 use super::{commit, read, receive};
-use crate::blob::{Arrived, ArrivedPart, Direct, PutAsk, Reached, Ticket};
+use crate::blob::{Arrived, ArrivedPart, Direct, PutAsk, Reached, SessionAsk, Ticket};
 use crate::engine::Engine;
 use crate::faults;
 use crate::meta::{Committed, FileInfo, NewVersion, Over};
@@ -44,9 +44,10 @@ pub(super) fn way_of_parts(engine: &Engine, wire: &str, parts: Parts, size: Opti
     way_of_any_parts(engine, wire).filter(|_| parts.count == 1 || even >= PART_MIN_BYTES)
 }
 
-/// The same for a file in chunks, where the store has sessions for such.
-pub(super) fn way_of_chunks(engine: &Engine, wire: &str) -> Option<session::Direct> {
-    engine.blobs.direct().filter(|store| store.forms().sessions)?;
+/// The same for a file in chunks, where the store has sessions for such. It takes what was declared and no more; of a file
+/// whose size is unknown it would take whatever comes, past every quota.
+pub(super) fn way_of_chunks(engine: &Engine, wire: &str, size: Option<u64>) -> Option<session::Direct> {
+    engine.blobs.direct().filter(|store| store.forms().sessions && size.is_some())?;
     way(engine, wire).filter(|way| way.create_only)
 }
 
@@ -82,6 +83,7 @@ pub(super) async fn ticket(
         headers,
         declared: session.declaration.as_ref().map_or(&none, |declaration| &declaration.digests),
         create_only: session.direct.as_ref().is_some_and(|direct| direct.create_only),
+        bytes: session.size.map_or((0, session.max_bytes), |size| (size, size)),
         life_seconds: life_seconds.min(life(engine, session)),
     };
     Ok(store(engine, session)?.ticket(ask).await?)
@@ -108,10 +110,16 @@ pub(super) async fn session_location(engine: &Engine, session: &Session) -> Resu
     if let Some(location) = known(session) {
         return Ok(location.to_owned());
     }
-    let mime_type = session.declaration.as_ref().map_or("", |declaration| declaration.mime_type.as_str());
-    let begun = store(engine, session)?.begin_session(session.id, session.size, mime_type).await?;
+    let content_type = session.declaration.as_ref().map_or("", |declaration| declaration.mime_type.as_str());
+    let ask = SessionAsk { session: session.id, size: size(session)?, content_type };
+    let begun = store(engine, session)?.begin_session(ask).await?;
     faults::point("direct.session_begun");
     counts(engine, session, begun).await
+}
+
+/// The size of a file in chunks, which goes to the store itself only where it is known.
+fn size(session: &Session) -> Result<u64, Refusal> {
+    session.size.ok_or(Refusal::Internal)
 }
 
 /// What the store calls a session's upload, if that has begun.
@@ -139,15 +147,15 @@ async fn counts(engine: &Engine, session: &Session, begun: String) -> Result<Str
 /// # Errors
 /// As [`single`]; [`Refusal::Gone`] when the store has lost it.
 pub(super) async fn come(engine: &Engine, session: &Session, only_looks: bool) -> Result<u64, Refusal> {
-    match reached(engine, session, session.size).await? {
+    match reached(engine, session).await? {
         Reached::Bytes(received) => Ok(received),
         Reached::Whole | Reached::Nowhere if only_looks => Ok(0),
         Reached::Whole => {
             single(engine, session, &Declared::default()).await?;
-            Ok(session.size.unwrap_or(0))
+            size(session)
         }
         // Complete for so long that the store has forgotten how it came, or lost.
-        Reached::Nowhere if single(engine, session, &Declared::default()).await? => Ok(session.size.unwrap_or(0)),
+        Reached::Nowhere if single(engine, session, &Declared::default()).await? => size(session),
         Reached::Nowhere => Err(lost(engine, session).await?),
     }
 }
@@ -160,9 +168,8 @@ pub(super) async fn conclude(engine: &Engine, session: &Session, claim: Claim) -
     if single(engine, session, &claim.digests).await? {
         return Ok(());
     }
-    let expected = session.size.or(claim.size);
-    match reached(engine, session, expected).await? {
-        Reached::Bytes(received) => Err(Refusal::UploadIncomplete { received, expected }),
+    match reached(engine, session).await? {
+        Reached::Bytes(received) => Err(Refusal::UploadIncomplete { received, expected: session.size }),
         // It has become so by the question, or since the one before.
         Reached::Whole if single(engine, session, &claim.digests).await? => Ok(()),
         Reached::Whole => Err(Refusal::Unavailable),
@@ -171,9 +178,9 @@ pub(super) async fn conclude(engine: &Engine, session: &Session, claim: Claim) -
     }
 }
 
-async fn reached(engine: &Engine, session: &Session, size: Option<u64>) -> Result<Reached, Refusal> {
+async fn reached(engine: &Engine, session: &Session) -> Result<Reached, Refusal> {
     match known(session) {
-        Some(location) => Ok(store(engine, session)?.reached(location, size).await?),
+        Some(location) => Ok(store(engine, session)?.reached(location, size(session)?).await?),
         None => Ok(Reached::Bytes(0)),
     }
 }

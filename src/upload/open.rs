@@ -185,7 +185,7 @@ pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<S
     let direct = match (strategy, parts) {
         (Strategy::Single, _) => direct::way_of_one(engine, wire, file.size),
         (Strategy::Multipart, Some(parts)) => direct::way_of_parts(engine, wire, parts, file.size),
-        (Strategy::Resumable, _) => direct::way_of_chunks(engine, wire),
+        (Strategy::Resumable, _) => direct::way_of_chunks(engine, wire, file.size),
         (Strategy::Multipart, None) => None,
     };
     let session = Session { parts, direct, ..with_file(session(engine, grant, wire, max_bytes, life), file, strategy) };
@@ -352,7 +352,7 @@ pub async fn resumable(
         // Nobody knows yet who will want to compare, and a second read costs more.
         ask.file.declaration.hashes =
             ask.file.declaration.hashes.and(Hashes { md5: engine.policy.keep_md5, sha256: false });
-        let direct = direct::way_of_chunks(engine, ask.wire);
+        let direct = direct::way_of_chunks(engine, ask.wire, ask.file.size);
         let session = session(engine, grant, ask.wire, ask.max_bytes, ask.life);
         sessions.push(Session { direct, ..with_file(session, ask.file, Strategy::Resumable) });
     }

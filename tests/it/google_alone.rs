@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::aitronos::{M, whole};
+use crate::aitronos::{K, M, put as chunk, whole};
 use crate::bucket::Store;
 use crate::direct::{self, commit, content, on, opened, put, text};
 use crate::harness::{Server, noise};
@@ -37,5 +37,30 @@ async fn what_is_committed_stays_whatever_is_said_about_it_at_the_store() {
     for upload in [&single, &session, &parts] {
         assert!(content(&server, upload).await == data, "{upload}");
     }
+    direct::whole(server, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_takes_as_many_bytes_as_were_declared() {
+    let store = Store::google();
+    let server = on(&store, "native").await;
+    for size in [0, 5] {
+        let upload = opened(&server, json!({ "name": "a", "size": size, "strategy": "single" })).await;
+        for wrong in [6, 100_000] {
+            assert_eq!(put(&server, &upload, &noise(wrong)).await.status, 400, "more than its place in the quota");
+        }
+        assert_eq!(store.objects("here/").len(), 1 + usize::from(size > 0), "the owner alone");
+        put(&server, &upload, &noise(size)).await.expect(200);
+        commit(&server, &upload).await.expect(200);
+    }
+    // Of a file whose size nobody knows, the store would take as much as there is: its quota is kept by the server.
+    let upload = opened(&server, json!({ "name": "b", "strategy": "resumable" })).await;
+    assert!(text(&upload, "url").starts_with(&server.url("/")), "{upload}");
+    let data = noise(K as usize);
+    assert_eq!(chunk(&server.http, text(&upload, "url"), "bytes 0-262143/*", &data).await.status, 308);
+    let wrong = json!({ "size": K + 1 });
+    let claim = format!("/uploads/{}/commit", text(&upload, "id"));
+    server.native("POST", &claim).json(wrong).send().await.problem_with(409);
+    server.native("POST", &claim).json(json!({ "size": K })).send().await.expect(200);
     direct::whole(server, &store).await;
 }

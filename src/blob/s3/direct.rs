@@ -18,7 +18,8 @@ use super::layout::Pin;
 use super::objects::Stat;
 use super::wire::{Sent, completion};
 use crate::blob::remote::{Ask, Body, Fault, Kind};
-use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Reached, Ticket, Wanted};
+use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Reached, SessionAsk, Ticket, Wanted};
+use crate::clock::random_uuid;
 use crate::model::ids::{SegmentId, SessionId};
 
 /// The longest body of one PUT, of Amazon's stores. Google's take more.
@@ -96,7 +97,8 @@ impl S3 {
         if let Some(google) = self.flavour().sessions() {
             let caller = &self.shared.caller;
             // Under a name of its own: the probe is there.
-            let location = session::begin(caller, google, &format!("{key}-session"), (None, "")).await?;
+            let ask = SessionAsk { session: SessionId(random_uuid()), size: 1, content_type: "" };
+            let location = session::begin(caller, google, &format!("{key}-session"), ask).await?;
             session::end(caller, google, &location).await?;
         }
         if wanted.versions && !self.tells_versions_apart(key, version).await? {
@@ -238,17 +240,12 @@ impl Direct for S3 {
         }
     }
 
-    async fn begin_session(
-        &self,
-        session: SessionId,
-        size: Option<u64>,
-        content_type: &str,
-    ) -> Result<String, BlobError> {
-        let key = self.direct_key(session);
-        Ok(session::begin(&self.shared.caller, self.sessions()?, &key, (size, content_type)).await?)
+    async fn begin_session(&self, ask: SessionAsk<'_>) -> Result<String, BlobError> {
+        let key = self.direct_key(ask.session);
+        Ok(session::begin(&self.shared.caller, self.sessions()?, &key, ask).await?)
     }
 
-    async fn reached(&self, location: &str, size: Option<u64>) -> Result<Reached, BlobError> {
+    async fn reached(&self, location: &str, size: u64) -> Result<Reached, BlobError> {
         Ok(session::reached(&self.shared.caller, self.sessions()?, location, size).await?)
     }
 
