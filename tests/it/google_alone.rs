@@ -1,16 +1,23 @@
 //! What is left when a client of Google's store does as it likes, and what changes there behind Landfall's back.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::aitronos::{K, M, put as chunk, whole};
-use crate::bucket::Store;
+use crate::aitronos::{K, M, offset, put as chunk, whole};
+use crate::bucket::{Harm, Store};
 use crate::direct::{self, commit, content, on, opened, put, text};
 use crate::harness::{Server, noise};
+use crate::uploads::sha256;
 
 async fn resumable(server: &Server, bytes: &[u8], more: Value) -> Value {
     let mut ask = json!({ "name": "a", "size": bytes.len(), "strategy": "resumable", "mime_type": "text/x" });
     ask.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     opened(server, ask).await
+}
+
+async fn one(server: &Server, upload: &Value) -> Value {
+    server.get(&format!("/uploads/{}", text(upload, "id"))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,4 +70,25 @@ async fn a_location_takes_as_many_bytes_as_were_declared() {
     server.native("POST", &claim).json(wrong).send().await.problem_with(409);
     server.native("POST", &claim).json(json!({ "size": K })).send().await.expect(200);
     direct::whole(server, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_says_nothing_of_what_only_the_store_knows() {
+    let store = Store::google();
+    let server = on(&store, "native").await;
+    let data = noise(2 * M as usize);
+    let upload = resumable(&server, &data, json!({})).await;
+    let range = format!("bytes 0-{}/{}", M - 1, data.len());
+    assert_eq!(offset(&chunk(&server.http, text(&upload, "url"), &range, &data[..M as usize]).await), M);
+    let listed = async || server.get("/uploads?name=a").await["items"][0].clone();
+    let now = listed().await;
+    assert_eq!((&now["state"], &now["received"], &now["next_offset"]), (&json!("open"), &Value::Null, &Value::Null));
+    let now = one(&server, &upload).await;
+    assert_eq!((&now["received"], &now["next_offset"]), (&json!(M), &json!(M)));
+    assert_eq!(whole(&server.http, text(&upload, "url"), &data[M as usize..]).await.status, 400);
+    let range = format!("bytes {M}-{}/{}", data.len() - 1, data.len());
+    assert_eq!(chunk(&server.http, text(&upload, "url"), &range, &data[M as usize..]).await.status, 200);
+    commit(&server, &upload).await.expect(200);
+    let now = listed().await;
+    assert_eq!((&now["state"], &now["received"]), (&json!("committed"), &json!(data.len())));
 }

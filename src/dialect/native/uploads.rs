@@ -214,10 +214,10 @@ async fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Map<S
 
 /// An upload as it begins: what the call that opened it answers, and every repetition of it.
 fn new_upload(session: &Session) -> Map<String, Value> {
-    shown(session, SessionState::Open, 0)
+    shown(session, SessionState::Open, Some(0))
 }
 
-fn shown(session: &Session, state: SessionState, received: u64) -> Map<String, Value> {
+fn shown(session: &Session, state: SessionState, received: Option<u64>) -> Map<String, Value> {
     let declaration = session.declaration.clone().unwrap_or_default();
     let shown = json!({
         "id": session.id,
@@ -247,7 +247,7 @@ fn tracked(upload: &Tracked) -> Map<String, Value> {
     let session = &upload.upload.session;
     let received = upload.received();
     let mut shown = shown(session, upload.state, received);
-    let next = (upload.state == SessionState::Open && session.strategy == Strategy::Resumable).then_some(received);
+    let next = received.filter(|_| upload.state == SessionState::Open && session.strategy == Strategy::Resumable);
     let problem = upload.trouble.as_ref().map(|t| json!({"detail": t.what, "at": t.at.rfc3339()}));
     shown.insert("next_offset".into(), json!(next));
     shown.insert("problem".into(), json!(problem));
