@@ -242,7 +242,7 @@ async fn sessions(store: &dyn BlobStore, direct: &dyn Direct) {
     let size = u64::try_from(body.len()).unwrap();
     for content_type in ["text/x", ""] {
         let session = segment().session;
-        let location = direct.begin_session(SessionAsk { session, size, content_type }).await.unwrap();
+        let location = direct.begin_session(SessionAsk { session, size, content_type, page: None }).await.unwrap();
         assert_eq!(direct.reached(&location, size).await.unwrap(), Reached::Bytes(0));
         let range = |from: usize, to: usize| [("content-range".to_owned(), format!("bytes {from}-{}/{size}", to - 1))];
         let send = async |from: usize, to: usize| sent(&location, &range(from, to), &body.slice(from..to)).await;
@@ -264,7 +264,7 @@ async fn sessions(store: &dyn BlobStore, direct: &dyn Direct) {
         assert_eq!(direct.arrived(session, true).await.unwrap(), None);
     }
     let session = segment().session;
-    let location = direct.begin_session(SessionAsk { session, size, content_type: "" }).await.unwrap();
+    let location = direct.begin_session(SessionAsk { session, size, content_type: "", page: None }).await.unwrap();
     let range = [("content-range".to_owned(), format!("bytes 0-{}/{size}", GRANULE - 1))];
     assert_eq!(sent(&location, &range, &body.slice(..GRANULE)).await, 308);
     store.delete(SegmentId::direct(session), &location).await.unwrap();

@@ -236,6 +236,8 @@ pub struct SessionAsk<'a> {
     pub size: u64,
     /// The file's media type, which may be empty.
     pub content_type: &'a str,
+    /// The origin whose pages may read the store's answers, where that has to be told beforehand.
+    pub page: Option<&'a str>,
 }
 
 /// How far what a client sends to a session of the store's has come.

@@ -102,16 +102,21 @@ pub(super) async fn part_tickets(engine: &Engine, session: &Session, numbers: &[
     Ok(store.part_tickets(session.id, &upload, numbers, life(engine, session)).await?)
 }
 
-/// The location of the store's session for a file in chunks, which begins with the first question for it.
+/// The location of the store's session for a file in chunks, which begins with the first question for it; then it is settled
+/// which pages may read its answers.
 ///
 /// # Errors
 /// As [`part_tickets`].
-pub(super) async fn session_location(engine: &Engine, session: &Session) -> Result<String, Refusal> {
+pub(super) async fn session_location(
+    engine: &Engine,
+    session: &Session,
+    page: Option<&str>,
+) -> Result<String, Refusal> {
     if let Some(location) = known(session) {
         return Ok(location.to_owned());
     }
     let content_type = session.declaration.as_ref().map_or("", |declaration| declaration.mime_type.as_str());
-    let ask = SessionAsk { session: session.id, size: size(session)?, content_type };
+    let ask = SessionAsk { session: session.id, size: size(session)?, content_type, page };
     let begun = store(engine, session)?.begin_session(ask).await?;
     faults::point("direct.session_begun");
     counts(engine, session, begun).await

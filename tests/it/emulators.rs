@@ -141,7 +141,8 @@ async fn a_session_is_begun_and_asked_at_gcp_storage_emulator() {
     let data = noise(2 * K + 1000);
     let size = data.len() as u64;
     let session = SessionId(random_uuid());
-    let location = direct.begin_session(SessionAsk { session, size, content_type: "text/x" }).await.unwrap();
+    let location =
+        direct.begin_session(SessionAsk { session, size, content_type: "text/x", page: None }).await.unwrap();
     assert!(location.starts_with(&emulator.url()) && location.contains("upload_id="), "{location}");
     // Before the first chunk it names a byte that it does not have, where Google's names none.
     let send = async |from: usize, to: usize| {

@@ -92,3 +92,35 @@ async fn a_list_says_nothing_of_what_only_the_store_knows() {
     let now = listed().await;
     assert_eq!((&now["state"], &now["received"]), (&json!("committed"), &json!(data.len())));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_reads_the_answers_of_a_session_that_was_begun_for_its_origin() {
+    let store = Store::google();
+    let server = Server::start_with(|config| {
+        config.set_text("storage", &store.url("here")).unwrap();
+        config.set_text("direct", "native,aitronos").unwrap();
+        config.cors_origins = vec!["https://*.example.com".into()];
+    })
+    .await;
+    let ask = json!({ "name": "a", "size": 5, "strategy": "resumable" });
+    let seen = async |url: &str| {
+        let asked =
+            server.bare("PUT", url).header("origin", "https://other.example").header("content-range", "bytes */5");
+        asked.header("content-length", "0").send().await.header("access-control-allow-origin").map(str::to_owned)
+    };
+    let origin = "https://app.example.com";
+    for (from, told) in
+        [(Some(origin), Some(origin)), (None, None), (Some("https://stranger.example"), None), (Some("null"), None)]
+    {
+        let mut open = server.native("POST", "/uploads").json(&ask);
+        if let Some(from) = from {
+            open = open.header("origin", from);
+        }
+        let upload = open.send().await.expect(201).json();
+        assert_eq!(seen(text(&upload, "url")).await.as_deref(), told, "{from:?}");
+    }
+    let ask = json!({ "filename": "a.bin", "file_size": 5, "mime_type": "text/plain" });
+    let opened = server.ask(&ask).header("origin", origin).send().await.expect(200).json();
+    assert_eq!(seen(text(&opened, "upload_url")).await.as_deref(), Some(origin));
+    tokio::time::sleep(Duration::ZERO).await;
+}

@@ -97,7 +97,7 @@ impl S3 {
         if let Some(google) = self.flavour().sessions() {
             let caller = &self.shared.caller;
             // Under a name of its own: the probe is there.
-            let ask = SessionAsk { session: SessionId(random_uuid()), size: 1, content_type: "" };
+            let ask = SessionAsk { session: SessionId(random_uuid()), size: 1, content_type: "", page: None };
             let location = session::begin(caller, google, &format!("{key}-session"), ask).await?;
             session::end(caller, google, &location).await?;
         }

@@ -63,6 +63,7 @@ pub(in crate::blob::s3) async fn begin(
         if !ask.content_type.is_empty() {
             headers.push((HeaderName::from_static("x-upload-content-type"), ask.content_type.to_owned()));
         }
+        headers.extend(ask.page.map(|page| (header::ORIGIN, page.to_owned())));
         headers.extend(google.authorization().await?);
         match caller.head_of("BeginSession", (Method::POST, &url, headers), told).await {
             Ok(location) => return location.ok_or_else(|| Fault::lasting("the store gave a session no location")),
