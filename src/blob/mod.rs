@@ -245,8 +245,10 @@ pub struct SessionAsk<'a> {
 pub enum Reached {
     /// So many bytes from the beginning are kept, and more are waited for.
     Bytes(u64),
-    /// All of it: it is an object.
+    /// All of it: it is an object, or was.
     Whole,
+    /// Its client has cancelled it.
+    Cancelled,
     /// The store knows no such session: it ended, or it was lost.
     Nowhere,
 }

@@ -154,14 +154,12 @@ async fn counts(engine: &Engine, session: &Session, begun: String) -> Result<Str
 pub(super) async fn come(engine: &Engine, session: &Session, only_looks: bool) -> Result<u64, Refusal> {
     match reached(engine, session).await? {
         Reached::Bytes(received) => Ok(received),
-        Reached::Whole | Reached::Nowhere if only_looks => Ok(0),
-        Reached::Whole => {
-            single(engine, session, &Declared::default()).await?;
+        Reached::Whole if only_looks => size(session),
+        Reached::Nowhere | Reached::Cancelled if only_looks => Ok(0),
+        ended @ (Reached::Whole | Reached::Nowhere | Reached::Cancelled) => {
+            settle(engine, session, &Declared::default(), ended).await?;
             size(session)
         }
-        // Complete for so long that the store has forgotten how it came, or lost.
-        Reached::Nowhere if single(engine, session, &Declared::default()).await? => size(session),
-        Reached::Nowhere => Err(lost(engine, session).await?),
     }
 }
 
@@ -175,11 +173,25 @@ pub(super) async fn conclude(engine: &Engine, session: &Session, claim: Claim) -
     }
     match reached(engine, session).await? {
         Reached::Bytes(received) => Err(Refusal::UploadIncomplete { received, expected: session.size }),
-        // It has become so by the question, or since the one before.
-        Reached::Whole if single(engine, session, &claim.digests).await? => Ok(()),
-        Reached::Whole => Err(Refusal::Unavailable),
-        Reached::Nowhere if single(engine, session, &claim.digests).await? => Ok(()),
-        Reached::Nowhere => Err(lost(engine, session).await?),
+        ended @ (Reached::Whole | Reached::Nowhere | Reached::Cancelled) => {
+            settle(engine, session, &claim.digests, ended).await
+        }
+    }
+}
+
+/// Nothing more can come. What is there counts, however it came: it may have become complete by the question, or so long ago
+/// that the store has forgotten how. Where nothing is, it was cancelled or lost.
+async fn settle(engine: &Engine, session: &Session, claimed: &Declared, ended: Reached) -> Result<(), Refusal> {
+    if single(engine, session, claimed).await? {
+        return Ok(());
+    }
+    match ended {
+        Reached::Cancelled => {
+            engine.meta.end_session(session.id, SessionState::Aborted, engine.clock.now()).await?;
+            engine.work.wake();
+            Err(track::ended(engine, &session.tenant, session.id).await?)
+        }
+        Reached::Bytes(_) | Reached::Whole | Reached::Nowhere => Err(lost(engine, session).await?),
     }
 }
 
@@ -192,9 +204,13 @@ async fn reached(engine: &Engine, session: &Session) -> Result<Reached, Refusal>
 
 /// Nothing of it is there, and nothing can come.
 async fn lost(engine: &Engine, session: &Session) -> Result<Refusal, Refusal> {
+    let now = engine.clock.now();
+    if engine.meta.end_session(session.id, SessionState::Failed, now).await? != Some(SessionState::Failed) {
+        // It ended while the store was asked, and took with it what was there.
+        return track::ended(engine, &session.tenant, session.id).await;
+    }
     tracing::error!(session = %session.id, "the store has lost an upload");
-    engine.troubles.note(session.id, "the store has lost it".into(), engine.clock.now());
-    engine.meta.end_session(session.id, SessionState::Failed, engine.clock.now()).await?;
+    engine.troubles.note(session.id, "the store has lost it".into(), now);
     engine.work.wake();
     Ok(Refusal::Gone { what: "the upload", reason: "the store has lost it".into() })
 }
@@ -271,8 +287,13 @@ pub(super) async fn is_over(engine: &Engine, grant: &Grant, id: FileId) -> Resul
 /// [`Refusal::Gone`] or [`Refusal::Conflict`] when the session ended meanwhile, and the keepers' own.
 pub(super) async fn single(engine: &Engine, session: &Session, claimed: &Declared) -> Result<bool, Refusal> {
     let create_only = session.direct.as_ref().is_some_and(|direct| direct.create_only);
-    if create_only && session.state == SessionState::Committed {
-        // The one body that was taken; by now its bytes may lie elsewhere.
+    let _alone = match may_be_read(session, claimed) {
+        true => Some(engine.checks.enter(session.id).await),
+        false => None,
+    };
+    let now = engine.meta.session(&session.tenant, session.id).await?;
+    if create_only && now.is_some_and(|now| now.state == SessionState::Committed) {
+        // The one body that was taken, perhaps meanwhile; by now its bytes may lie elsewhere.
         return Ok(true);
     }
     for _ in 0..TRIES {
@@ -317,7 +338,12 @@ pub(super) async fn join(
     claim: Claim,
 ) -> Result<(FileId, Receipt), Refusal> {
     let over = || track::ended(engine, &session.tenant, session.id);
-    match session.state {
+    let _alone = match may_be_read(session, &claim.digests) {
+        true => Some(engine.checks.enter(session.id).await),
+        false => None,
+    };
+    let Some(now) = engine.meta.session(&session.tenant, session.id).await? else { return Err(over().await?) };
+    match now.state {
         SessionState::Open if session.expires > engine.clock.now() => {}
         SessionState::Committed => {
             let receipt = receipt(engine, session).await?;
@@ -435,6 +461,13 @@ async fn checked(
         }
     }
     Ok(found)
+}
+
+/// May all bytes have to be read to compare them? One call does that and the others wait for what it finds: they can be as
+/// many as a client likes, and each would read everything there is.
+fn may_be_read(session: &Session, claimed: &Declared) -> bool {
+    let at_open = session.declaration.as_ref().map_or(Declared::default(), |declaration| declaration.digests);
+    [at_open, *claimed].iter().any(|declared| *declared != Declared::default())
 }
 
 fn piece_of(arrived: &Arrived, digests: Digests) -> Piece {

@@ -73,6 +73,69 @@ async fn a_location_takes_as_many_bytes_as_were_declared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_cancels_at_the_store_has_cancelled_the_upload() {
+    let store = Store::google();
+    let server = on(&store, "native,aitronos").await;
+    let data = noise(2 * M as usize);
+    for commits in [false, true] {
+        let upload = resumable(&server, &data, json!({})).await;
+        let url = text(&upload, "url");
+        let range = format!("bytes 0-{}/{}", M - 1, data.len());
+        assert_eq!(offset(&chunk(&server.http, url, &range, &data[..M as usize]).await), M);
+        assert_eq!(server.bare("DELETE", url).send().await.status, 499);
+        if commits {
+            let refused = commit(&server, &upload).await.problem_with(410);
+            assert!(refused.text().contains("cancelled"), "{}", refused.text());
+        }
+        assert_eq!(one(&server, &upload).await["state"], "aborted");
+    }
+    let session = server.session(5).await;
+    assert_eq!(server.bare("DELETE", &session.url).send().await.status, 499);
+    server.register(&session).send().await.fault(404, "FILE_NOT_FOUND");
+    assert_eq!(server.get("/usage").await["reserved"], 0);
+    direct::gone(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_complete_and_is_gone_is_lost_and_not_awaited() {
+    let store = Store::google();
+    let server = on(&store, "native").await;
+    let data = noise(300_000);
+    for commits in [false, true] {
+        let upload = resumable(&server, &data, json!({})).await;
+        assert_eq!(whole(&server.http, text(&upload, "url"), &data).await.status, 200);
+        let key = store.objects("here/").into_iter().find(|(key, _)| !key.ends_with("owner")).unwrap().0;
+        store.lose(&key);
+        if commits {
+            commit(&server, &upload).await.problem_with(410);
+        }
+        assert_eq!(one(&server, &upload).await["state"], "failed");
+    }
+    direct::gone(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_read_once_however_many_ask_for_their_commit() {
+    let store = Store::google();
+    let server = on(&store, "native").await;
+    let data = noise(2 * M as usize);
+    let mut reads = Vec::new();
+    for asked in [1, 12] {
+        let upload = resumable(&server, &data, json!({ "digests": { "sha256": sha256(&data) } })).await;
+        assert_eq!(whole(&server.http, text(&upload, "url"), &data).await.status, 200);
+        store.calls();
+        store.harm("GetObject", 100, Harm::Delay(300));
+        let all = futures_util::future::join_all((0..asked).map(|_| commit(&server, &upload))).await;
+        let first = all[0].json();
+        assert!(all.iter().all(|receipt| receipt.status == 200 && receipt.json() == first));
+        store.spare();
+        reads.push(store.count("GetObject"));
+    }
+    assert_eq!(reads[0], reads[1], "each reader would have read all of them");
+    direct::whole(server, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_says_nothing_of_what_only_the_store_knows() {
     let store = Store::google();
     let server = on(&store, "native").await;

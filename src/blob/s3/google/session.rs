@@ -89,7 +89,8 @@ pub(in crate::blob::s3) async fn reached(
     let told = |head: &Head| match head.status {
         308 => Some(Reached::Bytes(bytes(head))),
         200 | 201 => Some(Reached::Whole),
-        404 | 410 | CANCELLED => Some(Reached::Nowhere),
+        CANCELLED => Some(Reached::Cancelled),
+        404 | 410 => Some(Reached::Nowhere),
         _ => None,
     };
     caller.head_of("AskSession", (Method::PUT, &url, headers), told).await
