@@ -1,5 +1,6 @@
 //! What one server works with: its keepers, its clock, its limits. The verbs are functions over it.
 
+mod checks;
 mod readers;
 mod seats;
 
@@ -19,6 +20,7 @@ use crate::search::{SearchError, SearchIndex};
 use crate::ticket::Tickets;
 use crate::token::Tokens;
 
+pub use checks::{Alone, Checks};
 pub use readers::{Kept, Readers};
 pub use seats::{Called, Parked, Seats, Superseded, Turn};
 
@@ -83,6 +85,8 @@ pub struct Engine {
     pub seats: Arc<Seats>,
     /// Which segments are being read and may not be deleted.
     pub readers: Readers,
+    /// Which sessions' bytes are being compared with what was declared.
+    pub checks: Checks,
     /// The last trouble of uploads in progress.
     pub troubles: Troubles,
     /// Bodies that are being received.
@@ -112,6 +116,7 @@ impl Engine {
             work: Wake::default(),
             seats: Arc::default(),
             readers: Readers::default(),
+            checks: Checks::default(),
             troubles: Troubles::default(),
             receiving: AtomicUsize::new(0),
         }

@@ -169,6 +169,8 @@ pub struct PutAsk<'a> {
     pub declared: &'a Declared,
     /// Is only the first PUT that succeeds taken? A header sees to it, which clients must send too.
     pub create_only: bool,
+    /// Fewest and most bytes that it may have, where the store can be told that.
+    pub bytes: (u64, u64),
     /// For how long, at most a week.
     pub life_seconds: u32,
 }
@@ -225,13 +227,28 @@ pub struct Forms {
     pub put_bytes: u64,
 }
 
+/// A session of the store's that is to begin.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionAsk<'a> {
+    /// Whose bytes it takes.
+    pub session: SessionId,
+    /// How many: the store takes no other number of them.
+    pub size: u64,
+    /// The file's media type, which may be empty.
+    pub content_type: &'a str,
+    /// The origin whose pages may read the store's answers, where that has to be told beforehand.
+    pub page: Option<&'a str>,
+}
+
 /// How far what a client sends to a session of the store's has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reached {
     /// So many bytes from the beginning are kept, and more are waited for.
     Bytes(u64),
-    /// All of it: it is an object.
+    /// All of it: it is an object, or was.
     Whole,
+    /// Its client has cancelled it.
+    Cancelled,
     /// The store knows no such session: it ended, or it was lost.
     Nowhere,
 }
@@ -295,13 +312,8 @@ pub trait Direct: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`BlobError::Io`].
-    async fn begin_session(
-        &self,
-        session: SessionId,
-        size: Option<u64>,
-        content_type: &str,
-    ) -> Result<String, BlobError> {
-        let _ = (session, size, content_type);
+    async fn begin_session(&self, ask: SessionAsk<'_>) -> Result<String, BlobError> {
+        let _ = ask;
         Err(unserved())
     }
 
@@ -309,7 +321,7 @@ pub trait Direct: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`BlobError::Io`].
-    async fn reached(&self, location: &str, size: Option<u64>) -> Result<Reached, BlobError> {
+    async fn reached(&self, location: &str, size: u64) -> Result<Reached, BlobError> {
         let _ = (location, size);
         Err(unserved())
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     Arrived, ArrivedPart, BlobError, BlobStore, Direct, Extent, Forms, Listed, PutAsk, Reached, SegmentReader,
-    SegmentWriter, Space, Ticket,
+    SegmentWriter, SessionAsk, Space, Ticket,
 };
 use crate::model::ids::{PlaceId, SegmentId, SessionId};
 
@@ -231,16 +231,11 @@ impl Direct for At {
         Ok(self.marked(self.inner()?.join(session, upload, parts).await?))
     }
 
-    async fn begin_session(
-        &self,
-        session: SessionId,
-        size: Option<u64>,
-        content_type: &str,
-    ) -> Result<String, BlobError> {
-        self.inner()?.begin_session(session, size, content_type).await
+    async fn begin_session(&self, ask: SessionAsk<'_>) -> Result<String, BlobError> {
+        self.inner()?.begin_session(ask).await
     }
 
-    async fn reached(&self, location: &str, size: Option<u64>) -> Result<Reached, BlobError> {
+    async fn reached(&self, location: &str, size: u64) -> Result<Reached, BlobError> {
         self.inner()?.reached(location, size).await
     }
 

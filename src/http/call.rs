@@ -179,6 +179,12 @@ impl Call {
         doors.origin(&self.headers, &self.connection)
     }
 
+    /// The origin whose pages will send to the locations that the answer names, if that is known.
+    #[must_use]
+    pub fn page(&self, doors: &Doors) -> Option<&str> {
+        super::server::page(&doors.config, &self.headers)
+    }
+
     /// The body, for a call that takes its bytes as they come.
     pub fn take_body(&mut self) -> axum::body::Body {
         std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner))

@@ -29,6 +29,7 @@ use tower::ServiceExt;
 
 pub use self::around::{problem, wrap};
 use self::attentive::Attentive;
+pub use self::cors::page;
 pub use self::origin::{origin, seen_host, seen_prefix, seen_scheme};
 pub use self::plane::{ControlPlane, OnControlPlane, on_control_plane};
 use self::tls::Tls;

@@ -5,7 +5,7 @@ use super::access::Grant;
 use super::pour::verify;
 use super::track::{self, Claim};
 use super::{commit, read, receive};
-use crate::blob::{Arrived, ArrivedPart, Direct, PutAsk, Reached, Ticket};
+use crate::blob::{Arrived, ArrivedPart, Direct, PutAsk, Reached, SessionAsk, Ticket};
 use crate::engine::Engine;
 use crate::faults;
 use crate::meta::{Committed, FileInfo, NewVersion, Over};
@@ -44,9 +44,10 @@ pub(super) fn way_of_parts(engine: &Engine, wire: &str, parts: Parts, size: Opti
     way_of_any_parts(engine, wire).filter(|_| parts.count == 1 || even >= PART_MIN_BYTES)
 }
 
-/// The same for a file in chunks, where the store has sessions for such.
-pub(super) fn way_of_chunks(engine: &Engine, wire: &str) -> Option<session::Direct> {
-    engine.blobs.direct().filter(|store| store.forms().sessions)?;
+/// The same for a file in chunks, where the store has sessions for such. It takes what was declared and no more; of a file
+/// whose size is unknown it would take whatever comes, past every quota.
+pub(super) fn way_of_chunks(engine: &Engine, wire: &str, size: Option<u64>) -> Option<session::Direct> {
+    engine.blobs.direct().filter(|store| store.forms().sessions && size.is_some())?;
     way(engine, wire).filter(|way| way.create_only)
 }
 
@@ -82,6 +83,7 @@ pub(super) async fn ticket(
         headers,
         declared: session.declaration.as_ref().map_or(&none, |declaration| &declaration.digests),
         create_only: session.direct.as_ref().is_some_and(|direct| direct.create_only),
+        bytes: session.size.map_or((0, session.max_bytes), |size| (size, size)),
         life_seconds: life_seconds.min(life(engine, session)),
     };
     Ok(store(engine, session)?.ticket(ask).await?)
@@ -100,18 +102,29 @@ pub(super) async fn part_tickets(engine: &Engine, session: &Session, numbers: &[
     Ok(store.part_tickets(session.id, &upload, numbers, life(engine, session)).await?)
 }
 
-/// The location of the store's session for a file in chunks, which begins with the first question for it.
+/// The location of the store's session for a file in chunks, which begins with the first question for it; then it is settled
+/// which pages may read its answers.
 ///
 /// # Errors
 /// As [`part_tickets`].
-pub(super) async fn session_location(engine: &Engine, session: &Session) -> Result<String, Refusal> {
+pub(super) async fn session_location(
+    engine: &Engine,
+    session: &Session,
+    page: Option<&str>,
+) -> Result<String, Refusal> {
     if let Some(location) = known(session) {
         return Ok(location.to_owned());
     }
-    let mime_type = session.declaration.as_ref().map_or("", |declaration| declaration.mime_type.as_str());
-    let begun = store(engine, session)?.begin_session(session.id, session.size, mime_type).await?;
+    let content_type = session.declaration.as_ref().map_or("", |declaration| declaration.mime_type.as_str());
+    let ask = SessionAsk { session: session.id, size: size(session)?, content_type, page };
+    let begun = store(engine, session)?.begin_session(ask).await?;
     faults::point("direct.session_begun");
     counts(engine, session, begun).await
+}
+
+/// The size of a file in chunks, which goes to the store itself only where it is known.
+fn size(session: &Session) -> Result<u64, Refusal> {
+    session.size.ok_or(Refusal::Internal)
 }
 
 /// What the store calls a session's upload, if that has begun.
@@ -139,16 +152,14 @@ async fn counts(engine: &Engine, session: &Session, begun: String) -> Result<Str
 /// # Errors
 /// As [`single`]; [`Refusal::Gone`] when the store has lost it.
 pub(super) async fn come(engine: &Engine, session: &Session, only_looks: bool) -> Result<u64, Refusal> {
-    match reached(engine, session, session.size).await? {
+    match reached(engine, session).await? {
         Reached::Bytes(received) => Ok(received),
-        Reached::Whole | Reached::Nowhere if only_looks => Ok(0),
-        Reached::Whole => {
-            single(engine, session, &Declared::default()).await?;
-            Ok(session.size.unwrap_or(0))
+        Reached::Whole if only_looks => size(session),
+        Reached::Nowhere | Reached::Cancelled if only_looks => Ok(0),
+        ended @ (Reached::Whole | Reached::Nowhere | Reached::Cancelled) => {
+            settle(engine, session, &Declared::default(), ended).await?;
+            size(session)
         }
-        // Complete for so long that the store has forgotten how it came, or lost.
-        Reached::Nowhere if single(engine, session, &Declared::default()).await? => Ok(session.size.unwrap_or(0)),
-        Reached::Nowhere => Err(lost(engine, session).await?),
     }
 }
 
@@ -160,29 +171,46 @@ pub(super) async fn conclude(engine: &Engine, session: &Session, claim: Claim) -
     if single(engine, session, &claim.digests).await? {
         return Ok(());
     }
-    let expected = session.size.or(claim.size);
-    match reached(engine, session, expected).await? {
-        Reached::Bytes(received) => Err(Refusal::UploadIncomplete { received, expected }),
-        // It has become so by the question, or since the one before.
-        Reached::Whole if single(engine, session, &claim.digests).await? => Ok(()),
-        Reached::Whole => Err(Refusal::Unavailable),
-        Reached::Nowhere if single(engine, session, &claim.digests).await? => Ok(()),
-        Reached::Nowhere => Err(lost(engine, session).await?),
+    match reached(engine, session).await? {
+        Reached::Bytes(received) => Err(Refusal::UploadIncomplete { received, expected: session.size }),
+        ended @ (Reached::Whole | Reached::Nowhere | Reached::Cancelled) => {
+            settle(engine, session, &claim.digests, ended).await
+        }
     }
 }
 
-async fn reached(engine: &Engine, session: &Session, size: Option<u64>) -> Result<Reached, Refusal> {
+/// Nothing more can come. What is there counts, however it came: it may have become complete by the question, or so long ago
+/// that the store has forgotten how. Where nothing is, it was cancelled or lost.
+async fn settle(engine: &Engine, session: &Session, claimed: &Declared, ended: Reached) -> Result<(), Refusal> {
+    if single(engine, session, claimed).await? {
+        return Ok(());
+    }
+    match ended {
+        Reached::Cancelled => {
+            engine.meta.end_session(session.id, SessionState::Aborted, engine.clock.now()).await?;
+            engine.work.wake();
+            Err(track::ended(engine, &session.tenant, session.id).await?)
+        }
+        Reached::Bytes(_) | Reached::Whole | Reached::Nowhere => Err(lost(engine, session).await?),
+    }
+}
+
+async fn reached(engine: &Engine, session: &Session) -> Result<Reached, Refusal> {
     match known(session) {
-        Some(location) => Ok(store(engine, session)?.reached(location, size).await?),
+        Some(location) => Ok(store(engine, session)?.reached(location, size(session)?).await?),
         None => Ok(Reached::Bytes(0)),
     }
 }
 
 /// Nothing of it is there, and nothing can come.
 async fn lost(engine: &Engine, session: &Session) -> Result<Refusal, Refusal> {
+    let now = engine.clock.now();
+    if engine.meta.end_session(session.id, SessionState::Failed, now).await? != Some(SessionState::Failed) {
+        // It ended while the store was asked, and took with it what was there.
+        return track::ended(engine, &session.tenant, session.id).await;
+    }
     tracing::error!(session = %session.id, "the store has lost an upload");
-    engine.troubles.note(session.id, "the store has lost it".into(), engine.clock.now());
-    engine.meta.end_session(session.id, SessionState::Failed, engine.clock.now()).await?;
+    engine.troubles.note(session.id, "the store has lost it".into(), now);
     engine.work.wake();
     Ok(Refusal::Gone { what: "the upload", reason: "the store has lost it".into() })
 }
@@ -259,8 +287,13 @@ pub(super) async fn is_over(engine: &Engine, grant: &Grant, id: FileId) -> Resul
 /// [`Refusal::Gone`] or [`Refusal::Conflict`] when the session ended meanwhile, and the keepers' own.
 pub(super) async fn single(engine: &Engine, session: &Session, claimed: &Declared) -> Result<bool, Refusal> {
     let create_only = session.direct.as_ref().is_some_and(|direct| direct.create_only);
-    if create_only && session.state == SessionState::Committed {
-        // The one body that was taken; by now its bytes may lie elsewhere.
+    let _alone = match may_be_read(session, claimed) {
+        true => Some(engine.checks.enter(session.id).await),
+        false => None,
+    };
+    let now = engine.meta.session(&session.tenant, session.id).await?;
+    if create_only && now.is_some_and(|now| now.state == SessionState::Committed) {
+        // The one body that was taken, perhaps meanwhile; by now its bytes may lie elsewhere.
         return Ok(true);
     }
     for _ in 0..TRIES {
@@ -305,7 +338,12 @@ pub(super) async fn join(
     claim: Claim,
 ) -> Result<(FileId, Receipt), Refusal> {
     let over = || track::ended(engine, &session.tenant, session.id);
-    match session.state {
+    let _alone = match may_be_read(session, &claim.digests) {
+        true => Some(engine.checks.enter(session.id).await),
+        false => None,
+    };
+    let Some(now) = engine.meta.session(&session.tenant, session.id).await? else { return Err(over().await?) };
+    match now.state {
         SessionState::Open if session.expires > engine.clock.now() => {}
         SessionState::Committed => {
             let receipt = receipt(engine, session).await?;
@@ -423,6 +461,13 @@ async fn checked(
         }
     }
     Ok(found)
+}
+
+/// May all bytes have to be read to compare them? One call does that and the others wait for what it finds: they can be as
+/// many as a client likes, and each would read everything there is.
+fn may_be_read(session: &Session, claimed: &Declared) -> bool {
+    let at_open = session.declaration.as_ref().map_or(Declared::default(), |declaration| declaration.digests);
+    [at_open, *claimed].iter().any(|declared| *declared != Declared::default())
 }
 
 fn piece_of(arrived: &Arrived, digests: Digests) -> Piece {

@@ -131,9 +131,19 @@ pub async fn arrive(engine: &Engine, grant: &Grant, id: FileId) -> Result<bool, 
             && session.expires > engine.clock.now()
     };
     match session.filter(waits) {
-        Some(session) => direct::conclude(engine, &session, Claim::default()).await.map(|()| true),
+        Some(session) => match direct::conclude(engine, &session, Claim::default()).await {
+            Ok(()) => Ok(true),
+            Err(Refusal::Gone { .. }) if is_aborted(engine, &session).await? => Ok(false),
+            Err(refusal) => Err(refusal),
+        },
         None => Ok(false),
     }
+}
+
+/// Has its client cancelled it at the store? Then it is as unknown as one that was cancelled here.
+async fn is_aborted(engine: &Engine, session: &Session) -> Result<bool, Refusal> {
+    let now = engine.meta.session(&session.tenant, session.id).await?;
+    Ok(now.is_some_and(|now| now.state == SessionState::Aborted))
 }
 
 fn essence(mime_type: &str) -> &str {

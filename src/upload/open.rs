@@ -185,7 +185,7 @@ pub async fn upload(engine: &Engine, grant: &Grant, ask: Upload<'_>) -> Result<S
     let direct = match (strategy, parts) {
         (Strategy::Single, _) => direct::way_of_one(engine, wire, file.size),
         (Strategy::Multipart, Some(parts)) => direct::way_of_parts(engine, wire, parts, file.size),
-        (Strategy::Resumable, _) => direct::way_of_chunks(engine, wire),
+        (Strategy::Resumable, _) => direct::way_of_chunks(engine, wire, file.size),
         (Strategy::Multipart, None) => None,
     };
     let session = Session { parts, direct, ..with_file(session(engine, grant, wire, max_bytes, life), file, strategy) };
@@ -309,13 +309,19 @@ async fn opened_before(engine: &Engine, grant: &Grant, once: &Once) -> Result<Op
     }
 }
 
-/// Where a session's chunks are sent: a session URL of ours, or one of the store's.
+/// Where a session's chunks are sent: a session URL of ours, or one of the store's, whose answers the pages of an origin may
+/// read (`page`).
 ///
 /// # Errors
 /// As [`part_urls`].
-pub async fn session_location(engine: &Engine, session: &Session, base: &str) -> Result<String, Refusal> {
+pub async fn session_location(
+    engine: &Engine,
+    session: &Session,
+    base: &str,
+    page: Option<&str>,
+) -> Result<String, Refusal> {
     match session.direct {
-        Some(_) => direct::session_location(engine, session).await,
+        Some(_) => direct::session_location(engine, session, page).await,
         None => Ok(engine.tickets.session_url(base, session.id)),
     }
 }
@@ -335,14 +341,14 @@ pub fn single_url(engine: &Engine, session: &Session, base: &str, headers: &[(&s
     engine.tickets.issue(base, &target, headers, engine.clock.now(), life)
 }
 
-/// Opens resumable sessions, all or none.
+/// Opens resumable sessions, all or none; base and page of their locations as with [`session_location`].
 ///
 /// # Errors
 /// As [`single`].
 pub async fn resumable(
     engine: &Engine,
     grant: &Grant,
-    base: &str,
+    (base, page): (&str, Option<&str>),
     asks: Vec<Resumable<'_>>,
 ) -> Result<Vec<Opened>, Refusal> {
     let sizes = asks.iter().filter_map(|ask| ask.file.size).fold(0, u64::saturating_add);
@@ -352,7 +358,7 @@ pub async fn resumable(
         // Nobody knows yet who will want to compare, and a second read costs more.
         ask.file.declaration.hashes =
             ask.file.declaration.hashes.and(Hashes { md5: engine.policy.keep_md5, sha256: false });
-        let direct = direct::way_of_chunks(engine, ask.wire);
+        let direct = direct::way_of_chunks(engine, ask.wire, ask.file.size);
         let session = session(engine, grant, ask.wire, ask.max_bytes, ask.life);
         sessions.push(Session { direct, ..with_file(session, ask.file, Strategy::Resumable) });
     }
@@ -360,7 +366,7 @@ pub async fn resumable(
     faults::point("resumable.session_row");
     let located = futures_util::stream::iter(sessions.clone())
         .map(|session| async move {
-            let url = session_location(engine, &session, base).await?;
+            let url = session_location(engine, &session, base, page).await?;
             Ok(Opened { session: session.id, file: session.file, url, expires: session.expires })
         })
         .buffered(BEGINNING);

@@ -19,13 +19,16 @@ pub struct Tracked {
     pub state: SessionState,
     /// What went wrong last, if that is remembered.
     pub trouble: Option<Trouble>,
+    /// How far it has come is known to the store alone, and that was not asked.
+    unasked: bool,
 }
 
 impl Tracked {
-    /// Bytes of it that are durable.
+    /// Bytes of it that are durable; `None` where only the store could tell.
     #[must_use]
-    pub fn received(&self) -> u64 {
-        self.upload.receipt.map_or(self.upload.progress.received, |receipt| receipt.size)
+    pub fn received(&self) -> Option<u64> {
+        let known = self.upload.receipt.map_or(self.upload.progress.received, |receipt| receipt.size);
+        (!self.unasked).then_some(known)
     }
 }
 
@@ -36,7 +39,8 @@ fn unknown() -> Refusal {
 fn tracked(engine: &Engine, upload: meta::Upload) -> Tracked {
     let over = upload.session.state == SessionState::Open && upload.session.expires <= engine.clock.now();
     let state = if over { SessionState::Expired } else { upload.session.state };
-    Tracked { state, trouble: engine.troubles.of(upload.session.id), upload }
+    let unasked = state == SessionState::Open && upload.session.direct.is_some();
+    Tracked { state, trouble: engine.troubles.of(upload.session.id), upload, unasked }
 }
 
 /// Whose upload it is, for those who hold a ticket for it.
@@ -73,6 +77,7 @@ pub async fn find(engine: &Engine, tenant: &TenantId, id: SessionId) -> Result<T
         return match come {
             Ok(received) => {
                 now.upload.progress.received = received;
+                now.unasked = false;
                 Ok(now)
             }
             // It is over, and says why.
@@ -190,7 +195,8 @@ pub async fn commit(engine: &Engine, grant: &Grant, id: SessionId, claim: Claim)
         }
         (SessionState::Open | SessionState::Committed, _) => {
             check_size(session.size, claim)?;
-            Err(Refusal::UploadIncomplete { received: found.received(), expected: session.size.or(claim.size) })
+            let received = found.received().unwrap_or(0);
+            Err(Refusal::UploadIncomplete { received, expected: session.size.or(claim.size) })
         }
         (ended, _) => Err(over(ended)),
     }
@@ -200,13 +206,14 @@ async fn conclude(engine: &Engine, found: &Tracked, claim: Claim) -> Result<(), 
     let session = &found.upload.session;
     check_size(session.size, claim)?;
     let kept = session.declaration.as_ref().map_or(Hashes::default(), |d| d.hashes);
-    if found.received() > 0 {
+    let received = found.received().unwrap_or(0);
+    if received > 0 {
         computed("digests.md5", claim.digests.md5.is_some(), kept.md5)?;
         computed("digests.sha256", claim.digests.sha256.is_some(), kept.sha256)?;
     }
     let Some(total) = session.size.or(claim.size) else {
         // Only the client knows where a file of unknown size ends.
-        return Err(Refusal::UploadIncomplete { received: found.received(), expected: None });
+        return Err(Refusal::UploadIncomplete { received, expected: None });
     };
     match resume::conclude(engine, session.id, total, &claim.digests).await? {
         Standing::Done(_) => Ok(()),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use landfall::blob::{BlobStore, PutAsk, Reached, S3};
+use landfall::blob::{BlobStore, PutAsk, Reached, S3, SessionAsk};
 use landfall::clock::{Clock, random_uuid};
 use landfall::config::{Config, Storage};
 use landfall::model::file::Declared;
@@ -97,7 +97,14 @@ async fn what_was_signed_is_put_once_and_pinned_at_fake_gcs_server() {
     let session = SessionId(random_uuid());
     let declared = Declared { crc32c: Some(crc32c), ..Declared::default() };
     let headers = [("content-type", "text/x")];
-    let ask = PutAsk { session, headers: &headers, declared: &declared, create_only: true, life_seconds: 600 };
+    let ask = PutAsk {
+        session,
+        headers: &headers,
+        declared: &declared,
+        create_only: true,
+        bytes: (0, 300_000),
+        life_seconds: 600,
+    };
     let ticket = direct.ticket(ask).await.unwrap();
     assert_eq!(direct.arrived(session, true).await.unwrap(), None);
     let put = async |body: &[u8]| {
@@ -134,7 +141,8 @@ async fn a_session_is_begun_and_asked_at_gcp_storage_emulator() {
     let data = noise(2 * K + 1000);
     let size = data.len() as u64;
     let session = SessionId(random_uuid());
-    let location = direct.begin_session(session, Some(size), "text/x").await.unwrap();
+    let location =
+        direct.begin_session(SessionAsk { session, size, content_type: "text/x", page: None }).await.unwrap();
     assert!(location.starts_with(&emulator.url()) && location.contains("upload_id="), "{location}");
     // Before the first chunk it names a byte that it does not have, where Google's names none.
     let send = async |from: usize, to: usize| {
@@ -143,7 +151,7 @@ async fn a_session_is_begun_and_asked_at_gcp_storage_emulator() {
         request.send().await.unwrap().status().as_u16()
     };
     assert_eq!(send(0, K).await, 308);
-    assert_eq!(direct.reached(&location, Some(size)).await.unwrap(), Reached::Bytes(K as u64));
+    assert_eq!(direct.reached(&location, size).await.unwrap(), Reached::Bytes(K as u64));
     assert_eq!(send(K, data.len()).await, 200);
     let key = format!("here/{}", landfall::model::ids::SegmentId::direct(session));
     let got = client().get(format!("{}/bytes/{key}", emulator.url())).send().await.unwrap();

@@ -150,14 +150,6 @@ async fn how_far_an_upload_has_come_is_asked_of_the_store() {
     // Nothing that comes later changes it.
     assert_eq!(whole(&server.http, url, &noise(1000)).await.status, 200);
     assert!(direct::content(&server, &upload).await == data);
-    // Without a size it ends where the client says.
-    let upload = opened(&server, json!({ "name": "b", "strategy": "resumable" })).await;
-    let claim = format!("/uploads/{}/commit", text(&upload, "id"));
-    assert_eq!(put(&server.http, text(&upload, "url"), "bytes 0-262143/*", &data[..K as usize]).await.status, 308);
-    commit(&server, &upload).await.problem_with(409);
-    let receipt = server.native("POST", &claim).json(json!({ "size": K })).send().await.expect(200).json();
-    assert_eq!(receipt["size"], K);
-    assert!(direct::content(&server, &upload).await == data[..K as usize]);
     direct::whole(server, &store).await;
 }
 

@@ -29,6 +29,7 @@ mod first_start;
 #[path = "../support/front.rs"]
 mod front;
 mod google;
+mod google_alone;
 #[path = "../support/harm.rs"]
 mod harm;
 mod harness;

@@ -78,11 +78,13 @@ pub struct Ways {
     pub checksums: bool,
     /// Is `If-None-Match: *` heeded?
     pub conditions: bool,
+    /// Is it heeded how many bytes a body may have?
+    pub lengths: bool,
 }
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { versions: false, names: false, checksums: true, conditions: true }
+        Self { versions: false, names: false, checksums: true, conditions: true, lengths: true }
     }
 }
 
@@ -395,6 +397,13 @@ impl Store {
         kept.objects.remove(key);
         kept.older.remove(key);
         kept.uploads.retain(|(of, _), _| of != key);
+    }
+
+    /// Changes what is said about every object and not its bytes: the number stays, and the ETag is another one.
+    pub fn redescribe(&self) {
+        for object in lock(&self.shared.kept).objects.values_mut() {
+            object.etag = format!("-{}", encoded(&self.shared.name().to_be_bytes()));
+        }
     }
 
     /// Copies an object under another name.

@@ -76,6 +76,8 @@ struct Session {
     path: std::path::PathBuf,
     received: u64,
     ended: Ended,
+    /// For whose pages it was begun.
+    origin: Option<HeaderValue>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -282,6 +284,16 @@ async fn object(
     let key = percent_encoding::percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
     let key = key.trim_start_matches('/').strip_prefix(BUCKET).unwrap_or_default().trim_start_matches('/').to_owned();
     let generation = asked.get("generation").cloned();
+    let lengths = text(&head.headers, "x-goog-content-length-range").and_then(|told| told.split_once(','));
+    if let Some((least, most)) = lengths.filter(|_| shared.ways().lengths) {
+        let (least, most) = (least.parse::<u64>().unwrap(), most.parse::<u64>().unwrap());
+        match harm_length(&head.headers).unwrap_or(0) {
+            _ if head.headers.contains_key("transfer-encoding") => return Ok(in_xml(411, "MissingContentLength")),
+            length if length > most => return Ok(in_xml(400, "EntityTooLarge")),
+            length if length < least => return Ok(in_xml(400, "EntityTooSmall")),
+            _ => {}
+        }
+    }
     if let Some(condition) = text(&head.headers, "x-goog-if-generation-match").map(str::to_owned) {
         let current = lock(&shared.kept).objects.get(&key).and_then(|object| object.version.clone());
         match what {
@@ -384,7 +396,8 @@ fn begin(shared: &Shared, request: &Request<Any>) -> Response<Any> {
     let path = shared.directory.join(format!("session-{id}"));
     std::fs::File::create(&path).unwrap();
     let total = text(request.headers(), "x-upload-content-length").and_then(|total| total.parse().ok());
-    let session = Session { key, total, path, received: 0, ended: Ended::Not };
+    let origin = request.headers().get("origin").cloned();
+    let session = Session { key, total, path, received: 0, ended: Ended::Not, origin };
     let front = shared.google.as_ref().unwrap();
     lock(&front.sessions).insert(id.clone(), Arc::new(tokio::sync::Mutex::new(session)));
     let host = text(request.headers(), "host").unwrap_or_default();
@@ -418,9 +431,17 @@ fn range(headers: &HeaderMap) -> Result<Option<Range>, &'static str> {
 
 async fn session(shared: &Arc<Shared>, request: Request<Any>) -> Response<Any> {
     let (head, mut body) = request.into_parts();
-    let answer = call(shared, &head, &mut body).await;
+    let mut answer = call(shared, &head, &mut body).await;
     // Not every client hears an answer before it has said everything.
     while let Some(Ok(_)) = body.frame().await {}
+    let id = parameters(&head.uri).remove("upload_id").unwrap_or_default();
+    let found = lock(&shared.google.as_ref().unwrap().sessions).get(&id).cloned();
+    // Whoever asks, it is the origin that the session was begun for.
+    if let Some(found) = found
+        && let Some(origin) = found.lock().await.origin.clone()
+    {
+        answer.headers_mut().insert("access-control-allow-origin", origin);
+    }
     answer
 }
 
@@ -568,16 +589,16 @@ fn finish(shared: &Arc<Shared>, session: &mut Session, headers: &HeaderMap) -> R
 
 /// The object as the JSON API describes it.
 fn resource(shared: &Shared, key: &str, generation: u64) -> Response<Any> {
-    let found = lock(&shared.kept).find(key, Some(&generation.to_string()));
-    let Ok(found) = found else { return said(404, "No such object") };
+    let found = lock(&shared.kept).find(key, Some(&generation.to_string())).ok();
+    // Also of an object that somebody has deleted since.
     let body = json!({
         "kind": "storage#object",
         "name": key,
         "bucket": BUCKET,
         "generation": generation.to_string(),
-        "size": found.size().to_string(),
-        "crc32c": found.crc32c,
-        "md5Hash": found.md5,
+        "size": found.as_ref().map(|found| found.size().to_string()),
+        "crc32c": found.as_ref().map(|found| &found.crc32c),
+        "md5Hash": found.as_ref().map(|found| &found.md5),
     });
     Response::builder().header("content-type", "application/json").body(harm::text(body.to_string())).unwrap()
 }

@@ -18,7 +18,8 @@ use super::layout::Pin;
 use super::objects::Stat;
 use super::wire::{Sent, completion};
 use crate::blob::remote::{Ask, Body, Fault, Kind};
-use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Reached, Ticket, Wanted};
+use crate::blob::{Arrived, ArrivedPart, BlobError, Direct, Forms, PutAsk, Reached, SessionAsk, Ticket, Wanted};
+use crate::clock::random_uuid;
 use crate::model::ids::{SegmentId, SessionId};
 
 /// The longest body of one PUT, of Amazon's stores. Google's take more.
@@ -58,10 +59,11 @@ impl S3 {
         self.remove(&self.direct_key(session)).await
     }
 
-    /// What a pin names, if it is there and still what it was.
+    /// What a pin names, if it is there and still what it was. What has a number never becomes anything else.
     pub(super) async fn pinned(&self, segment: SegmentId, pin: &Pin) -> Result<Option<Stat>, Fault> {
         let found = self.head_version(&self.direct_key(segment.session), pin.version.as_deref()).await?;
-        Ok(found.filter(|found| pin.etag.is_none() || found.etag == pin.etag))
+        let numbered = self.flavour().numbers() && pin.version.is_some();
+        Ok(found.filter(|found| numbered || pin.etag.is_none() || found.etag == pin.etag))
     }
 
     /// Does the bucket do what clients' own requests rely on?
@@ -95,7 +97,8 @@ impl S3 {
         if let Some(google) = self.flavour().sessions() {
             let caller = &self.shared.caller;
             // Under a name of its own: the probe is there.
-            let location = session::begin(caller, google, &format!("{key}-session"), (None, "")).await?;
+            let ask = SessionAsk { session: SessionId(random_uuid()), size: 1, content_type: "", page: None };
+            let location = session::begin(caller, google, &format!("{key}-session"), ask).await?;
             session::end(caller, google, &location).await?;
         }
         if wanted.versions && !self.tells_versions_apart(key, version).await? {
@@ -130,7 +133,9 @@ impl S3 {
         // What is numbered is the only one of its key, and has the key's name.
         let segment = segment(session, version.as_deref().filter(|_| !numbers));
         let etag = found.etag.clone().map(|etag| etag.trim_matches('"').to_owned());
-        let pin = Pin { version, etag: found.etag };
+        // Where a number says which bytes they are, the ETag may change with what is said about them.
+        let etag_pinned = found.etag.filter(|_| !numbers || version.is_none());
+        let pin = Pin { version, etag: etag_pinned };
         Ok(Arrived { segment, backend: pin.to_string(), length: found.size, digests: found.digests, etag })
     }
 }
@@ -235,17 +240,12 @@ impl Direct for S3 {
         }
     }
 
-    async fn begin_session(
-        &self,
-        session: SessionId,
-        size: Option<u64>,
-        content_type: &str,
-    ) -> Result<String, BlobError> {
-        let key = self.direct_key(session);
-        Ok(session::begin(&self.shared.caller, self.sessions()?, &key, (size, content_type)).await?)
+    async fn begin_session(&self, ask: SessionAsk<'_>) -> Result<String, BlobError> {
+        let key = self.direct_key(ask.session);
+        Ok(session::begin(&self.shared.caller, self.sessions()?, &key, ask).await?)
     }
 
-    async fn reached(&self, location: &str, size: Option<u64>) -> Result<Reached, BlobError> {
+    async fn reached(&self, location: &str, size: u64) -> Result<Reached, BlobError> {
         Ok(session::reached(&self.shared.caller, self.sessions()?, location, size).await?)
     }
 

@@ -119,7 +119,7 @@ impl Flavour {
     pub(super) fn checks(&self, ask: &PutAsk<'_>, checksums: bool) -> Vec<Header> {
         match self {
             Self::Amazon(_) => amazon::checks(ask.declared, checksums),
-            Self::Google(_) => google::checks(ask.declared),
+            Self::Google(_) => google::checks(ask),
         }
     }
 

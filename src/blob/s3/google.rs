@@ -15,10 +15,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::identity::Identity;
 use super::objects::Stat;
+use crate::blob::PutAsk;
 use crate::blob::remote::{Ask, Element, Fault, Kind, Protocol, Signed, split};
 use crate::clock::Clock;
 use crate::config::Bucket;
-use crate::model::file::{Declared, Digests};
+use crate::model::file::Digests;
 use crate::outbound::{Head, OutboundError};
 use crate::sigv4::PresignRequest;
 
@@ -29,6 +30,8 @@ pub(super) const CREATE_ONLY: (&str, &str) = ("x-goog-if-generation-match", "0")
 pub(super) const GENERATION: &str = "x-goog-generation";
 pub(super) const GENERATION_QUERY: &str = "generation";
 const HASH: &str = "x-goog-hash";
+/// Fewest and most bytes of a body. Another one is refused.
+const BYTES: &str = "x-goog-content-length-range";
 /// What it says of bytes that were sent compressed: they are asked for as they are stored.
 const STORED_LENGTH: &str = "x-goog-stored-content-length";
 
@@ -142,9 +145,11 @@ pub(super) fn checksum(crc32c: u32) -> (&'static str, String) {
 }
 
 /// What the store can be told to compare.
-pub(super) fn checks(declared: &Declared) -> Vec<(&'static str, String)> {
-    let md5 = declared.md5.map(|md5| ("content-md5", BASE64.encode(md5)));
-    declared.crc32c.map(checksum).into_iter().chain(md5).collect()
+pub(super) fn checks(ask: &PutAsk<'_>) -> Vec<(&'static str, String)> {
+    let (least, most) = ask.bytes;
+    let md5 = ask.declared.md5.map(|md5| ("content-md5", BASE64.encode(md5)));
+    let bytes = (BYTES, format!("{least},{most}"));
+    ask.declared.crc32c.map(checksum).into_iter().chain(md5).chain([bytes]).collect()
 }
 
 /// What the head of an answer tells about an object.

@@ -325,7 +325,7 @@ impl BlobStore for S3 {
     }
 }
 
-/// An object of the bucket, or one version of it, as it was when it was opened: the store compares.
+/// An object of the bucket, or one version of it, as it was when it was opened: the store compares, unless a number says it.
 struct Object {
     store: S3,
     key: String,
@@ -352,7 +352,8 @@ impl Ranges for Object {
         if let Some((name, value)) = flavour.as_stored() {
             ask = ask.header(name, value);
         }
-        if let Some(etag) = &self.found.etag {
+        let numbered = flavour.numbers() && self.version.is_some();
+        if let Some(etag) = self.found.etag.as_ref().filter(|_| !numbered) {
             ask = ask.header("if-match", etag.clone());
         }
         self.store.shared.caller.range(ask, (from, to), self.found.size).await

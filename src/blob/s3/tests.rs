@@ -215,8 +215,7 @@ async fn credentials_that_were_rotated_are_read_again_once(store: Store) {
         }
         other => panic!("{other:?}"),
     }
-    // Google's are exchanged for a token, which is refused already.
-    assert_eq!(store.count("PutObject"), if store.is_google() { 1 } else { 2 });
+    assert_eq!(store.count("PutObject"), 2);
 }
 
 async fn sealing_may_be_repeated_after_every_step_that_failed(store: Store) {

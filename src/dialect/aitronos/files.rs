@@ -76,7 +76,7 @@ async fn open_all(doors: &Doors, call: &Call, grant: &Grant, all: Vec<Announced>
             next_of: None,
         },
     });
-    let opened = open::resumable(&doors.engine, grant, &call.origin(doors), asks.collect()).await?;
+    let opened = open::resumable(&doors.engine, grant, (&call.origin(doors), call.page(doors)), asks.collect()).await?;
     Ok(opened.iter().zip(&names).map(|(opened, name)| location(grant, opened, name)).collect())
 }
 

@@ -115,7 +115,7 @@ pub(super) async fn upload_url(doors: Arc<Doors>, mut call: Call) -> Reply {
             next_of: None,
         },
     };
-    let opened = open::resumable(&doors.engine, &grant, &call.origin(&doors), vec![ask]).await?;
+    let opened = open::resumable(&doors.engine, &grant, (&call.origin(&doors), call.page(&doors)), vec![ask]).await?;
     let opened = opened.first().ok_or(Refusal::Internal)?;
     answer(
         StatusCode::OK,

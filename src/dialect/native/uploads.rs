@@ -44,7 +44,7 @@ pub(super) async fn create(doors: Arc<Doors>, mut call: Call) -> Reply {
     inherit(&doors.engine, &grant, &mut ask).await?;
     let session = open::upload(&doors.engine, &grant, Upload { once, ..ask.upload }).await?;
     let mut shown = new_upload(&session);
-    locate(&doors.engine, &session, &call.origin(&doors), &mut shown).await?;
+    locate(&doors.engine, &session, (&call.origin(&doors), call.page(&doors)), &mut shown).await?;
     let mut response = answer(StatusCode::CREATED, &shown)?;
     let at = format!("{}{}/uploads/{}", call.origin(&doors), super::BASE, session.id);
     if let Ok(at) = HeaderValue::try_from(at) {
@@ -193,7 +193,12 @@ async fn inherit(engine: &Engine, grant: &Grant, ask: &mut Asked) -> Result<(), 
 }
 
 /// Where the bytes go, and how.
-async fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Map<String, Value>) -> Result<(), Refusal> {
+async fn locate(
+    engine: &Engine,
+    session: &Session,
+    (base, page): (&str, Option<&str>),
+    into: &mut Map<String, Value>,
+) -> Result<(), Refusal> {
     match session.strategy {
         Strategy::Multipart => {
             into.insert("part_urls".into(), open::all_part_urls(engine, session, base).await?.into());
@@ -205,7 +210,7 @@ async fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Map<S
             into.insert("required_headers".into(), Value::Object(headers.collect()));
         }
         Strategy::Resumable => {
-            into.insert("url".into(), open::session_location(engine, session, base).await?.into());
+            into.insert("url".into(), open::session_location(engine, session, base, page).await?.into());
             into.insert("chunk_size".into(), limits::CHUNK_BYTES.into());
         }
     }
@@ -214,10 +219,10 @@ async fn locate(engine: &Engine, session: &Session, base: &str, into: &mut Map<S
 
 /// An upload as it begins: what the call that opened it answers, and every repetition of it.
 fn new_upload(session: &Session) -> Map<String, Value> {
-    shown(session, SessionState::Open, 0)
+    shown(session, SessionState::Open, Some(0))
 }
 
-fn shown(session: &Session, state: SessionState, received: u64) -> Map<String, Value> {
+fn shown(session: &Session, state: SessionState, received: Option<u64>) -> Map<String, Value> {
     let declaration = session.declaration.clone().unwrap_or_default();
     let shown = json!({
         "id": session.id,
@@ -247,7 +252,7 @@ fn tracked(upload: &Tracked) -> Map<String, Value> {
     let session = &upload.upload.session;
     let received = upload.received();
     let mut shown = shown(session, upload.state, received);
-    let next = (upload.state == SessionState::Open && session.strategy == Strategy::Resumable).then_some(received);
+    let next = received.filter(|_| upload.state == SessionState::Open && session.strategy == Strategy::Resumable);
     let problem = upload.trouble.as_ref().map(|t| json!({"detail": t.what, "at": t.at.rfc3339()}));
     shown.insert("next_offset".into(), json!(next));
     shown.insert("problem".into(), json!(problem));
@@ -331,7 +336,7 @@ pub(super) async fn urls(doors: Arc<Doors>, mut call: Call) -> Reply {
                 shown.insert("parts".into(), wanted.into());
             }
             None if fields.has("parts") => return Err(fields.wrong("parts", "is for multipart uploads only")),
-            None => locate(&doors.engine, session, &base, &mut shown).await?,
+            None => locate(&doors.engine, session, (&base, call.page(&doors)), &mut shown).await?,
         }
         Ok(shown.into())
     })

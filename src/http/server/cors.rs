@@ -25,6 +25,9 @@ const CORS_EXPOSED: &str = "ETag, Location, Range, Content-Range, Content-Dispos
 /// Seconds for which a browser may remember a preflight.
 const CORS_MAX_AGE: &str = "3600";
 
+/// The longest origin: a scheme, a host name and a port.
+const ORIGIN_BYTES: usize = 300;
+
 /// What a request's origin may see.
 pub(super) enum Cors {
     /// The request has no origin: no browser asks.
@@ -69,6 +72,17 @@ impl Cors {
             }
         }
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(CORS_EXPOSED));
+    }
+}
+
+/// The origin of the pages that a request speaks for, if they may use the server. A browser names it; so may whoever asks in the
+/// place of one.
+pub fn page<'a>(config: &Config, headers: &'a HeaderMap) -> Option<&'a str> {
+    let text = headers.get(ORIGIN)?.to_str().ok()?;
+    let is_one = |text: &&str| text.len() <= ORIGIN_BYTES && text.contains("://") && !text.contains([' ', ',']);
+    match Cors::of(config, headers) {
+        Cors::Any | Cors::This(_) => Some(text).filter(is_one),
+        Cors::Absent | Cors::Unknown => None,
     }
 }
 

@@ -36,7 +36,7 @@ impl Place {
             next_of: None,
         };
         let ask = Resumable { wire: "w", max_bytes: 64 << 20, life: Duration::from_secs(3600), file };
-        let opened = open::resumable(&self.engine, &self.grant, "http://h", vec![ask]).await.unwrap();
+        let opened = open::resumable(&self.engine, &self.grant, ("http://h", None), vec![ask]).await.unwrap();
         opened[0].session
     }
 
@@ -559,9 +559,10 @@ async fn quotas_are_held_while_an_upload_is_open() {
         life: Duration::from_secs(60),
         file: NewFile { size, registers: true, declaration: Declaration::default(), next_of: None },
     };
-    let more = open::resumable(&place.engine, &place.grant, "http://h", vec![ask(Some(5 * K))]).await;
+    let more = open::resumable(&place.engine, &place.grant, ("http://h", None), vec![ask(Some(5 * K))]).await;
     assert_eq!(more, Err(Refusal::Quota { what: "bytes", limit: 10 * K, used: 6 * K, wanted: 5 * K }));
-    let both = open::resumable(&place.engine, &place.grant, "http://h", vec![ask(None), ask(None), ask(None)]).await;
+    let both =
+        open::resumable(&place.engine, &place.grant, ("http://h", None), vec![ask(None), ask(None), ask(None)]).await;
     assert!(matches!(both, Err(Refusal::Quota { what: "open uploads", limit: 3, used: 1, wanted: 3 })), "{both:?}");
     resume::cancel(&place.engine, session).await.unwrap();
     let session = place.session(Some(10 * K)).await;

@@ -25,6 +25,11 @@ use crate::sigv4::{GoogleUrl, PresignRequest};
 
 /// A token is asked for again so long before it ends.
 const BEFORE: Duration = Duration::from_secs(120);
+/// As long as it holds for this time, it is used where no other is to be had.
+const LAST: Duration = Duration::from_secs(10);
+/// One that was asked for in vain is not asked for again so soon, nor is one that was refused: what it may not do, the next one
+/// may not either.
+const PAUSE: Duration = Duration::from_secs(5);
 /// One that does not say when it ends is used for so long.
 const UNTOLD: Duration = Duration::from_secs(600);
 /// Signs what others are not to have a key for.
@@ -51,6 +56,19 @@ struct Current {
     token: Option<(String, Timestamp)>,
     /// The account that a token can have things signed for.
     account: Option<String>,
+    /// Does the machine know which account that is?
+    of_machine: bool,
+    /// Why the last question was in vain, and when that was known.
+    failed: Option<(Fault, Duration)>,
+    /// When something was forgotten last.
+    forgotten: Option<Duration>,
+}
+
+impl Current {
+    /// The token, if it holds until then.
+    fn until(&self, then: Timestamp) -> Option<String> {
+        self.token.as_ref().filter(|(_, ends)| *ends > then).map(|(token, _)| token.clone())
+    }
 }
 
 #[derive(Deserialize)]
@@ -93,25 +111,50 @@ impl Identity {
         if self.anonymous {
             return Ok(None);
         }
-        // Whoever comes meanwhile waits for the one that asks.
+        let came = self.clock.monotonic();
+        // Whoever comes meanwhile waits for the one that asks, and hears what that one has heard.
         let mut current = self.current.lock().await;
-        let until = self.clock.now().plus(BEFORE);
-        if let Some((token, ends)) = &current.token
-            && *ends > until
-        {
-            return Ok(Some(token.clone()));
+        if let Some(token) = current.until(self.clock.now().plus(BEFORE)) {
+            return Ok(Some(token));
         }
-        *current = self.load().await?;
-        if let Some(key) = current.key.clone() {
-            current.token = Some(self.exchange(&key).await?);
-        }
-        let told = current.token.as_ref().map(|(token, _)| token.clone());
-        told.map(Some).ok_or_else(|| nobody("none were found"))
+        let last = current.until(self.clock.now().plus(LAST));
+        let failed = current.failed.clone().filter(|(_, at)| {
+            let again = if last.is_some() { at.saturating_add(PAUSE) } else { *at };
+            came <= again
+        });
+        let fault = match failed {
+            Some((fault, _)) => fault,
+            None => match self.renew(&mut current).await {
+                Ok(token) => return Ok(Some(token)),
+                Err(fault) => {
+                    current.failed = Some((fault.clone(), self.clock.monotonic()));
+                    fault
+                }
+            },
+        };
+        last.map(Some).ok_or(fault)
     }
 
-    /// The store refused it: everything is asked for anew.
+    /// Asks for everything anew. What is known stays until there is something in its place.
+    async fn renew(&self, current: &mut Current) -> Result<String, Fault> {
+        let mut fresh = self.load().await?;
+        if let Some(key) = fresh.key.clone() {
+            fresh.token = Some(self.exchange(&key).await?);
+        }
+        fresh.account = fresh.account.or_else(|| current.account.take());
+        fresh.forgotten = current.forgotten;
+        *current = fresh;
+        current.token.as_ref().map(|(token, _)| token.clone()).ok_or_else(|| nobody("none were found"))
+    }
+
+    /// The store refused it: everything is asked for anew. Many may have been refused at once, one after the other while the first
+    /// has long had another, and a permission that lacks is no reason to ask each time.
     pub(super) async fn forget(&self) {
-        *self.current.lock().await = Current::default();
+        let now = self.clock.monotonic();
+        let mut current = self.current.lock().await;
+        if current.forgotten.is_none_or(|last| now >= last.saturating_add(PAUSE)) {
+            *current = Current { forgotten: Some(now), ..Current::default() };
+        }
     }
 
     async fn load(&self) -> Result<Current, Fault> {
@@ -127,11 +170,8 @@ impl Identity {
         if matches!(shared, Ok(Some(_))) || self.environment.get("NO_GCE_CHECK").is_some_and(|no| no == "true") {
             return self.found(shared);
         }
-        let mut found = self.found(VmMetadataCredentialProvider::new().provide_credential(&self.context).await)?;
-        if self.signer.is_none() {
-            found.account = self.machine().await;
-        }
-        Ok(found)
+        let found = self.found(VmMetadataCredentialProvider::new().provide_credential(&self.context).await)?;
+        Ok(Current { of_machine: true, ..found })
     }
 
     fn found(&self, provided: reqsign_core::Result<Option<Credential>>) -> Result<Current, Fault> {
@@ -139,7 +179,7 @@ impl Identity {
             Ok(Some(Credential { token: Some(token), signer_email, .. })) => {
                 let seconds = token.expires_at.map(|ends| ends.as_second().saturating_mul(1000));
                 let ends = seconds.map_or_else(|| self.clock.now().plus(UNTOLD), Timestamp);
-                Ok(Current { key: None, token: Some((token.access_token, ends)), account: signer_email })
+                Ok(Current { token: Some((token.access_token, ends)), account: signer_email, ..Current::default() })
             }
             Ok(_) => Err(nobody("none were found")),
             Err(error) => Err(nobody(&not_told(error))),
@@ -184,7 +224,10 @@ impl Identity {
             status @ (408 | 429 | 500..) => Err(passing(format!("{about}: Google answered {status}"))),
             status => Err(Fault {
                 kind: Kind::Denied,
-                what: format!("{about}: Google refuses the credentials, or they lack a permission: {status}"),
+                what: format!(
+                    "{about}: Google refuses the credentials, or they lack a permission, or this machine's clock is wrong: \
+                     {status}"
+                ),
             }),
         }
     }
@@ -215,13 +258,26 @@ impl Identity {
     async fn who_signs(&self) -> Result<Current, Fault> {
         let mut current = self.current.lock().await;
         if current.key.is_none() && current.token.is_none() && !self.anonymous {
-            *current = self.load().await?;
+            *current = Current { forgotten: current.forgotten, ..self.load().await? };
+        }
+        if current.of_machine && current.account.is_none() && self.signer.is_none() {
+            current.account = Some(self.machine().await.ok_or_else(|| nobody("the machine does not say its account"))?);
         }
         Ok(current.clone())
     }
 
-    /// Has Google sign in this account's name.
+    /// Has Google sign in this account's name, with a token that is asked for anew where that was refused.
     async fn signed_by(&self, account: &str, url: GoogleUrl) -> Result<String, Fault> {
+        match self.signed_once(account, &url).await {
+            Err(fault) if fault.kind == Kind::Denied => self.forget().await,
+            Err(fault) if fault.kind == Kind::Passing => {}
+            told => return told.map(|signature| url.signed(&signature)),
+        }
+        let signature = self.signed_once(account, &url).await?;
+        Ok(url.signed(&signature))
+    }
+
+    async fn signed_once(&self, account: &str, url: &GoogleUrl) -> Result<Vec<u8>, Fault> {
         let token = self.token().await?.unwrap_or_default();
         let ask = http::Request::builder()
             .method(Method::POST)
@@ -230,8 +286,7 @@ impl Identity {
             .header(header::AUTHORIZATION, format!("Bearer {token}"))
             .body(Bytes::from(json!({ "payload": BASE64.encode(url.to_sign()) }).to_string()));
         let told: SignedBlob = self.asked(ask, "signing for clients").await?;
-        let signature = BASE64.decode(told.signed_blob).map_err(|_| Fault::lasting("Google's signature is none"))?;
-        Ok(url.signed(&signature))
+        BASE64.decode(told.signed_blob).map_err(|_| Fault::lasting("Google's signature is none"))
     }
 }
 
@@ -248,8 +303,28 @@ mod tests {
 
     /// Answers forever as a machine's metadata, a service that exchanges tokens, and one that signs.
     fn serve() -> String {
+        serve_with(Arc::default()).0
+    }
+
+    /// What is asked of it, and how many of the next questions whose path ends so are answered 503, slowly.
+    #[derive(Default)]
+    struct Asked {
+        paths: Vec<String>,
+        refused: Vec<(&'static str, u32)>,
+    }
+
+    impl Asked {
+        fn count(&self, end: &str) -> usize {
+            self.paths.iter().filter(|path| path.ends_with(end)).count()
+        }
+    }
+
+    type Shared = Arc<std::sync::Mutex<Asked>>;
+
+    fn serve_with(asked_for: Shared) -> (String, Shared) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
+        let told = Arc::clone(&asked_for);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { return };
@@ -274,12 +349,26 @@ mod tests {
                 };
                 let path = head.split(' ').nth(1).unwrap_or_default();
                 let token = |token: &str| json!({ "access_token": token, "expires_in": 3600 }).to_string();
+                let is_refused = {
+                    let mut asked_for = asked_for.lock().unwrap();
+                    let bare = path.split('?').next().unwrap_or_default().to_owned();
+                    asked_for.paths.push(bare.clone());
+                    let refused = asked_for.refused.iter_mut().find(|(end, times)| *times > 0 && bare.ends_with(end));
+                    refused.map(|(_, times)| *times -= 1).is_some()
+                };
+                if is_refused {
+                    std::thread::sleep(Duration::from_millis(50));
+                    let head = "HTTP/1.1 503 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    let _ = stream.write_all(head.as_bytes());
+                    continue;
+                }
                 let (status, answer) = match path.split('?').next().unwrap_or_default() {
                     path if path.starts_with("/computemetadata/") && !head.contains("metadata-flavor: google") => {
                         (403, String::new())
                     }
                     path if path.ends_with("/default/token") => (200, token("of-the-machine")),
                     path if path.ends_with("/default/email") => (200, format!("{ACCOUNT}\n")),
+                    "/token" => (200, token("of-the-key")),
                     "/exchange" if body.contains("a-subject-token") => (200, token("federated")),
                     path if path.contains(":signblob") && head.contains("authorization: bearer federated") => {
                         (403, String::new())
@@ -298,7 +387,16 @@ mod tests {
                 let _ = stream.write_all(format!("{head}{answer}").as_bytes());
             }
         });
-        address.to_string()
+        (address.to_string(), told)
+    }
+
+    /// A service account whose tokens are exchanged there.
+    fn of_key(host: &str, folder: &std::path::Path) -> Identity {
+        let file = folder.join("key.json");
+        let key = json!({ "type": "service_account", "client_email": ACCOUNT, "private_key": PEM,
+                          "token_uri": format!("http://{host}/token") });
+        std::fs::write(&file, key.to_string()).unwrap();
+        identity(&format!("gs://bytes?credentials={}", file.display()), &[])
     }
 
     fn identity(url: &str, environment: &[(&str, &str)]) -> Identity {
@@ -368,6 +466,81 @@ mod tests {
         signer.iam = format!("http://{host}");
         let refused = signer.sign(&[ask(Timestamp(0))]).await.unwrap_err();
         assert!(refused.kind == Kind::Denied && refused.what.contains("lack a permission"), "{refused}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_that_are_refused_ask_for_one_token() {
+        let (host, asked) = serve_with(Arc::default());
+        let folder = tempfile::tempdir().unwrap();
+        let own = Arc::new(of_key(&host, folder.path()));
+        assert!(own.token().await.unwrap().is_some());
+        // All had the token that is good no more.
+        let each = (0..20).map(|_| {
+            let own = Arc::clone(&own);
+            tokio::spawn(async move {
+                own.forget().await;
+                own.token().await.unwrap()
+            })
+        });
+        for told in each.collect::<Vec<_>>() {
+            assert_eq!(told.await.unwrap().as_deref(), Some("of-the-key"));
+        }
+        assert_eq!(asked.lock().unwrap().count("/token"), 2);
+        // Later it may be another matter.
+        own.clock.advance(PAUSE);
+        own.forget().await;
+        own.token().await.unwrap();
+        assert_eq!(asked.lock().unwrap().count("/token"), 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn while_nobody_gives_tokens_the_last_one_is_used_and_nobody_waits_for_all_others() {
+        let (host, asked) = serve_with(Arc::default());
+        let folder = tempfile::tempdir().unwrap();
+        let own = Arc::new(of_key(&host, folder.path()));
+        asked.lock().unwrap().refused.push(("/token", 1000));
+        let many = async || {
+            let each = (0..20).map(|_| {
+                let own = Arc::clone(&own);
+                tokio::spawn(async move { own.token().await })
+            });
+            let told = futures_util::future::join_all(each.collect::<Vec<_>>()).await;
+            let asked = std::mem::take(&mut asked.lock().unwrap().paths).len();
+            (told.into_iter().map(Result::unwrap).collect::<Vec<_>>(), asked)
+        };
+        let (told, calls) = many().await;
+        assert!(told.iter().all(Result::is_err) && calls <= 3, "{calls}");
+        asked.lock().unwrap().refused.clear();
+        assert!(many().await.0.iter().all(Result::is_ok), "at once, when it is there");
+        // Shortly before the token ends, nobody gives another.
+        own.clock.advance(Duration::from_secs(3600 - 60));
+        asked.lock().unwrap().refused.push(("/token", 1000));
+        asked.lock().unwrap().paths.clear();
+        for _ in 0..3 {
+            let (told, calls) = many().await;
+            assert!(told.iter().all(Result::is_ok) && calls <= 1, "{calls}");
+        }
+        own.clock.advance(Duration::from_secs(61));
+        assert!(own.token().await.is_err(), "it has ended");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_machine_that_does_not_say_its_account_once_is_asked_again() {
+        let (host, asked) = serve_with(Arc::default());
+        let mut own = identity("gs://bytes", &[("GCE_METADATA_HOST", host.as_str())]);
+        own.iam = format!("http://{host}");
+        let refuse = |times| asked.lock().unwrap().refused.push(("/default/email", times));
+        refuse(1);
+        assert!(own.token().await.unwrap().is_some(), "bytes need none");
+        assert_eq!(own.sign(&[ask(Timestamp(0))]).await.unwrap_err().kind, Kind::Passing);
+        assert!(own.sign(&[ask(Timestamp(0))]).await.is_ok());
+        // It stays known with the next token, and signing that fails once is tried again.
+        own.clock.advance(Duration::from_secs(3600));
+        refuse(1000);
+        asked.lock().unwrap().refused.push((":signblob", 1));
+        assert!(own.sign(&[ask(Timestamp(0))]).await.is_ok());
+        assert!(own.token().await.unwrap().is_some());
+        assert!(own.sign(&[ask(Timestamp(0))]).await.is_ok());
     }
 
     #[tokio::test]

@@ -6,9 +6,9 @@ use http::{HeaderName, Method, header};
 use percent_encoding::utf8_percent_encode;
 
 use super::{Google, QUERY};
-use crate::blob::Reached;
 use crate::blob::remote::{Caller, Fault, Kind, Protocol};
 use crate::blob::s3::flavour::Flavour;
+use crate::blob::{Reached, SessionAsk};
 use crate::outbound::Head;
 
 /// The answer to a client's cancellation.
@@ -38,13 +38,12 @@ pub(in crate::blob::s3) fn is_location(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// Begins a session for the only object that may be made under this key, of this size where it is known; the location for
-/// clients.
+/// Begins a session for the only object that may be made under this key; the location for clients.
 pub(in crate::blob::s3) async fn begin(
     caller: &Caller<Flavour>,
     google: &Google,
     key: &str,
-    (size, content_type): (Option<u64>, &str),
+    ask: SessionAsk<'_>,
 ) -> Result<String, Fault> {
     let url = format!(
         "{}://{}/upload/storage/v1/b{}/o?uploadType=resumable&ifGenerationMatch=0&name={}",
@@ -60,10 +59,11 @@ pub(in crate::blob::s3) async fn begin(
     let mut again = true;
     loop {
         let mut headers = vec![(header::CONTENT_LENGTH, "0".into())];
-        headers.extend(size.map(|size| (HeaderName::from_static("x-upload-content-length"), size.to_string())));
-        if !content_type.is_empty() {
-            headers.push((HeaderName::from_static("x-upload-content-type"), content_type.to_owned()));
+        headers.push((HeaderName::from_static("x-upload-content-length"), ask.size.to_string()));
+        if !ask.content_type.is_empty() {
+            headers.push((HeaderName::from_static("x-upload-content-type"), ask.content_type.to_owned()));
         }
+        headers.extend(ask.page.map(|page| (header::ORIGIN, page.to_owned())));
         headers.extend(google.authorization().await?);
         match caller.head_of("BeginSession", (Method::POST, &url, headers), told).await {
             Ok(location) => return location.ok_or_else(|| Fault::lasting("the store gave a session no location")),
@@ -82,15 +82,15 @@ pub(in crate::blob::s3) async fn reached(
     caller: &Caller<Flavour>,
     google: &Google,
     location: &str,
-    size: Option<u64>,
+    size: u64,
 ) -> Result<Reached, Fault> {
-    let total = size.map_or_else(|| "*".to_owned(), |size| size.to_string());
-    let headers = vec![(header::CONTENT_RANGE, format!("bytes */{total}")), (header::CONTENT_LENGTH, "0".into())];
+    let headers = vec![(header::CONTENT_RANGE, format!("bytes */{size}")), (header::CONTENT_LENGTH, "0".into())];
     let url = google.inside(location)?;
     let told = |head: &Head| match head.status {
         308 => Some(Reached::Bytes(bytes(head))),
         200 | 201 => Some(Reached::Whole),
-        404 | 410 | CANCELLED => Some(Reached::Nowhere),
+        CANCELLED => Some(Reached::Cancelled),
+        404 | 410 => Some(Reached::Nowhere),
         _ => None,
     };
     caller.head_of("AskSession", (Method::PUT, &url, headers), told).await
