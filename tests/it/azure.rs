@@ -10,6 +10,7 @@ use crate::azurite::{self, Azurite};
 use crate::front::Front;
 use crate::harm::Harm;
 use crate::harness::{PROGRAM, Reply, Server, noise, program};
+use crate::process::{Place, Running, on_disk};
 use crate::uploads::sha256;
 
 /// A container behind something that counts calls, and a server whose clients send there themselves.
@@ -348,6 +349,80 @@ async fn every_strategy_comes_back_as_it_was_sent() {
     doctor.args(["doctor", "--deep", "--data"]).arg(&data).env("LANDFALL_STORAGE", &url);
     let output = doctor.output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+}
+
+/// How far a resumable upload has come; all of it when it is complete.
+async fn reached(running: &Running, upload: &Value, total: usize) -> usize {
+    let url = upload["url"].as_str().unwrap();
+    let reply = running.call("PUT", url, &[("Content-Range", &format!("bytes */{total}"))], "").await;
+    match (reply.status, reply.header("range")) {
+        (308, None) => 0,
+        (308, Some(range)) => range.strip_prefix("bytes=0-").unwrap().parse::<usize>().unwrap() + 1,
+        (status, _) => {
+            assert_eq!(status, 200);
+            total
+        }
+    }
+}
+
+/// A process dies at every step that it takes towards the container, in chunks that it began and in those that it goes on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_between_two_calls_loses_nothing() {
+    const BLOCK: usize = 8 << 20;
+    let emulator = tokio::task::spawn_blocking(Azurite::shared).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let storage = emulator.url(&format!("crash/{}", landfall::clock::random_uuid()));
+    let place = Place { storage, ..on_disk(folder.path()) };
+    let mut running = place.serve().await.unwrap().with_first_key().await;
+    let key = running.key.clone();
+    let data = noise(2 * BLOCK + 700_000);
+    let mut kept = Vec::new();
+    // Where the chunks end, the last of which is sent to the process that dies.
+    let (short, across, whole) = (256 << 10, BLOCK + (512 << 10), data.len());
+    for (point, ends) in [
+        ("object.part", &[whole][..]),
+        ("object.part", &[short, whole]),
+        ("object.tail", &[short]),
+        ("object.tail", &[short, across]),
+        ("object.sealing", &[short, whole]),
+        ("object.sealing", &[across, whole]),
+        ("object.sealed", &[across, whole]),
+        ("resumable.recorded", &[short, across]),
+        ("resumable.last_written", &[across, whole]),
+        ("resumable.committed", &[across, whole]),
+    ] {
+        let upload = running.opened(point, "resumable", whole).await;
+        let (last, before) = ends.split_last().unwrap();
+        let mut from = 0;
+        for to in before {
+            assert_eq!(running.chunk(&upload, &data[..whole], from, *to).await, 308, "{point}");
+            from = *to;
+        }
+        running.kill();
+        let mut dying = place.serve_with(&format!("{point}=return(kill)")).await.unwrap();
+        let path = upload["url"].as_str().unwrap().split('/').skip(3).collect::<Vec<_>>().join("/");
+        let url = format!("http://{}/{path}", dying.address);
+        let request = crate::harness::client().put(url).header("X-API-Key", &key);
+        let request = request.header("Content-Range", format!("bytes {from}-{}/{whole}", last - 1));
+        let sent = request.body(data[from..*last].to_vec()).send().await;
+        assert!(sent.is_err(), "{point} {ends:?} was not reached: {sent:?}");
+        dying.ended().await;
+        running = crate::moves::serving(&place, &key).await;
+        let reached = reached(&running, &upload, whole).await;
+        assert!(reached >= from, "{point} {ends:?}: {reached}");
+        if reached < whole {
+            assert_eq!(running.chunk(&upload, &data, reached, whole).await, 200, "{point} {ends:?}");
+        }
+        assert!(running.content(&upload).await == (200, data.clone()), "{point} {ends:?}");
+        kept.push(upload);
+    }
+    running.kill();
+    let (whole, said) = place.doctor().await;
+    assert!(whole, "{said}");
+    let running = crate::moves::serving(&place, &key).await;
+    for upload in &kept {
+        assert!(running.content(upload).await == (200, data.clone()));
+    }
 }
 
 /// What a server says that does not start.

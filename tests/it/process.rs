@@ -136,6 +136,17 @@ impl Running {
         reply.expect(wanted).json()
     }
 
+    /// Waits until it has died by itself.
+    pub(crate) async fn ended(&mut self) {
+        for _ in 0..TRIES {
+            if self.child.try_wait().unwrap().is_some() {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        panic!("it lives: {}", self.log());
+    }
+
     /// Ends it as `kill -9` does.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

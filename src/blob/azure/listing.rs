@@ -20,30 +20,22 @@ const PAGES: usize = 100_000;
 pub(super) struct Entry {
     pub(super) key: String,
     size: u64,
-    /// Of blocks without a blob the service does not tell it. The emulator tells when the first of them came.
-    written: Option<Timestamp>,
+    /// When it was made. Blocks without a blob have no time: the service does not tell when they came, and drops them a week
+    /// after the last one.
+    made: Option<Timestamp>,
 }
 
 impl Entry {
     fn read(entry: &Element) -> Option<Self> {
         let properties = entry.all("Properties").next()?;
         let size = properties.number("Content-Length")?;
-        let written = match properties.get("Last-Modified") {
-            Some(time) => Some(read_time(time)?),
-            None if size == 0 => None,
-            None => return None,
+        // The emulator tells when the first of them came; what type they have nobody knows there either.
+        let made = match (properties.get("Last-Modified"), properties.get("Content-Type")) {
+            (Some(time), Some(_)) => Some(read_time(time)?),
+            (None, _) | (_, None) if size == 0 => None,
+            (None, _) | (_, None) => return None,
         };
-        Some(Self { key: entry.get("Name")?.to_owned(), size, written })
-    }
-
-    /// When nobody writes to it any more. Blocks without a blob may be young when the first of them is old, or nobody knows how
-    /// old they are: they stay for as long as a session lives, or until the service drops them, a week after the last one.
-    fn stood_still(&self, now: Timestamp) -> Timestamp {
-        match self.written {
-            Some(written) if self.size > 0 => written,
-            Some(written) => written.plus(limits::SESSION_LIFE),
-            None => now,
-        }
+        Some(Self { key: entry.get("Name")?.to_owned(), size, made })
     }
 }
 
@@ -113,26 +105,25 @@ impl Azure {
         Ok(())
     }
 
-    /// Every segment there is.
+    /// Every segment of which there is a blob.
     pub(super) async fn list_all(&self, each: &mut (dyn FnMut(Vec<Listed>) + Send)) -> Result<(), BlobError> {
-        let now = self.shared.clock.now();
-        let old = now.minus(limits::ORPHAN_GRACE);
+        let old = self.shared.clock.now().minus(limits::ORPHAN_GRACE);
         let mut after = None;
         // The last segment of a page may have blobs on the next one.
         let mut open: BTreeMap<SegmentId, (u64, Timestamp)> = BTreeMap::new();
         for _ in 0..PAGES {
             let (page, next) = self.page(&self.shared.prefix, after).await?;
-            for entry in page {
-                let Some((segment, _)) = self.parse(&entry.key) else {
-                    let probe = is_probe(&entry.key, &self.shared.prefix);
-                    if probe && self.shared.tidies && entry.stood_still(now) <= old {
-                        self.remove_all(&entry.key).await?;
+            for Entry { key, size, made } in page {
+                let Some(made) = made else { continue };
+                let Some((segment, _)) = self.parse(&key) else {
+                    if is_probe(&key, &self.shared.prefix) && self.shared.tidies && made <= old {
+                        self.remove_all(&key).await?;
                     }
                     continue;
                 };
                 let found = open.entry(segment).or_default();
-                found.0 += entry.size;
-                found.1 = found.1.max(entry.stood_still(now));
+                found.0 += size;
+                found.1 = found.1.max(made);
             }
             let last = next.as_ref().and_then(|_| open.pop_last());
             let whole = std::mem::take(&mut open).into_iter();
@@ -158,19 +149,25 @@ mod tests {
 
     #[test]
     fn an_entry_is_read() {
-        let xml = "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults><Blobs><Blob><Name>a/b.1</Name>\
-                   <Properties><Last-Modified>Fri, 02 Jan 2026 03:04:05 GMT</Last-Modified>\
-                   <Content-Length>7</Content-Length></Properties></Blob><Blob><Name>x</Name></Blob>\
-                   <Blob><Name>y</Name><Properties><Content-Length>7</Content-Length></Properties></Blob>\
-                   <Blob><Name>blocks</Name><Properties><Content-Length>0</Content-Length><BlobType>BlockBlob</BlobType>\
-                   </Properties></Blob></Blobs><NextMarker/></EnumerationResults>";
-        let page = Element::read(xml.as_bytes()).unwrap();
-        let entries: Vec<_> = page.all("Blobs").flat_map(|all| all.all("Blob")).map(Entry::read).collect();
-        let first = entries[0].as_ref().unwrap();
-        let (now, written) = (Timestamp(1_800_000_000_000), Timestamp(1_767_323_045_000));
-        assert_eq!((first.key.as_str(), first.size, first.stood_still(now)), ("a/b.1", 7, written));
-        assert!(entries[1].is_none() && entries[2].is_none());
-        let blocks = entries[3].as_ref().unwrap();
-        assert_eq!((blocks.key.as_str(), blocks.size, blocks.stood_still(now)), ("blocks", 0, now));
+        let entry = |name: &str, properties: &str| {
+            format!("<Blob><Name>{name}</Name><Properties>{properties}</Properties></Blob>")
+        };
+        let made = "<Last-Modified>Fri, 02 Jan 2026 03:04:05 GMT</Last-Modified><Content-Type>a/b</Content-Type>";
+        let xml = [
+            entry("a/b.1", &format!("{made}<Content-Length>7</Content-Length>")),
+            entry("blocks", "<Content-Length>0</Content-Length><BlobType>BlockBlob</BlobType>"),
+            entry("x", made),
+            entry("y", "<Content-Length>7</Content-Length>"),
+            entry(
+                "z",
+                "<Last-Modified>yesterday</Last-Modified><Content-Type>a/b</Content-Type><Content-Length>7</Content-Length>",
+            ),
+        ];
+        let page = Element::read(format!("\u{feff}<Blobs>{}</Blobs>", xml.concat()).as_bytes()).unwrap();
+        let entries: Vec<_> = page.all("Blob").map(Entry::read).collect();
+        let told = |entry: &Entry| (entry.key.clone(), entry.size, entry.made);
+        let told: Vec<_> = entries.iter().map(|entry| entry.as_ref().map(told)).collect();
+        let made = Some(Timestamp(1_767_323_045_000));
+        assert_eq!(told, [Some(("a/b.1".into(), 7, made)), Some(("blocks".into(), 0, None)), None, None, None]);
     }
 }
