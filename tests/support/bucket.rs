@@ -78,13 +78,11 @@ pub struct Ways {
     pub checksums: bool,
     /// Is `If-None-Match: *` heeded?
     pub conditions: bool,
-    /// Is it heeded how many bytes a body may have?
-    pub lengths: bool,
 }
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { versions: false, names: false, checksums: true, conditions: true, lengths: true }
+        Self { versions: false, names: false, checksums: true, conditions: true }
     }
 }
 

@@ -151,11 +151,14 @@ impl Direct for S3 {
         let mut headers: Vec<(&str, &str)> = ask.headers.to_vec();
         headers.extend(ask.create_only.then_some(self.flavour().create_only()));
         headers.extend(checks.iter().map(|(name, value)| (*name, value.as_str())));
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let told = headers.iter().map(owned).collect();
+        // Signed as well, and nothing that a client has to be told: it says how long its body is.
+        let length = self.flavour().length(ask.bytes);
+        headers.extend(length.iter().map(|(name, value)| (*name, value.as_str())));
         let key = self.direct_key(ask.session);
         let urls = self.flavour().public(&key, vec![Vec::new()], &headers, ask.life_seconds).await?;
-        let url = urls.into_iter().next().unwrap_or_default();
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        Ok(Ticket { url, headers: headers.iter().map(owned).collect() })
+        Ok(Ticket { url: urls.into_iter().next().unwrap_or_default(), headers: told })
     }
 
     async fn begin_parts(&self, session: SessionId) -> Result<String, BlobError> {
