@@ -6,7 +6,7 @@ use super::pour::verify;
 use super::track::{self, Claim};
 use super::{commit, read, receive};
 use crate::blob::{Arrived, ArrivedPart, Direct, PutAsk, Reached, SessionAsk, Ticket};
-use crate::engine::Engine;
+use crate::engine::{Alone, Engine};
 use crate::faults;
 use crate::meta::{Committed, FileInfo, NewVersion, Over};
 use crate::model::file::{Declared, Digests, Piece, Receipt, Version};
@@ -287,12 +287,8 @@ pub(super) async fn is_over(engine: &Engine, grant: &Grant, id: FileId) -> Resul
 /// [`Refusal::Gone`] or [`Refusal::Conflict`] when the session ended meanwhile, and the keepers' own.
 pub(super) async fn single(engine: &Engine, session: &Session, claimed: &Declared) -> Result<bool, Refusal> {
     let create_only = session.direct.as_ref().is_some_and(|direct| direct.create_only);
-    let _alone = match may_be_read(session, claimed) {
-        true => Some(engine.checks.enter(session.id).await),
-        false => None,
-    };
-    let now = engine.meta.session(&session.tenant, session.id).await?;
-    if create_only && now.is_some_and(|now| now.state == SessionState::Committed) {
+    let (_alone, state) = alone(engine, session, claimed).await?;
+    if create_only && state == Some(SessionState::Committed) {
         // The one body that was taken, perhaps meanwhile; by now its bytes may lie elsewhere.
         return Ok(true);
     }
@@ -338,12 +334,9 @@ pub(super) async fn join(
     claim: Claim,
 ) -> Result<(FileId, Receipt), Refusal> {
     let over = || track::ended(engine, &session.tenant, session.id);
-    let _alone = match may_be_read(session, &claim.digests) {
-        true => Some(engine.checks.enter(session.id).await),
-        false => None,
-    };
-    let Some(now) = engine.meta.session(&session.tenant, session.id).await? else { return Err(over().await?) };
-    match now.state {
+    let (_alone, state) = alone(engine, session, &claim.digests).await?;
+    let Some(state) = state else { return Err(over().await?) };
+    match state {
         SessionState::Open if session.expires > engine.clock.now() => {}
         SessionState::Committed => {
             let receipt = receipt(engine, session).await?;
@@ -463,11 +456,20 @@ async fn checked(
     Ok(found)
 }
 
-/// May all bytes have to be read to compare them? One call does that and the others wait for what it finds: they can be as
-/// many as a client likes, and each would read everything there is.
-fn may_be_read(session: &Session, claimed: &Declared) -> bool {
+/// Where all bytes may have to be read to compare them, one call does that, and the others wait for what it finds: they can be
+/// as many as a client likes, and each would read everything there is. What the session is then; `None` when it is gone.
+async fn alone(
+    engine: &Engine,
+    session: &Session,
+    claimed: &Declared,
+) -> Result<(Option<Alone>, Option<SessionState>), Refusal> {
     let at_open = session.declaration.as_ref().map_or(Declared::default(), |declaration| declaration.digests);
-    [at_open, *claimed].iter().any(|declared| *declared != Declared::default())
+    if [at_open, *claimed].iter().all(|declared| *declared == Declared::default()) {
+        return Ok((None, Some(session.state)));
+    }
+    let alone = engine.checks.enter(session.id).await;
+    let now = engine.meta.session(&session.tenant, session.id).await?;
+    Ok((Some(alone), now.map(|now| now.state)))
 }
 
 fn piece_of(arrived: &Arrived, digests: Digests) -> Piece {

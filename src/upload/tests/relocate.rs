@@ -78,9 +78,12 @@ async fn lying(place: &Place, at: PlaceId) -> Vec<PlacedPiece> {
 
 /// A copy is begun.
 async fn begun(there: &Memory) {
-    while there.count() == 0 {
-        tokio::task::yield_now().await;
-    }
+    let copied = async {
+        while there.count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), copied).await.expect("a copy begins");
 }
 
 #[tokio::test]
