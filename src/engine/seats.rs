@@ -16,8 +16,11 @@ use crate::model::file::Crcs;
 use crate::model::ids::{SegmentId, SessionId};
 use crate::model::session::{Progress, Session};
 
-/// How long a newcomer waits for the older writer to stop in order, and a question for its answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a newcomer waits for the older writer to stop in order. One that needs longer has a store that hangs; what it did not
+/// record is sent again.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a question waits for the writer's answer, before it is told what is recorded.
+const QUESTION: Duration = Duration::from_millis(750);
 /// Segments kept open between two requests at most. Beyond it, the next request begins a new one.
 const PARKED_MAX: usize = 512;
 /// For so long.
@@ -151,7 +154,7 @@ impl Seats {
         tokio::select! {
             _ = answered.wait_for(|answered| *answered >= number) => {}
             _ = seat.place.lock() => {}
-            () = tokio::time::sleep(PATIENCE) => {}
+            () = tokio::time::sleep(QUESTION) => {}
         }
     }
 
@@ -320,6 +323,6 @@ mod tests {
         });
         let begun = tokio::time::Instant::now();
         seats.ask(id).await;
-        assert!(begun.elapsed() >= PATIENCE, "nobody answered");
+        assert!(begun.elapsed() >= QUESTION, "nobody answered");
     }
 }

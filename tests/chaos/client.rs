@@ -91,7 +91,8 @@ impl Ask {
 pub struct Trouble {
     since: Option<Instant>,
     what: String,
-    tries: u32,
+    /// How each try ended.
+    tries: Vec<String>,
 }
 
 /// What all clients have in common.
@@ -140,9 +141,15 @@ impl Web {
         if shown.is_empty() { "none".into() } else { shown.join(", ") }
     }
 
-    /// Makes a call once. None when nobody knows what became of it.
-    pub async fn send(&self, ask: Ask) -> Option<Reply> {
+    /// Makes a call once. Where nobody knows what became of it: when it was made, and how it ended.
+    pub async fn send(&self, ask: Ask) -> Result<Reply, String> {
         let began = Instant::now();
+        let failed = |how: String| {
+            self.count(how.clone());
+            let (at, took) = (began.duration_since(self.began).as_secs_f64(), began.elapsed().as_secs_f64());
+            Err(format!("{how} after {took:.2} s at {at:.2} s"))
+        };
+        let patience = ask.patience;
         let heard = Arc::new(AtomicU64::new(0));
         let hear = move |heard: &AtomicU64| {
             heard.store(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -190,28 +197,19 @@ impl Web {
         let silence = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(25)).await;
-                if began.elapsed().saturating_sub(Duration::from_millis(heard.load(Ordering::Relaxed))) > ask.patience {
+                if began.elapsed().saturating_sub(Duration::from_millis(heard.load(Ordering::Relaxed))) > patience {
                     return;
                 }
             }
         };
         let answer = tokio::select! {
             answer = answer => answer,
-            () = silence => {
-                self.count("silent");
-                return None;
-            }
+            () = silence => return failed("silent".into()),
         };
         match answer {
-            Ok(reply) if matches!(reply.status, 502..=504) => {
-                self.count(format!("× {}", reply.status));
-                None
-            }
-            Ok(reply) => Some(reply),
-            Err(error) => {
-                self.count(if error.is_connect() { "not connected" } else { "cut" });
-                None
-            }
+            Ok(reply) if matches!(reply.status, 502..=504) => failed(format!("× {}", reply.status)),
+            Ok(reply) => Ok(reply),
+            Err(error) => failed(if error.is_connect() { "not connected" } else { "cut" }.into()),
         }
     }
 
@@ -219,25 +217,23 @@ impl Web {
     pub async fn insist(&self, ask: &Ask) -> Checked<Reply> {
         let mut trouble = Trouble::default();
         loop {
-            if let Some(reply) = self.send(ask.clone()).await {
-                return Ok(reply);
+            match self.send(ask.clone()).await {
+                Ok(reply) => return Ok(reply),
+                Err(how) => self.rest(&mut trouble, &format!("{} {}", ask.method, ask.url), how).await?,
             }
-            self.rest(&mut trouble, &format!("{} {}", ask.method, ask.url)).await?;
         }
     }
 
     /// After a call that failed: a short rest before the next.
-    pub async fn rest(&self, trouble: &mut Trouble, what: &str) -> Checked<()> {
+    pub async fn rest(&self, trouble: &mut Trouble, what: &str, how: String) -> Checked<()> {
         let now = Instant::now();
         let since = *trouble.since.get_or_insert(now);
+        trouble.what = what.into();
+        trouble.tries.push(how);
         if (now - since).saturating_sub(self.world.nobody_between(since, now)) > NEVER {
-            return Err(format!("{what}: no answer for {} s", NEVER.as_secs()));
+            return Err(format!("{what}: no answer for {} s ({})", NEVER.as_secs(), trouble.tries.join(", ")));
         }
-        if trouble.tries == 0 {
-            trouble.what = format!("{what}, {:.1} s after the beginning", self.began.elapsed().as_secs_f64());
-        }
-        trouble.tries += 1;
-        let most = 50u64 << trouble.tries.min(3);
+        let most = 50u64 << trouble.tries.len().min(3);
         let millis = most / 2 + u64::from(landfall::clock::random_bytes::<1>()[0]) * most / 512;
         tokio::time::sleep(Duration::from_millis(millis)).await;
         Ok(())
@@ -248,7 +244,7 @@ impl Web {
         if let Trouble { since: Some(since), what, tries } = std::mem::take(trouble) {
             let now = Instant::now();
             let took = (now - since).saturating_sub(self.world.nobody_between(since, now));
-            let what = format!("{what}, {tries} tries");
+            let what = format!("{what}, {} tries ({})", tries.len(), tries.join(", "));
             self.resumes.lock().unwrap_or_else(PoisonError::into_inner).push((took, what));
         }
     }

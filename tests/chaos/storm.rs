@@ -56,7 +56,7 @@ pub enum Event {
     Stand(usize, Duration),
     /// The database server is restarted, in order or as by a crash, and is away for so long.
     Restart { in_order: bool, away: Duration },
-    /// The next calls of a kind to the bucket are harmed.
+    /// The next calls of a kind to the bucket are harmed, if they come soon.
     Harm(&'static str, u32, Harm),
 }
 
@@ -72,6 +72,10 @@ const CALLS: [&str; 10] = [
     "AbortMultipartUpload",
     "PutObject",
 ];
+
+/// How long a harm waits for its calls. Some kinds of call are rare: one that needs them would otherwise meet everything that was
+/// meant for minutes before it at once.
+const SPELL: Duration = Duration::from_secs(3);
 
 /// What happens when. The same for the same seed and length.
 pub fn schedule(seed: u64, length: Duration) -> Vec<(Duration, Event)> {
@@ -164,7 +168,7 @@ pub fn rage(world: &Arc<World>, events: Vec<(Duration, Event)>, until: Instant, 
                 }
                 Event::Restart { in_order, away } => (&world.storm.restarts, world.restart_database(in_order, away)),
                 Event::Harm(what, times, harm) => {
-                    world.store.harm(what, times, harm);
+                    world.store.harm_for(SPELL, what, times, harm);
                     (&world.storm.harms, true)
                 }
             };

@@ -23,8 +23,9 @@ const SESSIONS: &str = "/aitronos/v1/organizations/default/files";
 const CATALOGUE: &str = "/cognite/api/v1/projects/default/files";
 const CONTAINERS: &str = "/push/v1/organizations/default/files";
 const SOURCE: &str = "default-files";
-/// Bytes of a run, however long it is: what is deleted stays for an hour.
+/// Bytes of a run of a minute, and of any: what is deleted stays for an hour.
 const ROOM: u128 = 3_000_000_000;
+const MOST_ROOM: u128 = 4 * ROOM;
 /// A download is long, and whole or nothing.
 const DOWNLOAD: Duration = Duration::from_secs(4);
 
@@ -146,7 +147,9 @@ impl Desk {
     }
 
     fn is_ahead(&self) -> bool {
-        let share = ROOM * self.began.elapsed().as_millis() / self.length.as_millis().max(1);
+        let length = self.length.as_millis().max(1);
+        let room = (ROOM * length / 60_000).clamp(ROOM, MOST_ROOM);
+        let share = room * self.began.elapsed().as_millis() / length;
         u128::from(self.bytes.load(Ordering::Relaxed)) > share + ROOM / 10
     }
 
@@ -199,12 +202,14 @@ impl Desk {
         let mut trouble = Trouble::default();
         loop {
             let pace = rng.chance(60).then(|| Rng::new(rng.next()));
-            if let Some(reply) = self.web.send(put.clone().bytes(bytes.clone(), pace)).await {
-                let reply = reply.expect(what, &[200])?;
-                self.web.accepted(&mut trouble);
-                return Ok(reply);
+            match self.web.send(put.clone().bytes(bytes.clone(), pace)).await {
+                Ok(reply) => {
+                    let reply = reply.expect(what, &[200])?;
+                    self.web.accepted(&mut trouble);
+                    return Ok(reply);
+                }
+                Err(how) => self.web.rest(&mut trouble, what, how).await?,
             }
-            self.web.rest(&mut trouble, what).await?;
         }
     }
 
@@ -283,10 +288,13 @@ impl Desk {
             } else {
                 ask.header("Content-Range", format!("bytes */{size}"))
             };
-            let Some(reply) = self.web.send(ask).await else {
-                sure = false;
-                self.web.rest(&mut trouble, "a session").await?;
-                continue;
+            let reply = match self.web.send(ask).await {
+                Ok(reply) => reply,
+                Err(how) => {
+                    sure = false;
+                    self.web.rest(&mut trouble, "a session", how).await?;
+                    continue;
+                }
             };
             match told(&reply)? {
                 None => {
@@ -513,6 +521,7 @@ impl Desk {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Figures {
             storm: world.storm.to_string(),
+            harmed: world.store.harms().harmed(),
             uploads: self.uploads.each_ref().map(of),
             aborted: of(&self.aborted),
             bytes: of(&self.bytes),
@@ -526,6 +535,7 @@ impl Desk {
 #[derive(Debug)]
 pub struct Figures {
     storm: String,
+    harmed: u64,
     uploads: [u64; 3],
     aborted: u64,
     bytes: u64,
@@ -560,7 +570,7 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "chaos: {}", self.storm)?;
+        writeln!(f, "chaos: {}; {} calls to the bucket harmed", self.storm, self.harmed)?;
         let strategies: Vec<String> =
             STRATEGIES.iter().zip(self.uploads).map(|(name, count)| format!("{count} {name}")).collect();
         writeln!(

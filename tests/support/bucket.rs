@@ -286,6 +286,11 @@ impl Store {
         self.shared.harms.plan(what, times, harm);
     }
 
+    /// The same, while this spell lasts.
+    pub fn harm_for(&self, spell: Duration, what: &'static str, times: u32, harm: Harm) {
+        self.shared.harms.plan_for(spell, what, times, harm);
+    }
+
     /// No call is harmed any more.
     pub fn spare(&self) {
         self.shared.harms.spare();

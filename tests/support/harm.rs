@@ -12,8 +12,9 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -69,10 +70,21 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// Any body.
 pub type Any = UnsyncBoxBody<Bytes, Error>;
 
+/// What is to be done to calls of one kind.
+struct Plan {
+    what: &'static str,
+    /// How many are left.
+    times: u32,
+    harm: Harm,
+    /// When it is over, whether or not they came.
+    until: Option<Instant>,
+}
+
 /// What is to be done to which calls, and those that came.
 #[derive(Default)]
 pub struct Harms {
-    planned: Mutex<Vec<(&'static str, u32, Harm)>>,
+    planned: Mutex<Vec<Plan>>,
+    harmed: AtomicU64,
     calls: Mutex<Vec<Call>>,
 }
 
@@ -83,12 +95,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Harms {
     /// The next so many calls of this kind are harmed.
     pub fn plan(&self, what: &'static str, times: u32, harm: Harm) {
-        lock(&self.planned).push((what, times, harm));
+        lock(&self.planned).push(Plan { what, times, harm, until: None });
+    }
+
+    /// The same, while this spell lasts.
+    pub fn plan_for(&self, spell: Duration, what: &'static str, times: u32, harm: Harm) {
+        lock(&self.planned).push(Plan { what, times, harm, until: Some(Instant::now() + spell) });
     }
 
     /// No call is harmed any more.
     pub fn spare(&self) {
         lock(&self.planned).clear();
+    }
+
+    /// How many calls were harmed.
+    pub fn harmed(&self) -> u64 {
+        self.harmed.load(Ordering::Relaxed)
     }
 
     /// What was asked so far, and forgets it.
@@ -105,9 +127,12 @@ impl Harms {
     pub fn came<B>(&self, what: &'static str, request: &Request<B>) -> Option<Harm> {
         lock(&self.calls).push(Call { what, path: request.uri().path().into(), bytes: length(request) });
         let mut planned = lock(&self.planned);
-        let at = planned.iter().position(|(of, times, _)| *of == what && *times > 0)?;
-        planned[at].1 -= 1;
-        Some(planned[at].2)
+        let now = Instant::now();
+        planned.retain(|plan| plan.times > 0 && plan.until.is_none_or(|until| now < until));
+        let plan = planned.iter_mut().find(|plan| plan.what == what)?;
+        plan.times -= 1;
+        self.harmed.fetch_add(1, Ordering::Relaxed);
+        Some(plan.harm)
     }
 }
 
