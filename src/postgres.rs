@@ -9,6 +9,8 @@
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -30,6 +32,8 @@ const GROUP: usize = 60;
 const QUEUE: usize = 4096;
 /// So long a verb or a query is tried while the server is away or others are in the way.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A verb that waited longer than that for its lane is still tried for so long.
+const LEAST_PATIENCE: Duration = Duration::from_secs(2);
 /// So many groups of a lane run alone after one was in the way of another: whoever is in the way once is so again.
 const TURNS: u32 = 8;
 /// Limits of one statement's time: of a verb, and of a query, which may read everything.
@@ -75,6 +79,8 @@ trait Verb: Send {
     /// Since when it waits, by the monotonic clock.
     fn since(&self) -> Duration;
     fn run(&mut self, connection: &Connection) -> Ran;
+    /// Something that it posted failed.
+    fn fail(&mut self, error: SqlError) -> Ran;
     fn answer(self: Box<Self>, outcome: &std::result::Result<(), Refused>);
 }
 
@@ -108,11 +114,21 @@ impl<T: Send, F: Fn(&Connection) -> sql::Result<T> + Send> Verb for Asked<T, F> 
 
     fn run(&mut self, connection: &Connection) -> Ran {
         match (self.work)(connection) {
-            Err(error @ (SqlError::Conflict(_) | SqlError::Lost(_) | SqlError::Busy(_))) => Ran::Again(error),
-            result => {
-                let ran = if result.is_ok() { Ran::Done } else { Ran::Failed };
-                self.result = Some(result);
-                ran
+            Ok(value) => {
+                self.result = Some(Ok(value));
+                Ran::Done
+            }
+            // What it posted before failed before.
+            Err(error) => self.fail(connection.settle().err().unwrap_or(error)),
+        }
+    }
+
+    fn fail(&mut self, error: SqlError) -> Ran {
+        match error {
+            SqlError::Conflict(_) | SqlError::Lost(_) | SqlError::Busy(_) => Ran::Again(error),
+            SqlError::Full | SqlError::Unique(_) | SqlError::Unreadable { .. } | SqlError::Failed(_) => {
+                self.result = Some(Err(error));
+                Ran::Failed
             }
         }
     }
@@ -315,7 +331,8 @@ impl Shared {
         work: impl Fn(&Connection) -> sql::Result<T>,
     ) -> sql::Result<T> {
         if !snapshot {
-            return work(connection);
+            let result = work(connection);
+            return connection.settle().and(result);
         }
         connection.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
         let result = work(connection);
@@ -402,7 +419,9 @@ impl Lane {
         queue: &mpsc::Receiver<Box<dyn Verb>>,
     ) -> std::result::Result<(), Refused> {
         let nonce = hex::encode(random_bytes::<16>());
-        let until = verbs.first().map_or(Duration::ZERO, |verb| verb.since()) + PATIENCE;
+        // Whoever waited long for the lane is not refused at the first blip.
+        let least = self.clock.monotonic() + LEAST_PATIENCE;
+        let until = least.max(verbs.first().map_or(Duration::ZERO, |verb| verb.since()) + PATIENCE);
         let mut tries = 0;
         loop {
             let error = match self.attempt(&nonce, verbs, (tries == 0).then_some(queue)) {
@@ -477,16 +496,27 @@ impl Lane {
         }
         let mut done = 0;
         loop {
-            let Some(verb) = verbs.get_mut(done) else {
-                match queue.filter(|_| done < GROUP).and_then(|queue| queue.try_recv().ok()) {
-                    Some(verb) => verbs.push(verb),
-                    None => break,
-                }
-                continue;
-            };
-            if done > 0 {
-                connection.control("RELEASE SAVEPOINT verb; SAVEPOINT verb")?;
+            if done == verbs.len()
+                && let Some(verb) = queue.filter(|_| done < GROUP).and_then(|queue| queue.try_recv().ok())
+            {
+                verbs.push(verb);
             }
+            let more = done < verbs.len();
+            if let Some(before) = done.checked_sub(1).and_then(|before| verbs.get_mut(before)) {
+                // What it posted is answered here, where all wait anyway.
+                let ended = if more {
+                    connection.control("RELEASE SAVEPOINT verb; SAVEPOINT verb")
+                } else {
+                    connection.settle()
+                };
+                if let Err(error) = ended {
+                    match before.fail(error) {
+                        Ran::Done | Ran::Failed => connection.control("ROLLBACK TO SAVEPOINT verb")?,
+                        Ran::Again(error) => return Err(error),
+                    }
+                }
+            }
+            let Some(verb) = verbs.get_mut(done) else { break };
             match verb.run(connection) {
                 Ran::Done => {}
                 Ran::Failed => connection.control("ROLLBACK TO SAVEPOINT verb")?,

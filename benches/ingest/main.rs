@@ -29,6 +29,7 @@ mod parts;
 mod peers;
 #[path = "../../src/postgres/testing.rs"]
 mod postgres;
+mod push;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -265,6 +266,9 @@ fn main() {
         if wants("tickets") {
             tickets(place.path(), &mut table);
         }
+        if wants("pushes") {
+            pushes(place.path(), &mut table);
+        }
     }
     table.print(&wanted());
     if wants("rough") {
@@ -460,6 +464,24 @@ fn tickets(place: &Path, table: &mut Table) {
         table.add(TICKETS, subject, rate.per_second);
         table.add("tickets, p99 ms", subject, rate.p99_ms);
         table.add("tickets, calls of the store", subject, store.calls().len() as f64);
+        server.stop();
+    }
+}
+
+/// Records of one batch, new and then sent again.
+fn pushes(place: &Path, table: &mut Table) {
+    const COUNT: usize = 5_000;
+    let database = postgres::Fresh::empty();
+    let url = database.url();
+    let there = [("LANDFALL_DATABASE", &*url)];
+    for (subject, settings) in [(US, &[][..]), ("landfall on PostgreSQL", &there)] {
+        let server = peers::landfall_with(&place.join(format!("pushes {subject}")), settings);
+        push::batch(&server.client(), "first", 100);
+        for row in ["records/s of a push, new", "records/s of a push, sent again"] {
+            let pushed = push::batch(&server.client(), "all", COUNT);
+            table.add(row, subject, pushed.per_second);
+            table.add(&format!("{row}, until they are kept"), subject, pushed.kept_per_second);
+        }
         server.stop();
     }
 }

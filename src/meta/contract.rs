@@ -25,6 +25,7 @@ macro_rules! on_every_store {
 
 mod direct;
 mod entries;
+mod items;
 mod parts;
 mod places;
 mod replicas;
@@ -217,6 +218,11 @@ impl Case {
     }
 
     async fn finish(&self, lease: &Lease, changes: &[Change]) {
+        self.finish_by(lease, changes, usize::MAX).await;
+    }
+
+    /// The same, so many changes at once.
+    async fn finish_by(&self, lease: &Lease, changes: &[Change], at_once: usize) {
         let resolved: Vec<_> = changes
             .iter()
             .enumerate()
@@ -237,7 +243,8 @@ impl Case {
             .collect();
         let mut rest = resolved.as_slice();
         while !rest.is_empty() {
-            match self.store.apply(lease, rest.to_vec(), self.now, ZERO).await.unwrap() {
+            let some = rest[..rest.len().min(at_once)].to_vec();
+            match self.store.apply(lease, some, self.now, ZERO).await.unwrap() {
                 Applied::Upto(done) => rest = &rest[done..],
                 other => panic!("not applied: {other:?}"),
             }

@@ -55,7 +55,7 @@ impl SearchIndex for PostgresSearch {
 
     async fn set_complete(&self) -> Result<(), SearchError> {
         let mark = "INSERT INTO marks (name) VALUES ('complete') ON CONFLICT DO NOTHING";
-        self.write(0, move |c| c.execute(mark, NONE).map(drop)).await
+        self.write(0, move |c| c.post(mark, NONE)).await
     }
 
     async fn put(&self, document: Document) -> Result<(), SearchError> {
@@ -71,14 +71,14 @@ impl SearchIndex for PostgresSearch {
             .collect();
         self.write(document.item, move |c| {
             let Document { item, title, text, metadata, kind, .. } = &document;
-            c.execute("DELETE FROM texts WHERE item = ?1", [item])?;
-            c.execute(
+            c.post("DELETE FROM texts WHERE item = ?1", [item])?;
+            c.post(
                 "INSERT INTO texts (item, scope, title, body, metadata, kind, truncated) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (item) DO NOTHING",
                 params![item, document.scope, title, text, metadata, kind, document.truncated],
             )?;
             for piece in &pieces {
-                c.execute(
+                c.post(
                     "INSERT INTO text_words (item, words) VALUES (?1, CAST(?2 AS tsvector))",
                     params![item, piece],
                 )?;
@@ -89,7 +89,7 @@ impl SearchIndex for PostgresSearch {
     }
 
     async fn remove(&self, item: i64) -> Result<(), SearchError> {
-        self.write(item, move |c| c.execute("DELETE FROM texts WHERE item = ?1", [item]).map(drop)).await
+        self.write(item, move |c| c.post("DELETE FROM texts WHERE item = ?1", [item])).await
     }
 
     async fn document(&self, item: i64) -> Result<Option<Document>, SearchError> {
@@ -135,10 +135,10 @@ impl SearchIndex for PostgresSearch {
         let scope = scope_word(scope);
         let vectors: Vec<String> = chunks.iter().map(|chunk| vector(&scope, &words(&chunk.text))).collect();
         self.write(file, move |c| {
-            c.execute("DELETE FROM chunks WHERE file = ?1", [file])?;
+            c.post("DELETE FROM chunks WHERE file = ?1", [file])?;
             for ((position, chunk), vector) in (0i64..).zip(&chunks).zip(&vectors) {
                 let at = |offset: u64| i64::try_from(offset).unwrap_or(i64::MAX);
-                c.execute(
+                c.post(
                     "INSERT INTO chunks (file, position, body, first, last, words)
                      VALUES (?1, ?2, ?3, ?4, ?5, CAST(?6 AS tsvector)) ON CONFLICT DO NOTHING",
                     params![file, position, chunk.text, at(chunk.start), at(chunk.end), vector],
@@ -150,7 +150,7 @@ impl SearchIndex for PostgresSearch {
     }
 
     async fn remove_chunks(&self, file: i64) -> Result<(), SearchError> {
-        self.write(file, move |c| c.execute("DELETE FROM chunks WHERE file = ?1", [file]).map(drop)).await
+        self.write(file, move |c| c.post("DELETE FROM chunks WHERE file = ?1", [file])).await
     }
 
     async fn find_chunks(&self, scope: i64, query: &str, limit: u32) -> Result<Vec<Found>, SearchError> {

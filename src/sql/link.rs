@@ -5,12 +5,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -33,6 +33,9 @@ use super::{Kind, Params, Result, SqlError, Value};
 const STATEMENTS: usize = 512;
 /// A server that does not answer in this time is away.
 const CONNECT: Duration = Duration::from_secs(3);
+/// Statements, and bytes of their values, that may be on their way before their answers are waited for.
+const POSTED: usize = 64;
+const POSTED_BYTES: usize = 1024 * 1024;
 /// Beyond the server's own limit of a statement's time: an answer that does not come by then will not.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -147,9 +150,21 @@ fn trusting(roots: Option<&Path>) -> std::result::Result<Arc<ClientConfig>, Stri
 pub struct Link {
     // Ended without waiting: it may be dropped on a thread that must not wait.
     runtime: Option<Runtime>,
-    client: Client,
+    client: Arc<Client>,
     statements: RefCell<HashMap<String, Statement>>,
+    posted: RefCell<Posted>,
     patience: Duration,
+}
+
+/// The answer to a statement that was sent.
+type Answer = Pin<Box<dyn Future<Output = std::result::Result<u64, tokio_postgres::Error>> + Send>>;
+
+/// Statements that were sent, and whose answers nobody has waited for yet.
+#[derive(Default)]
+struct Posted {
+    answers: Vec<Answer>,
+    /// Of their values.
+    bytes: usize,
 }
 
 impl fmt::Debug for Link {
@@ -187,8 +202,13 @@ impl Link {
             // How it ended is told to whoever waits for an answer.
             let _ = connection.await;
         });
-        let link =
-            Self { runtime: Some(runtime), client, statements: RefCell::default(), patience: statement + SILENCE };
+        let link = Self {
+            runtime: Some(runtime),
+            client: Arc::new(client),
+            statements: RefCell::default(),
+            posted: RefCell::default(),
+            patience: statement + SILENCE,
+        };
         link.batch(&format!(
             "SET statement_timeout = {}; SET client_min_messages = warning; {settings}",
             statement.as_millis()
@@ -198,10 +218,51 @@ impl Link {
 
     fn wait<T>(&self, answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>) -> Result<T> {
         let Some(runtime) = &self.runtime else { return Err(SqlError::Lost("it was closed".into())) };
+        let posted = self.posted.take();
+        let answer = async {
+            let mut answer = pin!(answer);
+            // Sent behind what was posted, before any answer is waited for.
+            let early = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+            for answer in posted.answers {
+                answer.await?;
+            }
+            match early {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => answer.await,
+            }
+        };
         match runtime.block_on(async { tokio::time::timeout(self.patience, answer).await }) {
             Ok(answer) => answer.map_err(|error| meaning(&error)),
             Err(_) => Err(SqlError::Lost("the server is silent".into())),
         }
+    }
+
+    /// See [`super::Connection::post`].
+    pub(super) fn post(&self, sql: &str, params: &impl Params) -> Result<()> {
+        let statement = self.prepared(sql, params)?;
+        let values: Vec<Value<'static>> = values(params).into_iter().map(Value::into_owned).collect();
+        let bytes = values.iter().map(Value::bytes).sum::<usize>();
+        let client = Arc::clone(&self.client);
+        let mut answer = Box::pin(async move { client.execute_raw(&statement, values).await });
+        // The first poll puts it into the connection's queue. Whoever waits next polls it again.
+        if let Poll::Ready(done) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return done.map(drop).map_err(|error| meaning(&error));
+        }
+        let much = {
+            let mut posted = self.posted.borrow_mut();
+            posted.answers.push(answer);
+            posted.bytes += bytes;
+            posted.answers.len() >= POSTED || posted.bytes >= POSTED_BYTES
+        };
+        if much { self.settle() } else { Ok(()) }
+    }
+
+    /// See [`super::Connection::settle`].
+    pub(super) fn settle(&self) -> Result<()> {
+        if self.posted.borrow().answers.is_empty() {
+            return Ok(());
+        }
+        self.wait(async { Ok(()) })
     }
 
     fn prepared(&self, sql: &str, params: &impl Params) -> Result<Statement> {
@@ -373,7 +434,7 @@ impl<'r> FromSql<'r> for Value<'r> {
             &Type::FLOAT8 => Self::Real(f64::from_be_bytes(raw.try_into()?)),
             &Type::FLOAT4 => Self::Real(f64::from(f32::from_be_bytes(raw.try_into()?))),
             &Type::TEXT | &Type::NAME | &Type::VARCHAR | &Type::UNKNOWN => Self::Text(told(std::str::from_utf8(raw)?)),
-            &Type::BYTEA => Self::Blob(raw),
+            &Type::BYTEA => Self::Blob(Cow::Borrowed(raw)),
             other => return Err(Box::new(Misfit(other.clone()))),
         })
     }

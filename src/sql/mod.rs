@@ -152,6 +152,16 @@ impl Flavour {
             }
         }
     }
+
+    /// A query for the texts in a JSON array that stands at a place for a value. None of them may have a NUL character, which
+    /// PostgreSQL's JSON lacks.
+    #[must_use]
+    pub fn texts(self, place: &str) -> String {
+        match self {
+            Self::Sqlite => format!("SELECT value FROM json_each({place})"),
+            Self::Postgres => format!("SELECT json_array_elements_text(CAST({place} AS json))"),
+        }
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------- rows
@@ -186,7 +196,7 @@ impl Row<'_> {
                 ValueRef::Text(text) => std::str::from_utf8(text)
                     .map(|text| Value::Text(Cow::Borrowed(text)))
                     .map_err(|error| unreadable(error.to_string())),
-                ValueRef::Blob(bytes) => Ok(Value::Blob(bytes)),
+                ValueRef::Blob(bytes) => Ok(Value::Blob(Cow::Borrowed(bytes))),
             },
             Answered::Postgres(row) => row.try_get(column).map_err(|error| unreadable(link::said(&error))),
         }
@@ -253,6 +263,30 @@ impl Connection {
                 Ok(statement.raw_execute()?)
             }
             Engine::Postgres(link) => link.execute(sql, &params),
+        }
+    }
+
+    /// Runs a statement of which nobody wants to know how many rows it changed. On PostgreSQL it is sent, and its answer
+    /// comes with the next one that is waited for: whether it failed is then said there, or by [`Self::settle`]. What is
+    /// sent is run in its order, and behind one that failed nothing of the transaction is.
+    ///
+    /// # Errors
+    /// [`SqlError`], also of one that was posted before.
+    pub fn post(&self, sql: &str, params: impl Params) -> Result<()> {
+        match &self.0 {
+            Engine::Sqlite(_) => self.execute(sql, params).map(drop),
+            Engine::Postgres(link) => link.post(sql, &params),
+        }
+    }
+
+    /// Waits for everything that was posted.
+    ///
+    /// # Errors
+    /// [`SqlError`], of the first that failed.
+    pub fn settle(&self) -> Result<()> {
+        match &self.0 {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(link) => link.settle(),
         }
     }
 

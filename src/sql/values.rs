@@ -14,7 +14,29 @@ pub enum Value<'v> {
     /// A text; a copy only where it is stored in another form.
     Text(Cow<'v, str>),
     /// Bytes.
-    Blob(&'v [u8]),
+    Blob(Cow<'v, [u8]>),
+}
+
+impl Value<'_> {
+    /// The same, borrowed from nothing.
+    pub(super) fn into_owned(self) -> Value<'static> {
+        match self {
+            Self::Null => Value::Null,
+            Self::Integer(number) => Value::Integer(number),
+            Self::Real(number) => Value::Real(number),
+            Self::Text(text) => Value::Text(Cow::Owned(text.into_owned())),
+            Self::Blob(bytes) => Value::Blob(Cow::Owned(bytes.into_owned())),
+        }
+    }
+
+    /// How many bytes it has, some eight where it is a number.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Null | Self::Integer(_) | Self::Real(_) => 8,
+            Self::Text(text) => text.len(),
+            Self::Blob(bytes) => bytes.len(),
+        }
+    }
 }
 
 /// What a place for a value takes, whether there is one or not: PostgreSQL wants to know it before it sees the value.
@@ -70,8 +92,8 @@ param! {
     f64, Real, self => *self;
     str, Text, self => Cow::Borrowed(self);
     String, Text, self => Cow::Borrowed(self);
-    [u8], Blob, self => self;
-    Vec<u8>, Blob, self => self;
+    [u8], Blob, self => Cow::Borrowed(self);
+    Vec<u8>, Blob, self => Cow::Borrowed(self);
 }
 
 impl<const N: usize> Param for [u8; N] {
@@ -80,7 +102,7 @@ impl<const N: usize> Param for [u8; N] {
     }
 
     fn value(&self) -> Value<'_> {
-        Value::Blob(self)
+        Value::Blob(Cow::Borrowed(self))
     }
 }
 
@@ -140,7 +162,7 @@ impl Param for Owned {
         match self {
             Self::Integer(number) => Value::Integer(*number),
             Self::Text(text) => Value::Text(Cow::Borrowed(text)),
-            Self::Blob(bytes) => Value::Blob(bytes),
+            Self::Blob(bytes) => Value::Blob(Cow::Borrowed(bytes)),
         }
     }
 }
@@ -237,13 +259,13 @@ impl Column for String {
 
 impl Column for Vec<u8> {
     fn read(value: Value<'_>) -> Option<Self> {
-        if let Value::Blob(bytes) = value { Some(bytes.to_vec()) } else { None }
+        if let Value::Blob(bytes) = value { Some(bytes.into_owned()) } else { None }
     }
 }
 
 impl<const N: usize> Column for [u8; N] {
     fn read(value: Value<'_>) -> Option<Self> {
-        if let Value::Blob(bytes) = value { bytes.try_into().ok() } else { None }
+        if let Value::Blob(bytes) = value { bytes.as_ref().try_into().ok() } else { None }
     }
 }
 

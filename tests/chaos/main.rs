@@ -3,7 +3,8 @@
 //! record of what it was told, and nothing of it may turn out to be untrue. Afterwards nothing may be left over.
 //!
 //! `LANDFALL_TEST_CHAOS_SECONDS` is how long (60), `LANDFALL_TEST_CHAOS_SEED` the schedule of an earlier run, and
-//! `LANDFALL_TEST_CHAOS_KEEP` leaves the logs where they are. What is measured is said in `docs/scaling.md`.
+//! `LANDFALL_TEST_CHAOS_KEEP` leaves the logs where they are. A minute needs 4 GB of room for
+//! temporary files, ten minutes 14. What is measured is said in `docs/scaling.md`.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

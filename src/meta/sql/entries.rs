@@ -365,7 +365,6 @@ fn name_file(c: &Connection, file: FileId) -> R<()> {
          WHERE id = ?1 AND EXISTS (SELECT 1 FROM entries e WHERE e.file = ?1)",
         params![file.0.as_bytes(), ANY_TYPE],
     )
-    .map(drop)
 }
 
 pub(super) fn change(
@@ -473,7 +472,7 @@ pub(super) fn delete(c: &Connection, delete: &DeleteEntries) -> R<EntriesDeleted
 
 fn drop_entry(c: &Connection, entry: &Entry) -> R<()> {
     drop_terms(c, entry.number, &terms(&entry.tenant, &entry.facts, entry.uploaded.is_some()))?;
-    run(c, "DELETE FROM entries WHERE number = ?1", [entry.number]).map(drop)
+    run(c, "DELETE FROM entries WHERE number = ?1", [entry.number])
 }
 
 fn drop_content(c: &Connection, file: FileId, delete: &DeleteEntries) -> R<()> {

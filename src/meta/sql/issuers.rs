@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::rows::{all, json_map, one, run, size, sql, time, unreadable};
+use super::rows::{all, changed, json_map, one, run, size, sql, time, unreadable};
 use super::tenants::read_rights;
 use crate::model::access::Rights;
 use crate::model::ids::TenantId;
@@ -90,5 +90,5 @@ pub(super) fn trusting(c: &Connection, url: &str, tenant: Option<&TenantId>) -> 
 }
 
 pub(super) fn remove(c: &Connection, tenant: &TenantId, url: &str) -> R<bool> {
-    Ok(run(c, "DELETE FROM issuers WHERE tenant = ?1 AND url = ?2", [&tenant.0, url])? == 1)
+    Ok(changed(c, "DELETE FROM issuers WHERE tenant = ?1 AND url = ?2", [&tenant.0, url])? == 1)
 }

@@ -1,11 +1,12 @@
 //! Items and identities: applying changes and reading them back.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::rows::{all, json, json_map, made, one, optional_uuid, ordering, run, size, sql, time, word};
+use super::rows::{all, changed, json, json_map, one, optional_uuid, ordering, run, size, sql, time, word};
 use super::{jobs, pushes, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -144,27 +145,38 @@ fn prefix_range(prefix: &str) -> (String, Option<String>) {
 }
 
 /// What is stored of an item that a change is about.
+#[derive(Clone)]
 struct Present {
     ordering: Ordering,
     push: i64,
     deleted: bool,
     version: Option<VersionId>,
+    /// The pushes of its jobs that are due, or being done.
+    extract: Option<i64>,
+    unindex: Option<i64>,
 }
 
-fn present(c: &Connection, source: i64, document_id: &str) -> R<Option<Present>> {
-    one(
-        c,
-        "SELECT ordering, push, deleted IS NOT NULL, content_version FROM items WHERE source = ?1 AND document_id = ?2",
-        params![source, document_id],
-        |row| {
-            Ok(Present {
-                ordering: ordering(row, 0)?,
-                push: row.get(1)?,
-                deleted: row.get(2)?,
-                version: optional_uuid(row, 3)?.map(VersionId),
-            })
-        },
+/// A query for what is there of items, by a condition on `i`.
+fn present_where(condition: &str) -> String {
+    let (extract, unindex) = (JobKind::Extract.name(), JobKind::Unindex.name());
+    format!(
+        "SELECT i.document_id, i.ordering, i.push, i.deleted IS NOT NULL, i.content_version, x.push, u.push
+         FROM items i LEFT JOIN jobs x ON x.kind = '{extract}' AND x.subject = i.row
+                      LEFT JOIN jobs u ON u.kind = '{unindex}' AND u.subject = i.row
+         WHERE i.source = ?1 AND {condition}"
     )
+}
+
+fn read_present(row: &Row<'_>) -> R<(String, Present)> {
+    let present = Present {
+        ordering: ordering(row, 1)?,
+        push: row.get(2)?,
+        deleted: row.get(3)?,
+        version: optional_uuid(row, 4)?.map(VersionId),
+        extract: row.get(5)?,
+        unindex: row.get(6)?,
+    };
+    Ok((row.get(0)?, present))
 }
 
 /// One application: whose push, to which source, and what is counted.
@@ -176,6 +188,8 @@ struct Work<'a> {
     now: Timestamp,
     gone: Timestamp,
     counts: Cell<Counts>,
+    /// What is there of the items that were looked at, or left behind.
+    seen: RefCell<HashMap<String, Option<Present>>>,
 }
 
 /// What one application adds to the numbers of its push and source. Written once, at its end: of a row that changes with
@@ -194,7 +208,41 @@ struct Counts {
 
 impl<'a> Work<'a> {
     fn new(c: &'a Connection, lease: &'a Lease, source: i64, now: Timestamp, gone: Timestamp) -> Self {
-        Self { c, lease, source, floor: Ordering::default(), now, gone, counts: Cell::default() }
+        let (counts, seen) = (Cell::default(), RefCell::default());
+        Self { c, lease, source, floor: Ordering::default(), now, gone, counts, seen }
+    }
+
+    /// Looks at what is there of many items at once: asked one by one, each would cost the way to the database and back.
+    fn look_at<'t>(&self, ids: impl Iterator<Item = &'t str>) -> R<()> {
+        let mut seen = self.seen.borrow_mut();
+        let ids: BTreeSet<&str> = ids.filter(|id| !seen.contains_key(*id) && !id.contains('\0')).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let query = present_where(&format!("i.document_id IN ({})", self.c.flavour().texts("?2")));
+        seen.extend(ids.iter().map(|id| ((*id).to_owned(), None)));
+        let ids = Value::from_iter(ids).to_string();
+        for (id, present) in all(self.c, &query, params![self.source, ids], read_present)? {
+            seen.insert(id, Some(present));
+        }
+        Ok(())
+    }
+
+    fn present(&self, document_id: &str) -> R<Option<Present>> {
+        if let Some(seen) = self.seen.borrow().get(document_id) {
+            return Ok(seen.clone());
+        }
+        let query = present_where("i.document_id = ?2");
+        let found = one(self.c, &query, params![self.source, document_id], read_present)?.map(|(_, present)| present);
+        self.seen.borrow_mut().insert(document_id.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// An item is left so by this push, with these pushes' jobs.
+    fn left(&self, document_id: &str, deleted: bool, version: Option<VersionId>, jobs: (Option<i64>, Option<i64>)) {
+        let Lease { ordering, push, .. } = *self.lease;
+        let present = Present { ordering, push, deleted, version, extract: jobs.0, unindex: jobs.1 };
+        self.seen.borrow_mut().insert(document_id.to_owned(), Some(present));
     }
 
     fn count(&self, change: impl FnOnce(&mut Counts)) {
@@ -203,20 +251,24 @@ impl<'a> Work<'a> {
         self.counts.set(counts);
     }
 
-    /// Makes an item's job due, in the place of any other of it.
-    fn enqueue(&self, kind: JobKind, row: i64, is_new: bool) -> R<()> {
-        if !is_new {
-            jobs::taken_back(self.c, JobKind::Unindex, row)?;
-            match jobs::taken_back(self.c, JobKind::Extract, row)? {
-                Some(push) if push == self.lease.push => self.count(|n| n.pending -= 1),
-                Some(push) => jobs::one_less(self.c, push, self.now)?,
-                None => {}
+    /// Makes an item's job due, in the place of any other that `before` tells of.
+    fn enqueue(&self, kind: JobKind, document_id: &str, before: Option<&Present>) -> R<()> {
+        let item = (self.source, document_id);
+        if before.is_some_and(|before| before.unindex.is_some()) {
+            jobs::take_back_of(self.c, JobKind::Unindex, item)?;
+        }
+        if let Some(push) = before.and_then(|before| before.extract) {
+            jobs::take_back_of(self.c, JobKind::Extract, item)?;
+            if push == self.lease.push {
+                self.count(|n| n.pending -= 1);
+            } else {
+                jobs::one_less(self.c, push, self.now)?;
             }
         }
         if kind == JobKind::Extract {
             self.count(|n| n.pending += 1);
         }
-        jobs::insert(self.c, kind, row, self.lease.push, self.now)
+        jobs::insert_of(self.c, kind, item, self.lease.push, self.now)
     }
 
     /// Writes what was counted.
@@ -257,6 +309,8 @@ pub(super) fn apply(
         return Ok(Applied::SourceGone);
     };
     let work = Work { floor, ..Work::new(c, lease, source, now, now.plus(keep_replaced)) };
+    let wanted = changes.iter().filter(|resolved| resolved.problem.is_none());
+    work.look_at(wanted.map(|resolved| resolved.change.document_id()))?;
     let mut done = 0;
     let mut cursor = None;
     let mut deletions = 0;
@@ -301,7 +355,7 @@ pub(super) fn apply(
 const TOO_MUCH_METADATA: &str = "the item's metadata would grow beyond 8 MiB";
 
 fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: bool) -> R<()> {
-    let present = present(work.c, work.source, &draft.document_id)?;
+    let present = work.present(&draft.document_id)?;
     if work.is_older(present.as_ref()) {
         work.count(|n| n.older += 1);
         return Ok(());
@@ -327,7 +381,7 @@ fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: boo
         ResolvedContent::Inline(b) => (Some(b.as_slice()), None, u64::try_from(b.len()).unwrap_or(0)),
         ResolvedContent::Stored { version, size } => (None, Some(*version), *size),
     };
-    let row = made(
+    run(
         work.c,
         "INSERT INTO items (source, document_id, ordering, push, parent_id, file_extension, metadata, permissions,
                             compression, content, content_version, content_size, state, created, changed)
@@ -338,8 +392,7 @@ fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: boo
              compression = CASE WHEN ?14 = 1 THEN items.compression ELSE ?9 END,
              content = CASE WHEN ?14 = 1 THEN items.content ELSE ?10 END,
              content_version = CASE WHEN ?14 = 1 THEN items.content_version ELSE ?11 END,
-             content_size = CASE WHEN ?14 = 1 THEN items.content_size ELSE ?12 END
-         RETURNING row",
+             content_size = CASE WHEN ?14 = 1 THEN items.content_size ELSE ?12 END",
         params![
             work.source,
             draft.document_id,
@@ -365,7 +418,9 @@ fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: boo
             uploads::unpin(work.c, replaced, work.gone)?;
         }
     }
-    work.enqueue(JobKind::Extract, row, present.is_none())?;
+    work.enqueue(JobKind::Extract, &draft.document_id, present.as_ref())?;
+    let version = if keeps_content { present.and_then(|p| p.version) } else { version };
+    work.left(&draft.document_id, false, version, (Some(work.lease.push), None));
     if !alive {
         work.count(|n| n.held += 1);
     }
@@ -374,7 +429,7 @@ fn put(work: &Work<'_>, draft: &ItemDraft, content: &ResolvedContent, merge: boo
 }
 
 fn apply_patch(work: &Work<'_>, patch: &Patch) -> R<()> {
-    let present = present(work.c, work.source, &patch.document_id)?;
+    let present = work.present(&patch.document_id)?;
     if work.is_older(present.as_ref()) {
         work.count(|n| n.older += 1);
         return Ok(());
@@ -395,7 +450,8 @@ fn apply_patch(work: &Work<'_>, patch: &Patch) -> R<()> {
         "UPDATE items SET metadata = ?2, ordering = ?3, push = ?4, changed = ?5, state = 'queued', problem = NULL WHERE row = ?1",
         params![item.row, metadata, work.lease.ordering.to_bytes(), work.lease.push, work.now.0],
     )?;
-    work.enqueue(JobKind::Extract, item.row, false)?;
+    work.enqueue(JobKind::Extract, &patch.document_id, present.as_ref())?;
+    work.left(&patch.document_id, false, present.and_then(|p| p.version), (Some(work.lease.push), None));
     work.count(|n| n.updated += 1);
     Ok(())
 }
@@ -448,18 +504,15 @@ fn patched(metadata: &mut Map<String, Value>, patch: &Patch) -> Result<(), Strin
 
 /// Deletes an item, and up to a transaction's worth of the items below it. Says how many rows it took.
 fn delete(work: &Work<'_>, document_id: &str, children: bool) -> R<usize> {
-    let present = present(work.c, work.source, document_id)?;
+    let present = work.present(document_id)?;
     if work.is_older(present.as_ref()) {
         work.count(|n| n.older += 1);
         return Ok(0);
     }
     if present.as_ref().is_none_or(|p| !p.deleted || p.push != work.lease.push) {
         // Also for an item that was never there: an older push that is yet to be applied must not bring it back.
-        let row = bury(work, document_id, present.as_ref())?;
-        if present.is_some_and(|p| !p.deleted) {
-            work.enqueue(JobKind::Unindex, row, false)?;
-            work.count(|n| n.deleted += 1);
-        }
+        bury(work, document_id, present.as_ref())?;
+        work.count(|n| n.deleted += u64::from(present.is_some_and(|p| !p.deleted)));
     }
     if !children {
         return Ok(0);
@@ -481,39 +534,42 @@ fn delete(work: &Work<'_>, document_id: &str, children: bool) -> R<usize> {
         ],
         |row| row.get::<String>(0),
     )?;
-    for child in &below {
-        remove(work, child)?;
-    }
+    remove(work, &below)?;
     Ok(below.len())
 }
 
-fn remove(work: &Work<'_>, document_id: &str) -> R<()> {
-    let present = present(work.c, work.source, document_id)?;
-    let row = bury(work, document_id, present.as_ref())?;
-    work.enqueue(JobKind::Unindex, row, false)?;
-    work.count(|n| n.deleted += 1);
+/// Deletes items that are there.
+fn remove(work: &Work<'_>, ids: &[String]) -> R<()> {
+    work.look_at(ids.iter().map(String::as_str))?;
+    for document_id in ids {
+        bury(work, document_id, work.present(document_id)?.as_ref())?;
+        work.count(|n| n.deleted += 1);
+    }
     Ok(())
 }
 
-/// Leaves of an item only its ordering id.
-fn bury(work: &Work<'_>, document_id: &str, present: Option<&Present>) -> R<i64> {
-    let row = made(
+/// Leaves of an item only its ordering id. The text of one that was there leaves the index.
+fn bury(work: &Work<'_>, document_id: &str, present: Option<&Present>) -> R<()> {
+    run(
         work.c,
         "INSERT INTO items (source, document_id, ordering, push, metadata, permissions, content_size, state, created, changed, deleted)
          VALUES (?1, ?2, ?3, ?4, '{}', 'null', 0, 'ready', ?5, ?5, ?5)
          ON CONFLICT (source, document_id) DO UPDATE SET ordering = ?3, push = ?4, metadata = '{}', permissions = 'null',
              parent_id = NULL, file_extension = NULL, compression = NULL, content = NULL, content_version = NULL,
-             content_size = 0, state = 'ready', problem = NULL, changed = ?5, deleted = ?5
-         RETURNING row",
+             content_size = 0, state = 'ready', problem = NULL, changed = ?5, deleted = ?5",
         params![work.source, document_id, work.lease.ordering.to_bytes(), work.lease.push, work.now.0],
     )?;
     if let Some(version) = present.and_then(|p| p.version) {
         uploads::unpin(work.c, version, work.gone)?;
     }
     if present.is_some_and(|p| !p.deleted) {
+        work.enqueue(JobKind::Unindex, document_id, present)?;
+        work.left(document_id, true, None, (None, Some(work.lease.push)));
         work.count(|n| n.held -= 1);
+    } else {
+        work.left(document_id, true, None, present.map_or((None, None), |p| (p.extract, p.unindex)));
     }
-    Ok(row)
+    Ok(())
 }
 
 pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, keep_replaced: Duration) -> R<bool> {
@@ -522,7 +578,7 @@ pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, kee
     }
     let limit = i64::try_from(limits::APPLY_RECORDS).unwrap_or(i64::MAX);
     if lease.kind == PushKind::IdentitiesOlderThan {
-        let deleted = run(
+        let deleted = changed(
             c,
             "UPDATE identities SET deleted = ?4, changed = ?4 WHERE (tenant, provider, kind, name, relation) IN
              (SELECT tenant, provider, kind, name, relation FROM identities
@@ -561,9 +617,7 @@ pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, kee
         )?,
         PushKind::Items | PushKind::Identities | PushKind::IdentitiesOlderThan => Vec::new(),
     };
-    for document_id in &doomed {
-        remove(&work, document_id)?;
-    }
+    remove(&work, &doomed)?;
     work.end()?;
     Ok(i64::try_from(doomed.len()).unwrap_or(0) == limit)
 }
@@ -583,7 +637,7 @@ pub(super) fn apply_identities(
                 put_identity(c, lease, *relation, identity, related, well_knowns, now)?;
             }
             IdentityChange::Delete { identity } => {
-                let deleted = run(
+                let deleted = changed(
                     c,
                     "UPDATE identities SET deleted = ?6, changed = ?6, ordering = ?5
                      WHERE tenant = ?1 AND provider = ?2 AND kind = ?3 AND name = ?4 AND ordering <= ?5 AND deleted IS NULL",
@@ -647,5 +701,5 @@ fn put_identity(
             ],
         )?;
     }
-    run(c, &format!("UPDATE pushes SET {column} = {column} + 1 WHERE row = ?1"), [lease.push]).map(drop)
+    run(c, &format!("UPDATE pushes SET {column} = {column} + 1 WHERE row = ?1"), [lease.push])
 }

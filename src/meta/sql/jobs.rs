@@ -31,28 +31,40 @@ pub(super) fn enqueue(c: &Connection, kind: JobKind, subject: i64, push: i64, du
 }
 
 /// Makes a job due of which nobody counts that it waits, and of whose subject no other is.
-pub(super) fn insert(c: &Connection, kind: JobKind, subject: i64, push: i64, due: Timestamp) -> R<()> {
+fn insert(c: &Connection, kind: JobKind, subject: i64, push: i64, due: Timestamp) -> R<()> {
     run(
         c,
         "INSERT INTO jobs (kind, subject, push, due) VALUES (?1, ?2, ?3, ?4)",
         params![kind.name(), subject, push, due.0],
     )
-    .map(drop)
+}
+
+/// The same for an item, by its source and document id. Its row is found by the statement: asked for first, it would cost the
+/// way to the database and back.
+pub(super) fn insert_of(c: &Connection, kind: JobKind, item: (i64, &str), push: i64, due: Timestamp) -> R<()> {
+    run(
+        c,
+        "INSERT INTO jobs (kind, subject, push, due) SELECT ?1, row, ?2, ?3 FROM items WHERE source = ?4 AND document_id = ?5",
+        params![kind.name(), push, due.0, item.0, item.1],
+    )
+}
+
+/// Takes an item's job back; whoever asks sees to what the job's push counts.
+pub(super) fn take_back_of(c: &Connection, kind: JobKind, item: (i64, &str)) -> R<()> {
+    run(
+        c,
+        "DELETE FROM jobs WHERE kind = ?1 AND subject = (SELECT row FROM items WHERE source = ?2 AND document_id = ?3)",
+        params![kind.name(), item.0, item.1],
+    )
 }
 
 /// Takes a job back that is not needed any more.
 pub(super) fn forget(c: &Connection, kind: JobKind, subject: i64, now: Timestamp) -> R<()> {
-    match taken_back(c, kind, subject)? {
+    let taken_back = "DELETE FROM jobs WHERE kind = ?1 AND subject = ?2 RETURNING push";
+    match one(c, taken_back, params![kind.name(), subject], |row| row.get(0))? {
         Some(push) if kind == JobKind::Extract => one_less(c, push, now),
         Some(_) | None => Ok(()),
     }
-}
-
-/// The same, and whoever asks sees to what the job's push counts.
-pub(super) fn taken_back(c: &Connection, kind: JobKind, subject: i64) -> R<Option<i64>> {
-    one(c, "DELETE FROM jobs WHERE kind = ?1 AND subject = ?2 RETURNING push", params![kind.name(), subject], |row| {
-        row.get(0)
-    })
 }
 
 /// A push waits for one text less.
@@ -204,7 +216,7 @@ pub(super) fn give_back(c: &Connection, job: &LeasedJob, due: Timestamp) -> R<()
 pub(super) fn release_leases(c: &Connection, holder: [u8; 16]) -> R<()> {
     run(c, "UPDATE pushes SET lease = NULL WHERE lease IS NOT NULL AND holder = ?1", [holder])?;
     // A leased job's due time is its lease's end.
-    run(c, "UPDATE jobs SET due = 0, lease = NULL WHERE lease IS NOT NULL AND holder = ?1", [holder]).map(drop)
+    run(c, "UPDATE jobs SET due = 0, lease = NULL WHERE lease IS NOT NULL AND holder = ?1", [holder])
 }
 
 pub(super) fn requeue_items(c: &Connection, after: i64, limit: u32, now: Timestamp) -> R<Option<i64>> {

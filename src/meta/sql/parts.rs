@@ -91,7 +91,6 @@ fn entomb(c: &Connection, piece: &Piece, due: Timestamp) -> R<()> {
         "INSERT INTO tombstones (segment, backend, due) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         params![piece.segment.to_string(), piece.backend, due.0],
     )
-    .map(drop)
 }
 
 pub(super) fn commit(c: &Connection, ask: &CommitParts) -> R<PartsCommitted> {
@@ -165,7 +164,7 @@ fn shown(digest: Option<String>) -> String {
 /// The session's parts are pieces of a version now, or due for deletion: they are nobody's own any more.
 pub(super) fn forget(c: &Connection, id: SessionId) -> R<()> {
     run(c, "DELETE FROM session_parts WHERE session = ?1", [id.0.as_bytes()])?;
-    run(c, "UPDATE sessions SET parts_received = 0 WHERE id = ?1 AND parts_received > 0", [id.0.as_bytes()]).map(drop)
+    run(c, "UPDATE sessions SET parts_received = 0 WHERE id = ?1 AND parts_received > 0", [id.0.as_bytes()])
 }
 
 /// Rows before bytes: the session's parts become tombstones.

@@ -1,6 +1,6 @@
 //! Where bytes are, by what their rows keep.
 
-use super::rows::{all, crcs, one, run, size, sql, uuid, word};
+use super::rows::{all, changed, crcs, one, run, size, sql, uuid, word};
 use super::uploads::{SESSION, read_session};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -75,12 +75,12 @@ fn looked_for(c: &Connection, id: SessionId) -> R<bool> {
 pub(super) fn intend_copy(c: &Connection, copy: &IntendedCopy) -> R<bool> {
     let IntendedCopy { segment, place, before, due, .. } = copy;
     let made = match before {
-        None => run(
+        None => changed(
             c,
             "INSERT INTO tombstones (segment, backend, due) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
             params![segment.to_string(), place.prefix(), due.0],
         )?,
-        Some(before) => run(
+        Some(before) => changed(
             c,
             "UPDATE tombstones SET due = ?3 WHERE segment = ?1 AND due = ?2 AND unlinked IS NULL",
             params![segment.to_string(), before.0, due.0],
@@ -102,7 +102,7 @@ pub(super) fn move_piece(c: &Connection, moved: &MovePiece) -> R<bool> {
     )?;
     let Some(backend) = backend else { return Ok(false) };
     // With another time somebody has tried to delete it, and may have done so although that failed.
-    let taken_back = run(
+    let taken_back = changed(
         c,
         "DELETE FROM tombstones WHERE segment = ?1 AND due = ?2 AND unlinked IS NULL",
         params![to.segment.to_string(), intended.0],

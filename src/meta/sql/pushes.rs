@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::rows::{
-    all, made, one, optional_time, optional_uuid, ordering, run, size, sql, time, unreadable, uuid, word,
+    all, changed, made, one, optional_time, optional_uuid, ordering, run, size, sql, time, unreadable, uuid, word,
 };
 use super::{tenants, uploads};
 use crate::clock::Timestamp;
@@ -217,7 +217,6 @@ fn count_day(c: &Connection, new: &NewPush) -> R<()> {
          ON CONFLICT (tenant, day) DO UPDATE SET items = item_days.items + ?3",
         params![new.tenant.0, new.now.day(), sql(new.changed)],
     )
-    .map(drop)
 }
 
 /// The wall clock in milliseconds, but never less than what was given before: a clock that is set back must not make
@@ -254,7 +253,7 @@ fn check_use(c: &Connection, new: &NewPush, used: &FileUse) -> R<Use> {
 }
 
 fn hold(c: &Connection, push: i64, version: VersionId) -> R<()> {
-    let new = run(
+    let new = changed(
         c,
         "INSERT INTO push_contents (push, version) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
         params![push, version.0.as_bytes()],

@@ -1,7 +1,7 @@
 //! What tenants hold: every change is made in the transaction that changes what is counted, so that the numbers are
 //! exact after every crash.
 
-use super::rows::{one, optional_size, run, size, sql};
+use super::rows::{changed, one, optional_size, run, size, sql};
 use crate::meta::{OverQuota, Quota};
 use crate::model::ids::TenantId;
 use crate::model::session::Session;
@@ -39,7 +39,7 @@ pub(super) fn quota(c: &Connection, tenant: &TenantId) -> R<Quota> {
 }
 
 pub(super) fn set_quota(c: &Connection, tenant: &TenantId, quota: Quota) -> R<bool> {
-    let changed = run(
+    let changed = changed(
         c,
         "UPDATE tenants SET quota_bytes = ?2, quota_sessions = ?3 WHERE id = ?1",
         params![tenant.0, quota.bytes.map(sql), quota.sessions.map(sql)],
@@ -74,7 +74,6 @@ fn change(c: &Connection, tenant: &TenantId, bytes: i64, versions: i64, reserved
          reserved = usage.reserved + ?4, open_sessions = usage.open_sessions + ?5",
         params![tenant.0, bytes, versions, reserved, sessions],
     )
-    .map(drop)
 }
 
 pub(super) fn session_opened(c: &Connection, tenant: &TenantId, reserved: u64) -> R<()> {

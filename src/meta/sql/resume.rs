@@ -192,7 +192,7 @@ pub(super) fn advance(c: &Connection, advance: &Advance) -> R<Advanced> {
 /// The session's extents are pieces of a version now, or due for deletion: they are nobody's own any more.
 pub(super) fn forget_progress(c: &Connection, id: SessionId) -> R<()> {
     run(c, "DELETE FROM session_pieces WHERE session = ?1", [id.0.as_bytes()])?;
-    run(c, "DELETE FROM session_progress WHERE session = ?1", [id.0.as_bytes()]).map(drop)
+    run(c, "DELETE FROM session_progress WHERE session = ?1", [id.0.as_bytes()])
 }
 
 /// Rows before bytes: the session's extents become tombstones.
@@ -212,7 +212,7 @@ pub(super) fn bury_direct(c: &Connection, session: &Session, due: Timestamp) -> 
         "INSERT INTO tombstones (segment, backend, due) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         params![segment, direct.place.mark(direct.upload.as_deref().unwrap_or_default()), due.0],
     )?;
-    run(c, "UPDATE sessions SET direct = NULL WHERE id = ?1", [session.id.0.as_bytes()]).map(drop)
+    run(c, "UPDATE sessions SET direct = NULL WHERE id = ?1", [session.id.0.as_bytes()])
 }
 
 /// The store's name for a session's upload, in parts or in chunks: the first that is told is kept.

@@ -105,7 +105,13 @@ pub(super) fn all<T>(c: &Connection, sql: &str, params: impl Params, read: impl 
     c.all(sql, params, read)
 }
 
-pub(super) fn run(c: &Connection, sql: &str, params: impl Params) -> R<usize> {
+/// Changes rows. Whether it failed is said by the next statement that is waited for, at the latest when the verb ends.
+pub(super) fn run(c: &Connection, sql: &str, params: impl Params) -> R<()> {
+    c.post(sql, params)
+}
+
+/// Changes rows, and says how many.
+pub(super) fn changed(c: &Connection, sql: &str, params: impl Params) -> R<usize> {
     c.execute(sql, params)
 }
 

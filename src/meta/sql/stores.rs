@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::rows::{all, json_map, made, one, optional_time, optional_uuid, run, size, sql, time, uuid, word};
+use super::rows::{all, changed, json_map, made, one, optional_time, optional_uuid, run, size, sql, time, uuid, word};
 use super::{files, jobs, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -163,7 +163,7 @@ pub(super) fn list(c: &Connection, tenant: &TenantId, filter: &StoreFilter) -> R
 }
 
 pub(super) fn update(c: &Connection, store: &Store) -> R<bool> {
-    let changed = run(
+    let changed = changed(
         c,
         "UPDATE stores SET name = ?2, folded = ?3, description = ?4, active = ?5, properties = ?6, changed = ?7
          WHERE row = ?1 AND deleted IS NULL",
@@ -181,7 +181,8 @@ pub(super) fn update(c: &Connection, store: &Store) -> R<bool> {
 }
 
 pub(super) fn delete(c: &Connection, store: i64, now: Timestamp) -> R<bool> {
-    let deleted = run(c, "UPDATE stores SET deleted = ?2 WHERE row = ?1 AND deleted IS NULL", params![store, now.0])?;
+    let deleted =
+        changed(c, "UPDATE stores SET deleted = ?2 WHERE row = ?1 AND deleted IS NULL", params![store, now.0])?;
     if deleted == 1 {
         jobs::enqueue(c, JobKind::Empty, store, -store, now)?;
     }
@@ -435,7 +436,6 @@ fn note(c: &Connection, row: i64, at: Timestamp, level: LogLevel, message: &str)
          AND position <= (SELECT max(position) FROM store_logs WHERE file = ?1) - ?2",
         params![row, limits::LOG_ENTRIES],
     )
-    .map(drop)
 }
 
 fn note_all(c: &Connection, row: i64, log: &[LogEntry]) -> R<()> {
@@ -447,7 +447,7 @@ pub(super) fn begin_step(c: &Connection, job: &LeasedJob, began: &Began) -> R<bo
         return Ok(false);
     }
     let first = began.step == Step::Detecting;
-    let changed = run(
+    let changed = changed(
         c,
         "UPDATE store_files SET state = 'processing', step = ?2, problem = NULL, ended = NULL,
          started = CASE WHEN ?3 = 1 OR started IS NULL THEN ?4 ELSE started END WHERE row = ?1",
@@ -483,9 +483,7 @@ pub(super) fn end_processing(c: &Connection, job: &LeasedJob, processed: &Proces
     note_all(c, job.subject, &processed.log)?;
     match processed.due {
         Some(due) => jobs::give_back(c, job, due),
-        None => {
-            run(c, "DELETE FROM jobs WHERE kind = ?1 AND subject = ?2", params![job.kind.name(), job.subject]).map(drop)
-        }
+        None => run(c, "DELETE FROM jobs WHERE kind = ?1 AND subject = ?2", params![job.kind.name(), job.subject]),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the sweeper asks, and the numbers.
 
-use super::rows::{all, one, optional_uuid, run, size, uuid, word};
+use super::rows::{all, changed, one, optional_uuid, run, size, uuid, word};
 use super::uploads::{self, SESSION};
 use super::{entries, quota, resume, stores};
 use crate::clock::Timestamp;
@@ -86,7 +86,7 @@ pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swep
     for session in &unsent {
         resume::bury_direct(c, session, now)?;
     }
-    swept.sessions = rows(run(
+    swept.sessions = rows(changed(
         c,
         "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions s WHERE state <> 'open' AND expires <= ?1
          AND NOT EXISTS (SELECT 1 FROM session_progress p WHERE p.session = s.id)
@@ -95,24 +95,24 @@ pub(super) fn expire_files(c: &Connection, now: Timestamp, limit: u32) -> R<Swep
         params![now.minus(limits::ORPHAN_GRACE).0, limit],
     )?);
     swept.rows = rows(abandoned.len() + unsent.len())
-        + rows(run(
+        + rows(changed(
             c,
             "DELETE FROM pushes WHERE row IN (SELECT row FROM pushes WHERE finished <= ?1 LIMIT ?2)",
             params![now.minus(limits::PUSH_KEPT).0, limit],
         )?)
-        + rows(run(
+        + rows(changed(
             c,
             "DELETE FROM items WHERE row IN (SELECT row FROM items WHERE deleted <= ?1 LIMIT ?2)
          AND NOT EXISTS (SELECT 1 FROM jobs WHERE kind IN ('extract', 'unindex') AND subject = items.row)",
             params![now.minus(limits::TOMBSTONE_KEPT).0, limit],
         )?)
-        + rows(run(
+        + rows(changed(
             c,
             "DELETE FROM identities WHERE (tenant, provider, kind, name, relation) IN
              (SELECT tenant, provider, kind, name, relation FROM identities WHERE deleted <= ?1 LIMIT ?2)",
             params![now.minus(limits::TOMBSTONE_KEPT).0, limit],
         )?)
-        + rows(run(
+        + rows(changed(
             c,
             "DELETE FROM streams WHERE id IN (SELECT id FROM streams WHERE opened <= ?1 LIMIT ?2)",
             params![now.minus(limits::PUSH_KEPT).0, limit],
@@ -142,7 +142,7 @@ pub(super) fn unlinked(c: &Connection, segments: &[SegmentId], now: Timestamp) -
     for segment in segments {
         // Also only while it is due: a copy that is still being made was given more time.
         let mark = "UPDATE tombstones SET unlinked = ?2 WHERE segment = ?1 AND unlinked IS NULL AND due <= ?2";
-        if run(c, mark, params![segment.to_string(), now.0])? > 0 {
+        if changed(c, mark, params![segment.to_string(), now.0])? > 0 {
             marked.push(*segment);
         }
     }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::calls;
-use super::rows::{all, json, json_map, one, optional_size, optional_time, run, sql, time, unreadable, uuid, word};
+use super::rows::{
+    all, changed, json, json_map, one, optional_size, optional_time, run, sql, time, unreadable, uuid, word,
+};
 use crate::clock::Timestamp;
 use crate::meta::{ItemLimits, KeyCreated, KeyInfo, Marked, NewItemLimits, NewSource, Once, Quota, TenantInfo};
 use crate::model::access::{Caller, Rights};
@@ -33,7 +35,7 @@ pub(super) fn set_setting(c: &Connection, name: &str, value: Vec<u8>, only_new: 
 }
 
 pub(super) fn create_tenant(c: &Connection, tenant: &TenantInfo) -> R<bool> {
-    let made = run(
+    let made = changed(
         c,
         "INSERT INTO tenants (id, api, created, quota_bytes, quota_sessions) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
         params![tenant.id.0, tenant.api, tenant.created.0, tenant.quota.bytes.map(sql), tenant.quota.sessions.map(sql)],
@@ -154,7 +156,7 @@ pub(super) fn keys(c: &Connection, tenant: Option<&TenantId>) -> R<Vec<KeyInfo>>
 }
 
 pub(super) fn revoke_key(c: &Connection, tenant: Option<&TenantId>, key: KeyId, now: Timestamp) -> R<bool> {
-    let changed = run(
+    let changed = changed(
         c,
         "UPDATE keys SET revoked = coalesce(revoked, ?3) WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)",
         params![key.0.as_bytes(), tenant.map(TenantId::as_str), now.0],
@@ -178,7 +180,7 @@ fn read_source(row: &Row<'_>) -> R<Source> {
 }
 
 pub(super) fn create_source(c: &Connection, new: &NewSource) -> R<Option<Source>> {
-    let made = run(
+    let made = changed(
         c,
         "INSERT INTO sources (tenant, id, name, stream_enabled, properties, activity, floor, created)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
@@ -205,7 +207,7 @@ pub(super) fn sources(c: &Connection, tenant: &TenantId) -> R<Vec<Source>> {
 }
 
 pub(super) fn update_source(c: &Connection, source: &Source) -> R<bool> {
-    let changed = run(
+    let changed = changed(
         c,
         "UPDATE sources SET name = ?2, stream_enabled = ?3, properties = ?4 WHERE row = ?1",
         params![source.row, source.name, source.stream_enabled, Value::Object(source.properties.clone()).to_string()],
@@ -226,7 +228,7 @@ pub(super) fn delete_source(c: &Connection, source: i64) -> R<bool> {
     }
     run(c, "DELETE FROM items WHERE source = ?1", [source])?;
     run(c, "DELETE FROM streams WHERE source = ?1", [source])?;
-    Ok(run(c, "DELETE FROM sources WHERE row = ?1", [source])? == 1)
+    Ok(changed(c, "DELETE FROM sources WHERE row = ?1", [source])? == 1)
 }
 
 pub(super) fn set_activity(c: &Connection, source: i64, activity: Activity) -> R<()> {

@@ -3,8 +3,8 @@
 use uuid::Uuid;
 
 use super::rows::{
-    all, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, pieces, run, size, sql, time,
-    unreadable, uuid, word,
+    all, changed, crcs, digests, json, one, optional_size, optional_time, optional_uuid, ordering, pieces, run, size,
+    sql, time, unreadable, uuid, word,
 };
 use super::{calls, entries, files, parts, quota, resume, rows, stores};
 use crate::clock::Timestamp;
@@ -310,7 +310,6 @@ fn put_file(c: &Connection, session: &Session, version: &Version) -> R<()> {
             metadata
         ],
     )
-    .map(drop)
 }
 
 fn put_receipt(c: &Connection, session: SessionId, version: &Version) -> R<()> {
@@ -332,7 +331,6 @@ fn put_receipt(c: &Connection, session: SessionId, version: &Version) -> R<()> {
             version.committed.0
         ],
     )
-    .map(drop)
 }
 
 pub(super) fn receipt(c: &Connection, session: SessionId) -> R<Option<Receipt>> {
@@ -544,7 +542,7 @@ pub(super) fn open_stream(
 }
 
 pub(super) fn add_chunk(c: &Connection, stream: StreamId, tenant: &TenantId, source: i64, file: FileId) -> R<bool> {
-    let added = run(
+    let added = changed(
         c,
         "INSERT INTO stream_files (stream, position, file)
          SELECT s.id, (SELECT count(*) FROM stream_files f WHERE f.stream = s.id), ?4

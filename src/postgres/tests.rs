@@ -1,0 +1,105 @@
+use crate::sql::SqlError;
+
+use super::testing::Fresh;
+use super::*;
+
+const PLAN: Plan = Plan {
+    part: "tests",
+    migrations: &["CREATE TABLE numbers (n BIGINT PRIMARY KEY)"],
+    lanes: 1,
+    readers: 1,
+    serializable: true,
+};
+const ADD: &str = "INSERT INTO numbers (n) VALUES (?1)";
+
+fn numbers(c: &Connection) -> sql::Result<Vec<i64>> {
+    c.all("SELECT n FROM numbers ORDER BY n", sql::NONE, |row| row.get(0))
+}
+
+async fn opened() -> (Fresh, Target, Database) {
+    tokio::task::spawn_blocking(|| {
+        let fresh = Fresh::empty();
+        let target = Target::parse(&fresh.url()).unwrap();
+        let database = Database::open(&target, PLAN).unwrap();
+        (fresh, target, database)
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn what_is_posted_is_run_in_its_order_and_seen_by_what_comes_behind() {
+    let (_fresh, target, _database) = opened().await;
+    tokio::task::spawn_blocking(move || {
+        let c = Connection::from(Link::open(&target, VERB_STATEMENT, WRITER).unwrap());
+        c.control("BEGIN").unwrap();
+        // More than may be on their way at once, and more bytes.
+        for n in 0..200i64 {
+            c.post(ADD, [n]).unwrap();
+        }
+        let long = "x".repeat(700_000);
+        for _ in 0..3 {
+            c.post("UPDATE numbers SET n = n + 1000 WHERE n = 7 AND ?1 <> ''", [&long]).unwrap();
+        }
+        c.post("DELETE FROM numbers WHERE n >= ?1 AND n < 1000", [10i64]).unwrap();
+        assert_eq!(numbers(&c).unwrap(), [0, 1, 2, 3, 4, 5, 6, 8, 9, 1007]);
+        c.control("COMMIT").unwrap();
+        assert_eq!(numbers(&c).unwrap().len(), 10);
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn one_that_failed_is_told_by_the_next_that_is_waited_for() {
+    let (_fresh, target, _database) = opened().await;
+    tokio::task::spawn_blocking(move || {
+        let c = Connection::from(Link::open(&target, VERB_STATEMENT, WRITER).unwrap());
+        let waits: [fn(&Connection) -> sql::Result<()>; 4] = [
+            |c| numbers(c).map(drop),
+            |c| c.execute(ADD, [5i64]).map(drop),
+            |c| c.control("RELEASE SAVEPOINT verb"),
+            Connection::settle,
+        ];
+        for wait in waits {
+            c.control("BEGIN; SAVEPOINT verb").unwrap();
+            c.post(ADD, [1i64]).unwrap();
+            c.post(ADD, [1i64]).unwrap();
+            c.post(ADD, [2i64]).unwrap();
+            assert!(matches!(wait(&c), Err(SqlError::Unique(_))), "the first failure, not one that follows from it");
+            c.control("ROLLBACK TO SAVEPOINT verb").unwrap();
+            assert!(numbers(&c).unwrap().is_empty());
+            c.control("ROLLBACK").unwrap();
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_a_verb_posted_fails_that_verb_and_no_other_of_its_group() {
+    let (_fresh, _target, database) = opened().await;
+    // It holds the lane until the others wait behind it, so that they are one group.
+    let first = database.write(0, |c| {
+        std::thread::sleep(Duration::from_millis(200));
+        c.post(ADD, [1i64])
+    });
+    let twice = database.write(0, |c| {
+        c.post(ADD, [2i64])?;
+        c.post(ADD, [2i64])
+    });
+    let unread = database.write(0, |c| {
+        c.post(ADD, [1i64])?;
+        Err::<(), _>(SqlError::Failed("its own".into()))
+    });
+    let last = database.write(0, |c| c.post(ADD, [3i64]));
+    let (first, twice, unread, last) = tokio::join!(first, twice, unread, last);
+    first.unwrap();
+    let failed = |result: Result<()>| result.unwrap_err().to_string();
+    let twice = failed(twice);
+    assert!(twice.contains("23505"), "{twice}");
+    let unread = failed(unread);
+    assert!(unread.contains("23505"), "what failed first is told: {unread}");
+    last.unwrap();
+    assert_eq!(database.look(numbers).await.unwrap(), [1, 3]);
+}
