@@ -11,7 +11,7 @@ use crate::blob::BlobError;
 use crate::limits;
 
 /// Bodies on their way at once, besides the one that gathers.
-const SENDING: usize = 2;
+const SENDING: usize = 3;
 /// Where memory is short, so many bytes are worth a body of their own.
 const SPILL_BYTES: u64 = 256 * 1024;
 

@@ -10,7 +10,7 @@ use super::S3;
 use super::content::Content;
 use super::layout::{HELD_BYTES, Layout, Recorded, SEALING_PART, Tail, WHOLE};
 use super::wire::Sent;
-use crate::blob::remote::{Gathered, Sending, crc32c, followed};
+use crate::blob::remote::{Gathered, Sending};
 use crate::blob::{BlobError, Extent, SegmentWriter};
 use crate::faults;
 use crate::model::ids::SegmentId;
@@ -29,13 +29,22 @@ pub(super) struct Writer {
     tails: Vec<Tail>,
     /// Its bytes in memory.
     gathered: Gathered,
-    /// The checksum of the whole part.
-    crc32c: u32,
+    /// The checksum of the whole part, so far.
+    crc32c: crc_fast::Digest,
     sending: Sending<Sent>,
     /// Tails of parts that were sent since the last persist.
     sent_tails: Vec<Tail>,
     /// Tails that no recorded extent needs once somebody goes on.
     stale: Vec<Tail>,
+}
+
+/// A CRC32C of bytes that come one after the other: to put together those of single ones costs more than they do.
+fn running() -> crc_fast::Digest {
+    crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)
+}
+
+fn ended(digest: &crc_fast::Digest) -> u32 {
+    u32::try_from(digest.finalize()).unwrap_or(0)
 }
 
 impl Writer {
@@ -49,7 +58,7 @@ impl Writer {
             number: 1,
             tails: Vec::new(),
             gathered,
-            crc32c: 0,
+            crc32c: running(),
             sending: Sending::new(),
             sent_tails: Vec::new(),
             stale: Vec::new(),
@@ -78,7 +87,7 @@ impl Writer {
             tails: self.tails.iter().copied().filter(|tail| tail.offset < from).collect(),
             chunks,
             length: self.gathered.end() - self.layout.start(self.number),
-            crc32c: std::mem::take(&mut self.crc32c),
+            crc32c: ended(&std::mem::replace(&mut self.crc32c, running())),
             _held: Some(held),
         };
         self.sent_tails.append(&mut self.tails);
@@ -117,9 +126,9 @@ impl Writer {
             return Ok(());
         }
         let chunks = self.gathered.behind(from);
-        let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
+        let mut digest = running();
         chunks.iter().for_each(|chunk| digest.update(chunk));
-        let crc32c = u32::try_from(digest.finalize()).unwrap_or(0);
+        let crc32c = ended(&digest);
         let tail = Tail { offset: from, length: end - from, crc32c };
         let content = Content { segment: None, tails: Vec::new(), chunks, length: tail.length, crc32c, _held: None };
         self.store.put(&self.store.tail_key(self.segment, tail), &Arc::new(content)).await?;
@@ -171,8 +180,7 @@ impl SegmentWriter for Writer {
                 }
                 let left = self.left();
                 let taken = self.gathered.take(&mut chunk, left);
-                let length = u64::try_from(taken.len()).unwrap_or(0);
-                self.crc32c = followed(self.crc32c, crc32c(&taken), length);
+                self.crc32c.update(&taken);
             }
         }
         if self.gathered.end() > 0 {
