@@ -110,6 +110,11 @@ pub const BODY_IDLE: Duration = Duration::from_secs(30);
 pub const BODY_GRACE: Duration = Duration::from_secs(30);
 /// Slowest accepted body, in bytes per second.
 pub const BODY_RATE_BYTES: u64 = 1024;
+/// Of a body that goes on, what has come is recorded meanwhile: when it is so many bytes more, and so long after the last time.
+/// More is not lost with the process that receives it, or with its place to another request.
+pub const RECORD_BYTES: u64 = 32 * 1024 * 1024;
+/// See [`RECORD_BYTES`].
+pub const RECORD_EVERY: Duration = Duration::from_secs(10);
 /// Memory that a body has while nothing of it is in hand: it stands for its connection's buffer.
 pub const BODY_STEP_BYTES: u64 = 16 * 1024;
 /// And at most, when it comes fast and there is memory.

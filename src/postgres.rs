@@ -181,7 +181,8 @@ impl Database {
         let mut lanes = Vec::with_capacity(plan.lanes);
         for number in 0..plan.lanes {
             let (verbs, queue) = mpsc::sync_channel(QUEUE);
-            let lane = Lane { target: target.clone(), clock: clock.clone(), plan, connection: None, turns: 0 };
+            let lane =
+                Lane { target: target.clone(), clock: clock.clone(), plan, connection: None, turns: 0, away: false };
             std::thread::Builder::new()
                 .name(format!("{}-lane-{number}", plan.part))
                 .spawn(move || lane.run(&queue))
@@ -397,6 +398,8 @@ struct Lane {
     connection: Option<Connection>,
     /// Groups that still run alone.
     turns: u32,
+    /// Was the last group refused because the server can't be reached?
+    away: bool,
 }
 
 impl Lane {
@@ -419,14 +422,16 @@ impl Lane {
         queue: &mpsc::Receiver<Box<dyn Verb>>,
     ) -> std::result::Result<(), Refused> {
         let nonce = hex::encode(random_bytes::<16>());
-        // Whoever waited long for the lane is not refused at the first blip.
-        let least = self.clock.monotonic() + LEAST_PATIENCE;
-        let until = least.max(verbs.first().map_or(Duration::ZERO, |verb| verb.since()) + PATIENCE);
+        let since = verbs.first().map_or(Duration::ZERO, |verb| verb.since());
+        // Whoever waited long for the lane is not refused at the first blip. While the server is away, all are together.
+        let least = if self.away { Duration::ZERO } else { self.clock.monotonic() + LEAST_PATIENCE };
+        let until = least.max(since + PATIENCE);
         let mut tries = 0;
         loop {
             let error = match self.attempt(&nonce, verbs, (tries == 0).then_some(queue)) {
                 Ok(()) => {
                     self.turns = self.turns.saturating_sub(1);
+                    self.away = false;
                     return Ok(());
                 }
                 Err(error) => error,
@@ -442,6 +447,7 @@ impl Lane {
                 }
             }
             if self.clock.monotonic() >= until {
+                self.away = matches!(error, SqlError::Lost(_));
                 return Err(Refused::Failed(format!("{}: {error}", self.target)));
             }
             if tries > 1 || !matches!(error, SqlError::Conflict(_)) {

@@ -103,3 +103,41 @@ async fn what_a_verb_posted_fails_that_verb_and_no_other_of_its_group() {
     last.unwrap();
     assert_eq!(database.look(numbers).await.unwrap(), [1, 3]);
 }
+
+#[tokio::test]
+async fn the_last_verb_of_a_group_fails_alone_too() {
+    let (_fresh, _target, database) = opened().await;
+    let slow = database.write(0, |c| {
+        std::thread::sleep(Duration::from_millis(200));
+        c.post(ADD, [1i64])
+    });
+    let last = database.write(0, |c| {
+        c.post(ADD, [2i64])?;
+        c.post(ADD, [1i64])
+    });
+    let (slow, last) = tokio::join!(slow, last);
+    slow.unwrap();
+    assert!(last.unwrap_err().to_string().contains("23505"));
+    assert_eq!(database.look(numbers).await.unwrap(), [1]);
+}
+
+#[tokio::test]
+async fn a_verb_is_run_again_when_what_it_posted_was_in_the_way_of_another() {
+    use std::sync::atomic::AtomicU32;
+    let (_fresh, target, database) = opened().await;
+    database.write(0, |c| c.post(ADD, [1i64])).await.unwrap();
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    let changed = database.write(0, move |c| {
+        // The snapshot is taken here. Another changes the row before we do, once.
+        numbers(c)?;
+        if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+            let other = Link::open(&target, VERB_STATEMENT, WRITER)?;
+            other.batch("UPDATE numbers SET n = n + 10")?;
+        }
+        c.post("UPDATE numbers SET n = n + ?1", [100i64])
+    });
+    changed.await.unwrap();
+    assert_eq!(runs.load(Ordering::Relaxed), 2);
+    assert_eq!(database.look(numbers).await.unwrap(), [111]);
+}

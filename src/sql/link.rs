@@ -219,19 +219,26 @@ impl Link {
     fn wait<T>(&self, answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>) -> Result<T> {
         let Some(runtime) = &self.runtime else { return Err(SqlError::Lost("it was closed".into())) };
         let posted = self.posted.take();
-        let answer = async {
+        runtime.block_on(async {
             let mut answer = pin!(answer);
             // Sent behind what was posted, before any answer is waited for.
             let early = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
             for answer in posted.answers {
-                answer.await?;
+                self.in_time(answer).await?;
             }
             match early {
-                Poll::Ready(answer) => answer,
-                Poll::Pending => answer.await,
+                Poll::Ready(answer) => answer.map_err(|error| meaning(&error)),
+                Poll::Pending => self.in_time(answer).await,
             }
-        };
-        match runtime.block_on(async { tokio::time::timeout(self.patience, answer).await }) {
+        })
+    }
+
+    /// Each statement may take its time.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(self.patience, answer).await {
             Ok(answer) => answer.map_err(|error| meaning(&error)),
             Err(_) => Err(SqlError::Lost("the server is silent".into())),
         }

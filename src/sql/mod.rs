@@ -153,13 +153,14 @@ impl Flavour {
         }
     }
 
-    /// A query for the texts in a JSON array that stands at a place for a value. None of them may have a NUL character, which
-    /// PostgreSQL's JSON lacks.
+    /// A condition: a column's text is among those in a JSON array that stands at a place for a value. None of them may have a
+    /// NUL character, which PostgreSQL's JSON lacks.
     #[must_use]
-    pub fn texts(self, place: &str) -> String {
+    pub fn among(self, column: &str, place: &str) -> String {
         match self {
-            Self::Sqlite => format!("SELECT value FROM json_each({place})"),
-            Self::Postgres => format!("SELECT json_array_elements_text(CAST({place} AS json))"),
+            Self::Sqlite => format!("{column} IN (SELECT value FROM json_each({place}))"),
+            // An array, and not a query to be joined with: then the index is asked for each, whatever is guessed of their number.
+            Self::Postgres => format!("{column} = ANY (ARRAY(SELECT json_array_elements_text(CAST({place} AS json))))"),
         }
     }
 }

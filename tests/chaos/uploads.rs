@@ -548,6 +548,11 @@ impl Figures {
         self.uploads.iter().sum()
     }
 
+    /// Calls to the bucket that were harmed.
+    pub fn harmed(&self) -> u64 {
+        self.harmed
+    }
+
     /// At least so many of a hundred resumes took at most this.
     fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.resumes.len() * percent / 100).max(1);

@@ -159,11 +159,12 @@ struct Present {
 /// A query for what is there of items, by a condition on `i`.
 fn present_where(condition: &str) -> String {
     let (extract, unindex) = (JobKind::Extract.name(), JobKind::Unindex.name());
+    // The jobs not as a join: each is one look into an index, whatever a database guesses of their number.
     format!(
-        "SELECT i.document_id, i.ordering, i.push, i.deleted IS NOT NULL, i.content_version, x.push, u.push
-         FROM items i LEFT JOIN jobs x ON x.kind = '{extract}' AND x.subject = i.row
-                      LEFT JOIN jobs u ON u.kind = '{unindex}' AND u.subject = i.row
-         WHERE i.source = ?1 AND {condition}"
+        "SELECT i.document_id, i.ordering, i.push, i.deleted IS NOT NULL, i.content_version,
+                (SELECT push FROM jobs WHERE kind = '{extract}' AND subject = i.row),
+                (SELECT push FROM jobs WHERE kind = '{unindex}' AND subject = i.row)
+         FROM items i WHERE i.source = ?1 AND {condition}"
     )
 }
 
@@ -219,7 +220,7 @@ impl<'a> Work<'a> {
         if ids.is_empty() {
             return Ok(());
         }
-        let query = present_where(&format!("i.document_id IN ({})", self.c.flavour().texts("?2")));
+        let query = present_where(&self.c.flavour().among("i.document_id", "?2"));
         seen.extend(ids.iter().map(|id| ((*id).to_owned(), None)));
         let ids = Value::from_iter(ids).to_string();
         for (id, present) in all(self.c, &query, params![self.source, ids], read_present)? {

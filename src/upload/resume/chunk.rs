@@ -309,6 +309,8 @@ impl Receive<'_> {
         rest: Bytes,
     ) -> Result<Ended, Stop> {
         let most = self.end() - self.held();
+        let clock = &self.engine.clock;
+        let mut recorded = clock.monotonic();
         let mut next = Some(Ok(rest));
         loop {
             match next.take() {
@@ -317,6 +319,14 @@ impl Receive<'_> {
                         return Ok(Ended::TooLong);
                     }
                     pour.take(chunk).await?;
+                    let more = (self.held() + pour.mark().bytes).saturating_sub(segment.recorded);
+                    if more >= limits::RECORD_BYTES
+                        && clock.monotonic().saturating_sub(recorded) >= limits::RECORD_EVERY
+                    {
+                        pour.flush().await?;
+                        self.record(pour, segment, resent).await?;
+                        recorded = clock.monotonic();
+                    }
                 }
                 Some(Err(error)) => return Ok(Ended::Broken(error)),
                 None => return Ok(Ended::Body),

@@ -6,6 +6,7 @@ use md5::{Digest, Md5};
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits;
 use crate::model::file::FileRecord;
 use crate::model::ids::SessionId;
 use crate::model::session::{Declaration, Hashes, SessionState};
@@ -427,6 +428,52 @@ async fn a_writer_of_a_session_that_is_over_is_stopped() {
         assert!(place.engine.seats.is_empty(), "nothing waits for a next request that can't come");
         sweep::unlink(&place.engine, place.engine.clock.now()).await.unwrap();
         assert_eq!(place.memory.count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_has_come_of_a_long_body_is_recorded_while_it_comes() {
+    let store = Store::start();
+    for mut place in [Place::new(Form::Disk).await, Place::in_bucket(&store).await] {
+        let soon = limits::RECORD_BYTES + K;
+        let data = bytes_of(soon + 3 * K + 5);
+        let total = u64::try_from(data.len()).unwrap();
+        let session = place.session(Some(total)).await;
+        let Admission::Body(admitted) = resume::admit(&place.engine, session, whole(total)).await.unwrap() else {
+            panic!("not admitted")
+        };
+        let recorded = async |place: &Place| {
+            let upload = place.engine.meta.upload(session).await.unwrap().unwrap();
+            upload.progress.received
+        };
+        {
+            let (clock, asked) = (place.engine.clock.clone(), &place);
+            let later = futures_util::stream::once(async move {
+                assert_eq!(recorded(asked).await, 0, "not at every step");
+                clock.advance(limits::RECORD_EVERY);
+            });
+            let body = futures_util::stream::iter(slice(&data, 0, soon))
+                .chain(later.filter_map(async |()| None))
+                .chain(futures_util::stream::iter(slice(&data, soon, soon + K)))
+                .chain(futures_util::stream::pending());
+            let mut body = pin!(body);
+            let receiving = resume::receive(&place.engine, admitted, body.as_mut());
+            let seen = async {
+                while recorded(&place).await < limits::RECORD_BYTES {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            // The process is gone in the middle of the body.
+            tokio::select! {
+                ended = receiving => panic!("{ended:?}"),
+                seen = tokio::time::timeout(Duration::from_secs(60), seen) => seen.expect("it is recorded"),
+            }
+        }
+        place.restart();
+        let held = place.received(session).await;
+        assert!((limits::RECORD_BYTES..=soon + K).contains(&held), "{held}");
+        let done = place.chunk(session, &data, held, total).await;
+        place.is(done, &data).await;
     }
 }
 
