@@ -16,8 +16,8 @@ use crate::model::file::Crcs;
 use crate::model::ids::{SegmentId, SessionId};
 use crate::model::session::{Progress, Session};
 
-/// How long a newcomer waits for the older writer to stop in order. One that needs longer has a store that hangs; what it did not
-/// record is sent again.
+/// How long a newcomer waits for the older writer to stop in order. One that needs longer has a store that hangs
+/// or is slow; what it did not record is sent again, which is no more than [`crate::limits::RECORD_BYTES`] tells.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a question waits for the writer's answer, before it is told what is recorded.
 const QUESTION: Duration = Duration::from_millis(750);

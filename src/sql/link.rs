@@ -33,7 +33,7 @@ use super::{Kind, Params, Result, SqlError, Value};
 const STATEMENTS: usize = 512;
 /// A server that does not answer in this time is away.
 const CONNECT: Duration = Duration::from_secs(3);
-/// Statements, and bytes of their values, that may be on their way before their answers are waited for.
+/// Statements, and bytes of their values, that are posted at most before their answers are waited for.
 const POSTED: usize = 64;
 const POSTED_BYTES: usize = 1024 * 1024;
 /// Beyond the server's own limit of a statement's time: an answer that does not come by then will not.
@@ -156,10 +156,10 @@ pub struct Link {
     patience: Duration,
 }
 
-/// The answer to a statement that was sent.
+/// The answer to a statement that was put into the connection's queue.
 type Answer = Pin<Box<dyn Future<Output = std::result::Result<u64, tokio_postgres::Error>> + Send>>;
 
-/// Statements that were sent, and whose answers nobody has waited for yet.
+/// Statements in the queue, which nobody has waited for yet.
 #[derive(Default)]
 struct Posted {
     answers: Vec<Answer>,

@@ -267,9 +267,9 @@ impl Connection {
         }
     }
 
-    /// Runs a statement of which nobody wants to know how many rows it changed. On PostgreSQL it is sent, and its answer
-    /// comes with the next one that is waited for: whether it failed is then said there, or by [`Self::settle`]. What is
-    /// sent is run in its order, and behind one that failed nothing of the transaction is.
+    /// Runs a statement of which nobody wants to know how many rows it changed. On PostgreSQL it goes out with
+    /// the next one that is waited for: whether it failed is then said there, or by [`Self::settle`]. What is posted is run in
+    /// its order, and behind one that failed nothing of the transaction is.
     ///
     /// # Errors
     /// [`SqlError`], also of one that was posted before.
