@@ -3,6 +3,9 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, reason = "a test that can't have a server fails")]
 #![allow(clippy::zombie_processes, reason = "the watchdog outlives this process")]
 
+#[path = "../../tests/support/port.rs"]
+pub(crate) mod port;
+
 use std::io::{PipeWriter, pipe};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -140,13 +143,7 @@ impl Server {
 
     /// Makes one that also listens on a free port of loopback.
     pub(crate) fn start_on_a_port() -> Self {
-        use std::hash::{BuildHasher, Hasher};
-        // None that the system gives to outgoing connections: it is taken again after a restart.
-        let free = (0..1_000)
-            .map(|_| std::collections::hash_map::RandomState::new().build_hasher().finish() % 20_000)
-            .filter_map(|number| u16::try_from(10_000 + number).ok())
-            .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
-        Self::start_on(Some(free.expect("a free port")))
+        Self::start_on(Some(port::free()))
     }
 
     fn start_on(port: Option<u16>) -> Self {

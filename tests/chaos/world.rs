@@ -12,8 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::bucket::Store;
-use crate::nginx::{Nginx, free_port};
-use crate::postgres;
+use crate::nginx::Nginx;
+use crate::postgres::{self, port};
 use crate::storm::Storm;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_landfall");
@@ -127,12 +127,12 @@ impl World {
         let database = postgres::Server::start_on_a_port();
         database.sql("postgres", &format!("CREATE DATABASE {DATABASE}"));
         let replicas: [Replica; REPLICAS] = std::array::from_fn(|number| Replica {
-            port: free_port(),
+            port: port::free(),
             data: folder.path().join(format!("data-{number}")),
             log: folder.path().join(format!("log-{number}")),
             child: None,
         });
-        let nginx = Nginx::start(free_port(), &replicas.each_ref().map(|replica| replica.port));
+        let nginx = Nginx::start(port::free(), &replicas.each_ref().map(|replica| replica.port));
         let sky = Sky { up: [false; REPLICAS], database: true, away_since: None, away: Vec::new() };
         let mut world = Self {
             folder: Mutex::new(Some(folder)),

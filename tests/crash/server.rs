@@ -2,7 +2,6 @@
 //! outside, asked by `doctor`.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -41,11 +40,6 @@ impl Start {
         self.fail = if self.fail.is_empty() { point.into() } else { format!("{};{point}", self.fail) };
         self
     }
-}
-
-/// A port that is free now. The upload URLs name it, so that a server is started again on the port it had.
-pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).map(|a| a.port()).expect("a free port on loopback")
 }
 
 /// A running server. Ends with its guard.

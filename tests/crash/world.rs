@@ -10,8 +10,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::client::{Client, Container, Failed, Upload};
-use crate::postgres::Fresh;
-use crate::server::{Server, Start, doctor, free_port};
+use crate::postgres::{Fresh, port};
+use crate::server::{Server, Start, doctor};
 use crate::{Outcome, bucket, disk, ensure, eyes, facts, strict, wait_until};
 
 /// Past every expiry: of URLs (an hour), of bytes without a row (a day), of replaced bytes (an hour).
@@ -61,7 +61,7 @@ fn past(beyond: bool) -> Outcome<&'static Past> {
 
 fn make_past(beyond: bool) -> Outcome<Past> {
     let directory = TempDir::new().map_err(|e| e.to_string())?;
-    let (data, log, port) = (directory.path().join("data"), directory.path().join("log"), free_port());
+    let (data, log, port) = (directory.path().join("data"), directory.path().join("log"), port::free());
     let database = beyond.then(Fresh::empty);
     if let Some(database) = &database {
         bucket::mark(&data)?;
@@ -120,7 +120,7 @@ impl World {
         let directory = TempDir::new().map_err(|e| e.to_string())?;
         // The spare container's URL names the port of the past; everything else takes its own.
         let mut spare = past.spare.clone();
-        let client = Client { port: free_port(), key: past.key.clone() };
+        let client = Client { port: port::free(), key: past.key.clone() };
         spare.url = spare.url.replace(&format!(":{}", past.port), &format!(":{}", client.port));
         Ok(Self { directory, database: None, client, spare })
     }

@@ -17,8 +17,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 
 use crate::harness::{Server, program, storage};
-use crate::nginx::free_port;
 use crate::pebble::Pebble;
+use crate::postgres::port;
 use crate::process::Guarded;
 
 const NAMES: [&str; 2] = ["uploads.example.com", "files.example.com"];
@@ -86,12 +86,12 @@ fn ordering(config: &mut Config, authority: &Pebble, port: u16) {
     config.acme_directory = authority.directory();
     config.acme_ca = Some(authority.trusted());
     config.listen = SocketAddr::from(([127, 0, 0, 1], port));
-    config.admin_listen = Some(SocketAddr::from(([127, 0, 0, 1], free_port())));
+    config.admin_listen = Some(SocketAddr::from(([127, 0, 0, 1], port::free())));
 }
 
 /// An authority, and a server that has a certificate of it: that, and the authority's root.
 async fn started() -> (Pebble, Server, Vec<u8>, Vec<u8>) {
-    let (mut authority, port) = (Pebble::planned(), free_port());
+    let (mut authority, port) = (Pebble::planned(), port::free());
     authority.run(port, LIFE).await;
     let server = Server::start_with(|config| ordering(config, &authority, port)).await;
     let root = authority.root().await;
@@ -179,7 +179,7 @@ async fn an_authority_is_heeded_that_wants_a_certificate_renewed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_waits_for_no_authority() {
-    let (mut authority, port) = (Pebble::planned(), free_port());
+    let (mut authority, port) = (Pebble::planned(), port::free());
     let server = Server::start_with(|config| ordering(config, &authority, port)).await;
     // Any root will do: nothing is shown.
     let root = std::fs::read(authority.trusted()).unwrap();
@@ -199,7 +199,7 @@ async fn a_start_waits_for_no_authority() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_process_answers_the_examiner_and_shows_the_certificate() {
-    let (mut authority, port) = (Pebble::planned(), free_port());
+    let (mut authority, port) = (Pebble::planned(), port::free());
     let one = Server::start_beyond_one_machine_with(|config| {
         ordering(config, &authority, port);
         config.admin_listen = None;
@@ -257,7 +257,7 @@ impl Binary {
 async fn what_an_authority_refuses_is_said_and_no_secret_is() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let (mut authority, port) = (Pebble::planned(), free_port());
+    let (mut authority, port) = (Pebble::planned(), port::free());
     authority.run(port, LIFE).await;
     let (directory, roots) = (authority.directory(), authority.trusted());
     let fields = |domains: &'static str| {
@@ -322,7 +322,7 @@ async fn roots_that_are_none_are_refused_before_a_port_is_bound() {
     for (path, why) in [(empty, "there is no certificate in it"), (folder.path().join("none.pem"), "No such file")] {
         let mut config = Config { data: data.clone(), ..Config::default() };
         config.set_text("storage", &storage(&data)).unwrap();
-        ordering(&mut config, &authority, free_port());
+        ordering(&mut config, &authority, port::free());
         config.acme_ca = Some(path.clone());
         let refused =
             landfall::app::App::start(config, landfall::clock::Clock::system()).await.unwrap_err().to_string();

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::harness::{PROGRAM, Server, noise};
 use crate::nginx::{self, Nginx};
+use crate::postgres::port;
 
 fn shipped(name: &str) -> String {
     std::fs::read_to_string(root().join("deploy").join(name)).unwrap()
@@ -34,7 +35,7 @@ fn nginx_takes_the_shipped_file() {
     // And the lines for TLS that its page shows.
     let tls = block_with(&shipped("README.md"), "listen 443 ssl;");
     let made = rcgen::generate_simple_self_signed(vec!["files.example.com".into()]).unwrap();
-    let tls = tls.replace("/etc/ssl/", "FOLDER/").replace("443", &nginx::free_port().to_string());
+    let tls = tls.replace("/etc/ssl/", "FOLDER/").replace("443", &port::free().to_string());
     let files = [
         ("landfall-tls.conf", tls.as_str()),
         ("files.pem", &made.cert.pem()),
@@ -114,15 +115,15 @@ fn asked(port: u16, head: &str, body: &[u8]) -> String {
 fn a_body_goes_to_one_process_and_what_may_be_repeated_to_another() {
     let (deaf, other) = (Deaf::new(false), Deaf::new(true));
     // Nobody listens on the first one's port: whatever it is, it goes to the next.
-    let closed = nginx::free_port();
-    let proxy = Nginx::start(nginx::free_port(), &[closed, other.port]);
+    let closed = port::free();
+    let proxy = Nginx::start(port::free(), &[closed, other.port]);
     for _ in 0..2 {
         assert_eq!(asked(proxy.port(), "PUT /part/x HTTP/1.1", &[7; 300_000]), "200");
         assert_eq!(asked(proxy.port(), "POST /landfall/v1/uploads HTTP/1.1", b"{}"), "200");
         assert!(other.heard().is_some() && other.heard().is_some());
     }
     // It was heard, and nobody answers: a question is asked elsewhere, and a body is not sent again. Both get their turn.
-    let proxy = Nginx::start(nginx::free_port(), &[deaf.port, other.port]);
+    let proxy = Nginx::start(port::free(), &[deaf.port, other.port]);
     let (mut refused, mut asked_elsewhere) = (0, 0);
     for _ in 0..4 {
         let status = asked(proxy.port(), "PUT /part/x HTTP/1.1", &[7; 300_000]);
@@ -197,7 +198,7 @@ fn tried(port: u16, head: &str) -> (TcpStream, bool) {
 #[test]
 fn a_process_that_stands_still_is_left_alone() {
     let still = Still::new();
-    let proxy = Nginx::start(nginx::free_port(), &[still.port(), busy(), busy()]);
+    let proxy = Nginx::start(port::free(), &[still.port(), busy(), busy()]);
     // Whoever works has uploads under way, and so more connections than one whose clients have given up.
     let uploads: Vec<_> = (0..6).map(|_| tried(proxy.port(), "PUT /part/x HTTP/1.1\r\nContent-Length: 900")).collect();
     let mut answered = 0;
@@ -212,7 +213,7 @@ fn a_process_that_stands_still_is_left_alone() {
 #[test]
 fn nobody_but_the_proxy_says_where_a_request_came_from() {
     let other = Deaf::new(true);
-    let proxy = Nginx::start(nginx::free_port(), &[other.port]);
+    let proxy = Nginx::start(port::free(), &[other.port]);
     let lie = "GET /x?y=%2F HTTP/1.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil.example\r\nX-Forwarded-Prefix: /evil\r\n\
                X-Forwarded-For: 1.2.3.4";
     assert_eq!(asked(proxy.port(), lie, b""), "200");
@@ -228,7 +229,7 @@ fn nobody_but_the_proxy_says_where_a_request_came_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_and_downloads_pass_the_proxy_as_they_are() {
-    let port = nginx::free_port();
+    let port = port::free();
     let server = Server::start_with(|config| {
         config.set_text("public_url", &format!("http://127.0.0.1:{port}")).unwrap();
         config.set_text("trusted_proxies", "127.0.0.1").unwrap();

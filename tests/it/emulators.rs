@@ -15,7 +15,7 @@ use landfall::model::ids::SessionId;
 
 use crate::bucket::Store;
 use crate::harness::{client, noise};
-use crate::nginx::free_port;
+use crate::postgres::port;
 use crate::process::{Guarded, fetched};
 
 const K: usize = 256 * 1024;
@@ -29,7 +29,7 @@ struct Emulator {
 impl Emulator {
     /// Runs it, and waits until it answers at this path.
     async fn start(program: PathBuf, arguments: impl Fn(u16) -> Vec<String>, path: &str) -> Self {
-        let port = free_port();
+        let port = port::free();
         let mut command = Command::new(program);
         command.args(arguments(port)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let emulator = Self { _child: Guarded(command.spawn().unwrap()), port };

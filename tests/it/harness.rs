@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 
 use crate::azurite::Azurite;
 use crate::bucket::Store;
-use crate::postgres::Fresh;
+use crate::postgres::{Fresh, port};
 
 /// Where servers keep their bytes: with `LANDFALL_TEST_STORAGE=s3` or `gcs` in a store of this process, with `azure` in an
 /// emulator that ends with it, with a URL as the field `storage` has it in that bucket.
@@ -43,6 +43,11 @@ static STORE: LazyLock<Store> = LazyLock::new(|| match std::env::var("LANDFALL_T
     Ok("gcs") => Store::google_for_ever(),
     _ => Store::start_for_ever(),
 });
+
+/// Where a server listens, also after a restart: upload URLs name it.
+fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port::free()))
+}
 
 /// The prefix of a server with this data directory.
 fn own_prefix(data: &Path) -> String {
@@ -424,7 +429,7 @@ impl Server {
     /// Another server on the same database and bucket, with a data directory of its own.
     pub(crate) async fn another(&self) -> Self {
         let data = self.dir.path().join(format!("data-{}", landfall::clock::random_uuid()));
-        let config = Config { data, listen: "127.0.0.1:0".parse().unwrap(), ..self.config.clone() };
+        let config = Config { data, listen: free_address(), ..self.config.clone() };
         let app = App::start(config.clone(), self.clock.clone()).await.expect("a start");
         assert!(app.first_start().is_none(), "the first start was another's");
         let address = app.address();
@@ -448,7 +453,7 @@ impl Server {
         let mut config = Config {
             data: dir.path().join("data"),
             database: dir.database().map(|database| database.url().into()),
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen: free_address(),
             program: Some(PathBuf::from(PROGRAM)),
             ..Config::default()
         };
@@ -461,8 +466,6 @@ impl Server {
         let (source, catalog, store) = (first.source.clone(), first.catalog.clone(), first.store.clone());
         app.first_key_shown().await.expect("remembered");
         let address = app.address();
-        // A restart keeps the port, as a real one would: upload URLs name it.
-        config.listen = address;
         Self { app: Some(app), config, clock, http: client(), address, tenant, key, source, catalog, store, dir }
     }
 
@@ -883,8 +886,7 @@ impl Binary {
     pub(crate) async fn start(settings: &str) -> Self {
         let dir = tokio::task::spawn_blocking(Home::new).await.unwrap();
         let data = dir.path().join("data");
-        // A port that was free a moment ago.
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let file = dir.path().join("landfall.toml");
         let (place, storage) = (data.display().to_string(), storage(&data));
         let storage = if settings.contains("storage") { String::new() } else { format!("storage = {storage:?}\n") };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 
-use crate::nginx::free_port;
+use crate::postgres::port;
 use crate::process::{Guarded, fetched};
 
 const VERSION: &str = "v2.10.3";
@@ -47,7 +47,7 @@ impl Pebble {
         }
         let trusted = reqwest::Certificate::from_pem(root.pem().as_bytes()).unwrap();
         let http = reqwest::Client::builder().no_proxy().user_agent("test").tls_certs_only([trusted]).build().unwrap();
-        let [listen, management, names, names_management] = [(); 4].map(|()| free_port());
+        let [listen, management, names, names_management] = [(); 4].map(|()| port::free());
         Self { folder, http, listen, management, names, names_management, running: Vec::new() }
     }
 

@@ -12,10 +12,11 @@
 )]
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use crate::postgres::port;
 
 const SHIPPED: &str = include_str!("../../deploy/nginx.conf");
 
@@ -24,16 +25,6 @@ pub struct Nginx {
     child: Child,
     port: u16,
     folder: tempfile::TempDir,
-}
-
-/// A port that is free now, and stays so while nobody listens on it: none that the system gives to outgoing connections.
-pub fn free_port() -> u16 {
-    use std::hash::{BuildHasher, Hasher};
-    (0..1_000)
-        .map(|_| std::collections::hash_map::RandomState::new().build_hasher().finish() % 20_000)
-        .filter_map(|number| u16::try_from(10_000 + number).ok())
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port on loopback")
 }
 
 /// One text for another, which must be there exactly once: what is shipped may not change unseen.
@@ -91,7 +82,7 @@ fn folder(port: u16, processes: &[u16]) -> tempfile::TempDir {
 
 /// What `nginx -t` says of the shipped file, with these files beside it, in which `FOLDER` is where they are.
 pub fn checked(beside: &[(&str, &str)]) -> Result<String, String> {
-    let folder = folder(free_port(), &[1, 2, 3]);
+    let folder = folder(port::free(), &[1, 2, 3]);
     for (name, text) in beside {
         let text = text.replace("FOLDER", &folder.path().display().to_string());
         std::fs::write(folder.path().join(name), text).unwrap();
