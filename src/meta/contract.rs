@@ -25,6 +25,7 @@ macro_rules! on_every_store {
 
 mod direct;
 mod entries;
+mod identities;
 mod items;
 mod parts;
 mod places;
@@ -48,7 +49,7 @@ use crate::model::file::{Digests, Piece};
 use crate::model::issuer::Algorithm;
 use crate::model::job::JobKind;
 use crate::model::session::{Declaration, Progress, SessionState, Strategy};
-use crate::model::source::{Content, ItemState};
+use crate::model::source::{Content, ItemState, PushCounts};
 use crate::postgres::testing::Fresh;
 use crate::search::PostgresSearch;
 use crate::sql::Target;
@@ -613,34 +614,6 @@ async fn items_are_listed_newest_first_by_every_filter(case: Case) {
     assert_eq!(listed(ItemFilter { rows: Some(vec![all[0].row]), ..none() }).await, ["x://b%_/1"]);
 }
 
-async fn identities_are_ordered_like_items(case: Case) {
-    let identity = Identity { name: "a".into(), kind: IdentityKind::Group, additional: Map::new() };
-    let change = IdentityChange::Put {
-        relation: IdentityRelation::Members,
-        identity: identity.clone(),
-        related: vec![json!({"name": "u"})],
-        well_knowns: Vec::new(),
-    };
-    let run = async |kind, ordering, changes: Vec<IdentityChange>| {
-        let push = NewPush { source: None, target: "p".into(), ..case.push(kind, ordering, &[]) };
-        let request = push.request;
-        case.store.accept(push).await.unwrap();
-        let lease = case.store.lease_push(case.now, LEASE).await.unwrap().unwrap();
-        let changes = changes.into_iter().map(|c| (c, 1)).collect();
-        case.store.apply_identities(&lease, changes, case.now).await.unwrap();
-        while case.store.apply_deletions(&lease, case.now, ZERO).await.unwrap() {}
-        case.store.finish_push(&lease, None, case.now, ZERO).await.unwrap();
-        case.store.push(&tenant(), request).await.unwrap().unwrap().counts
-    };
-    assert_eq!(run(PushKind::Identities, 5, vec![change.clone()]).await.added, 1);
-    assert_eq!(run(PushKind::Identities, 4, vec![change.clone()]).await.older, 1);
-    assert_eq!(run(PushKind::Identities, 6, vec![change.clone()]).await.updated, 1);
-    assert_eq!(run(PushKind::IdentitiesOlderThan, 6, Vec::new()).await.deleted, 0);
-    assert_eq!(run(PushKind::IdentitiesOlderThan, 7, Vec::new()).await.deleted, 1);
-    assert_eq!(run(PushKind::Identities, 8, vec![change]).await.added, 1);
-    assert_eq!(run(PushKind::Identities, 9, vec![IdentityChange::Delete { identity }]).await.deleted, 1);
-}
-
 async fn a_stream_is_closed_by_one_push(case: Case) {
     let stream = StreamId(random_uuid());
     let (first, second) = (FileId(random_uuid()), FileId(random_uuid()));
@@ -1117,7 +1090,6 @@ on_every_store! {
     pushes_of_one_source_are_applied_in_their_order_one_at_a_time;
     a_push_is_done_when_its_last_text_is;
     items_are_listed_newest_first_by_every_filter;
-    identities_are_ordered_like_items;
     a_stream_is_closed_by_one_push;
     fields_and_providers;
     tombstones_go_in_two_steps;

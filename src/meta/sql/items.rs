@@ -1,4 +1,4 @@
-//! Items and identities: applying changes and reading them back.
+//! Items: applying changes and reading them back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::rows::{all, changed, json, json_map, one, optional_uuid, ordering, run, size, sql, time, word};
-use super::{jobs, pushes, uploads};
+use super::rows::{all, json, json_map, one, optional_uuid, ordering, run, size, sql, time, word};
+use super::{identities, jobs, pushes, uploads};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::meta::{Applied, ItemFilter, Lease, Resolved, ResolvedContent};
-use crate::model::change::{
-    Change, Identity, IdentityChange, IdentityRelation, ItemDraft, Ordering, Patch, PatchOperator,
-};
+use crate::model::change::{Change, ItemDraft, Ordering, Patch, PatchOperator};
 use crate::model::ids::{SourceId, TenantId, VersionId};
 use crate::model::job::JobKind;
 use crate::model::source::{Content, Item, ItemState, PushKind};
@@ -579,19 +577,7 @@ pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, kee
     }
     let limit = i64::try_from(limits::APPLY_RECORDS).unwrap_or(i64::MAX);
     if lease.kind == PushKind::IdentitiesOlderThan {
-        let deleted = changed(
-            c,
-            "UPDATE identities SET deleted = ?4, changed = ?4 WHERE (tenant, provider, kind, name, relation) IN
-             (SELECT tenant, provider, kind, name, relation FROM identities
-              WHERE tenant = ?1 AND provider = ?2 AND ordering < ?3 AND deleted IS NULL LIMIT ?5)",
-            params![lease.tenant.0, lease.target, lease.ordering.to_bytes(), now.0, limit],
-        )?;
-        run(
-            c,
-            "UPDATE pushes SET deleted = deleted + ?2 WHERE row = ?1",
-            params![lease.push, i64::try_from(deleted).unwrap_or(0)],
-        )?;
-        return Ok(i64::try_from(deleted).unwrap_or(0) == limit);
+        return identities::delete_older(c, lease, now);
     }
     let Some(source) = lease.source else { return Ok(false) };
     let work = Work::new(c, lease, source, now, now.plus(keep_replaced));
@@ -621,86 +607,4 @@ pub(super) fn apply_deletions(c: &Connection, lease: &Lease, now: Timestamp, kee
     remove(&work, &doomed)?;
     work.end()?;
     Ok(i64::try_from(doomed.len()).unwrap_or(0) == limit)
-}
-
-pub(super) fn apply_identities(
-    c: &Connection,
-    lease: &Lease,
-    changes: &[(IdentityChange, u64)],
-    now: Timestamp,
-) -> R<Applied> {
-    if !pushes::holds(c, lease)? {
-        return Ok(Applied::LeaseLost);
-    }
-    for (change, end) in changes {
-        match change {
-            IdentityChange::Put { relation, identity, related, well_knowns } => {
-                put_identity(c, lease, *relation, identity, related, well_knowns, now)?;
-            }
-            IdentityChange::Delete { identity } => {
-                let deleted = changed(
-                    c,
-                    "UPDATE identities SET deleted = ?6, changed = ?6, ordering = ?5
-                     WHERE tenant = ?1 AND provider = ?2 AND kind = ?3 AND name = ?4 AND ordering <= ?5 AND deleted IS NULL",
-                    params![
-                        lease.tenant.0,
-                        lease.target,
-                        identity.kind.name(),
-                        identity.name,
-                        lease.ordering.to_bytes(),
-                        now.0
-                    ],
-                )?;
-                let counted = i64::from(deleted > 0);
-                run(c, "UPDATE pushes SET deleted = deleted + ?2 WHERE row = ?1", params![lease.push, counted])?;
-            }
-        }
-        run(c, "UPDATE pushes SET cursor = ?2 WHERE row = ?1", params![lease.push, sql(*end)])?;
-    }
-    Ok(Applied::Upto(changes.len()))
-}
-
-fn put_identity(
-    c: &Connection,
-    lease: &Lease,
-    relation: IdentityRelation,
-    identity: &Identity,
-    related: &[Value],
-    well_knowns: &[Value],
-    now: Timestamp,
-) -> R<()> {
-    let present = one(
-        c,
-        "SELECT ordering, deleted IS NULL FROM identities
-         WHERE tenant = ?1 AND provider = ?2 AND kind = ?3 AND name = ?4 AND relation = ?5",
-        params![lease.tenant.0, lease.target, identity.kind.name(), identity.name, relation.name()],
-        |row| Ok((ordering(row, 0)?, row.get::<bool>(1)?)),
-    )?;
-    let column = match present {
-        Some((present, _)) if present > lease.ordering => "older",
-        Some((_, true)) => "updated",
-        _ => "added",
-    };
-    if column != "older" {
-        run(
-            c,
-            "INSERT INTO identities (tenant, provider, kind, name, relation, additional, related, well_knowns, ordering, changed)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-             ON CONFLICT (tenant, provider, kind, name, relation) DO UPDATE SET additional = ?6, related = ?7,
-                 well_knowns = ?8, ordering = ?9, changed = ?10, deleted = NULL",
-            params![
-                lease.tenant.0,
-                lease.target,
-                identity.kind.name(),
-                identity.name,
-                relation.name(),
-                Value::Object(identity.additional.clone()).to_string(),
-                Value::Array(related.to_vec()).to_string(),
-                Value::Array(well_knowns.to_vec()).to_string(),
-                lease.ordering.to_bytes(),
-                now.0
-            ],
-        )?;
-    }
-    run(c, &format!("UPDATE pushes SET {column} = {column} + 1 WHERE row = ?1"), [lease.push])
 }

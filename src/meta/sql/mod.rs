@@ -4,6 +4,7 @@ mod calls;
 mod engine;
 mod entries;
 mod files;
+mod identities;
 mod issuers;
 mod items;
 mod jobs;
@@ -484,7 +485,7 @@ impl MetaStore for SqlMeta {
         now: Timestamp,
     ) -> Result<Applied> {
         let lease = lease.clone();
-        self.write(NOBODY, move |c| items::apply_identities(c, &lease, &changes, now)).await
+        self.write(NOBODY, move |c| identities::apply(c, &lease, &changes, now)).await
     }
 
     async fn apply_deletions(&self, lease: &Lease, now: Timestamp, keep_replaced: Duration) -> Result<bool> {
