@@ -15,10 +15,6 @@ use crate::meta::{MetaError, MetaStore};
 
 /// The authority does not know the account.
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
-
-/// What the kinds of errors begin with, and those that are about names that were examined (RFC 8555, section 6.7).
-const ACME_ERROR: &str = "urn:ietf:params:acme:error:";
-const JUDGED: [&str; 6] = ["caa", "connection", "dns", "incorrectResponse", "tls", "unauthorized"];
 /// It wants another nonce.
 const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";
 /// How often a call is made that is refused for its nonce alone. The library makes it three times within each.
@@ -164,8 +160,7 @@ impl Ordering<'_> {
             },
         };
         if let Err(error) = ready {
-            let told = refusals(&mut order).await.or_else(|| judged(&self.config.acme_domains, &error));
-            return Err(told.map_or(error, OrderError::Refused));
+            return Err(refusals(&mut order).await.map_or(error, OrderError::Refused));
         }
         let mut params = CertificateParams::new(self.config.acme_domains.clone())?;
         params.distinguished_name = DistinguishedName::new();
@@ -244,14 +239,6 @@ impl Ordering<'_> {
     }
 }
 
-/// What an answer said of the names itself. Which of them it meant is known from the authorizations alone.
-fn judged(names: &[String], error: &OrderError) -> Option<String> {
-    let OrderError::Authority(instant_acme::Error::Api(problem)) = error else { return None };
-    let kind = problem.r#type.as_deref()?.strip_prefix(ACME_ERROR)?;
-    let detail = problem.detail.as_deref().unwrap_or(kind);
-    JUDGED.contains(&kind).then(|| format!("{}: {detail}", names.join(", ")))
-}
-
 async fn fetched(order: &mut Order) -> Result<(), instant_acme::Error> {
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
@@ -268,6 +255,10 @@ fn identifier(certificate: &Certificate) -> Option<CertificateIdentifier<'static
 
 /// What the authority did not like, name by name.
 async fn refusals(order: &mut Order) -> Option<String> {
+    // An order that was asked how it stands has forgotten what was fetched before.
+    if let Err(error) = again!(fetched(order)) {
+        tracing::debug!(%error, "what the authority did not like can't be read");
+    }
     let mut told = Vec::new();
     let mut authorizations = order.authorizations();
     while let Some(Ok(mut authorization)) = authorizations.next().await {
@@ -283,29 +274,4 @@ async fn refusals(order: &mut Order) -> Option<String> {
         }
     }
     (!told.is_empty()).then(|| told.join("; "))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn an_answer_about_the_names_is_told_with_them() {
-        let names = ["a.example".to_owned(), "b.example".to_owned()];
-        let told = |problem: serde_json::Value| {
-            let problem = serde_json::from_value(problem).unwrap();
-            judged(&names, &OrderError::Authority(instant_acme::Error::Api(problem)))
-        };
-        let kind = |kind: &str| format!("{ACME_ERROR}{kind}");
-        assert_eq!(
-            told(json!({ "type": kind("unauthorized"), "detail": "nobody is there" })).as_deref(),
-            Some("a.example, b.example: nobody is there")
-        );
-        assert_eq!(told(json!({ "type": kind("dns") })).as_deref(), Some("a.example, b.example: dns"));
-        for other in [json!({ "type": kind("rateLimited"), "detail": "later" }), json!({ "detail": "?" })] {
-            assert_eq!(told(other), None);
-        }
-    }
 }
