@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use landfall::app::App;
+use landfall::app::{App, StartError};
 use landfall::blob::{Azure, BlobStore};
 use landfall::clock::Clock;
 use landfall::config::{Config, Storage};
@@ -478,7 +478,15 @@ impl Server {
     pub(crate) async fn restart_after(&mut self, work: impl FnOnce()) {
         self.app.take().expect("a running server").stop().await;
         work();
-        let app = App::start(self.config.clone(), self.clock.clone()).await.expect("a second start");
+        let mut tries = 0;
+        let app = loop {
+            match App::start(self.config.clone(), self.clock.clone()).await {
+                // A program that another test starts holds this process's files until it runs: the port's, the lock's.
+                Err(StartError::Listen { .. } | StartError::Locked { .. }) if tries < 100 => tries += 1,
+                started => break started.expect("a second start"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
         assert!(app.first_start().is_none(), "the second start must not make a second key");
         assert_eq!(app.address(), self.address);
         self.app = Some(app);
