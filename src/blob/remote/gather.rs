@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use super::held::Chunk;
 use super::{Fault, Held, Memory};
 use crate::blob::BlobError;
 use crate::limits;
@@ -21,15 +22,16 @@ pub(in crate::blob) struct Gathered {
     from: u64,
     end: u64,
     chunks: Vec<Bytes>,
-    /// The last of them, which still grow.
-    chunk: BytesMut,
+    /// The last of them, which still grow. One that follows a full chunk has room for as much; any other takes no more
+    /// memory than it needs, as many a writer never fills it.
+    chunk: Vec<u8>,
     held: Held,
 }
 
 impl Gathered {
     pub(in crate::blob) fn new(memory: &Arc<Memory>) -> Self {
         let held = Held::none(Arc::clone(memory));
-        Self { from: 0, end: 0, chunks: Vec::new(), chunk: BytesMut::new(), held }
+        Self { from: 0, end: 0, chunks: Vec::new(), chunk: Vec::new(), held }
     }
 
     /// Where in the segment they begin.
@@ -60,15 +62,17 @@ impl Gathered {
 
     fn end_chunk(&mut self) {
         if !self.chunk.is_empty() {
-            let full = std::mem::replace(&mut self.chunk, BytesMut::with_capacity(limits::WRITE_BYTES)).freeze();
-            self.chunks.push(full);
+            let memory = Arc::clone(self.held.memory());
+            let next = if self.chunk.len() == limits::WRITE_BYTES { memory.chunk() } else { Vec::new() };
+            let bytes = std::mem::replace(&mut self.chunk, next);
+            self.chunks.push(Bytes::from_owner(Chunk { bytes, memory }));
         }
     }
 
     /// All of them, and the memory they take, which are the writer's no longer. The next ones begin behind them.
     pub(in crate::blob) fn cut(&mut self) -> (Vec<Bytes>, Held) {
         self.end_chunk();
-        self.chunk = BytesMut::new();
+        self.held.memory().take_back(std::mem::take(&mut self.chunk));
         self.from = self.end;
         (std::mem::take(&mut self.chunks), self.held.take())
     }
@@ -185,6 +189,29 @@ mod tests {
             (gathered.behind(length).concat(), gathered.behind(length + 2).concat()),
             (b"mor".into(), b"r".into())
         );
+    }
+
+    #[test]
+    fn a_full_chunks_memory_is_used_again_when_nobody_has_it() {
+        let memory = Memory::of(1 << 30);
+        let mut gathered = Gathered::new(&memory);
+        let mut write = |chunks: usize| {
+            let mut left = Bytes::from(vec![1; chunks * limits::WRITE_BYTES]);
+            while !left.is_empty() {
+                gathered.take(&mut left, u64::MAX);
+            }
+            gathered.cut().0
+        };
+        let first = write(4);
+        let at: Vec<_> = first.iter().map(|chunk| chunk.as_ptr()).collect();
+        let rest = first[2].slice(1..);
+        let second = write(4);
+        assert!(second.iter().all(|chunk| !at.contains(&chunk.as_ptr())), "all of them are still somebody's");
+        drop(first);
+        let third = write(4);
+        assert!(third.iter().any(|chunk| at.contains(&chunk.as_ptr())), "used again");
+        assert!(third.iter().all(|chunk| chunk.as_ptr() != at[2]), "but for what somebody has");
+        assert!(rest.iter().all(|byte| *byte == 1));
     }
 
     #[tokio::test]

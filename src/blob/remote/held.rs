@@ -1,25 +1,75 @@
 //! Memory for bytes that are on their way to a store.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::limits;
+
+/// Chunks that are kept for the next writer: as much as two parts take of one stream.
+const SPARE: usize = 64;
 
 /// What all writers of a store may hold together.
-#[derive(Debug)]
 pub(in crate::blob) struct Memory {
     held: AtomicU64,
     most: u64,
+    /// Chunks that nobody uses. Memory that is given back to the system costs a fault for each of its pages when it is taken
+    /// again, and what the allocator keeps of it is more than this.
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("held", &self.held).field("most", &self.most).finish_non_exhaustive()
+    }
 }
 
 impl Memory {
     /// So many bytes.
     pub(in crate::blob) fn of(most: u64) -> Arc<Self> {
-        Arc::new(Self { held: AtomicU64::new(0), most })
+        Arc::new(Self { held: AtomicU64::new(0), most, spare: Mutex::default() })
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An empty chunk with room for [`limits::WRITE_BYTES`].
+    pub(in crate::blob) fn chunk(&self) -> Vec<u8> {
+        self.spare().pop().unwrap_or_else(|| Vec::with_capacity(limits::WRITE_BYTES))
+    }
+
+    pub(in crate::blob) fn take_back(&self, mut chunk: Vec<u8>) {
+        let mut spare = self.spare();
+        if chunk.capacity() == limits::WRITE_BYTES && spare.len() < SPARE {
+            chunk.clear();
+            spare.push(chunk);
+        }
     }
 
     /// Bytes that are held.
     #[cfg(test)]
     pub(in crate::blob) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
+    }
+}
+
+/// A chunk that is full, or ended; its memory goes back when nobody has it any more.
+#[derive(Debug)]
+pub(in crate::blob) struct Chunk {
+    pub(in crate::blob) bytes: Vec<u8>,
+    pub(in crate::blob) memory: Arc<Memory>,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.memory.take_back(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -33,6 +83,11 @@ pub(in crate::blob) struct Held {
 impl Held {
     pub(in crate::blob) const fn none(memory: Arc<Memory>) -> Self {
         Self { memory, bytes: 0 }
+    }
+
+    /// Whose it is.
+    pub(in crate::blob) const fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     pub(in crate::blob) fn add(&mut self, bytes: u64) {
