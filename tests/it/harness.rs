@@ -482,7 +482,7 @@ impl Server {
         let app = loop {
             match App::start(self.config.clone(), self.clock.clone()).await {
                 // A program that another test starts holds this process's files until it runs: the port's, the lock's.
-                Err(StartError::Listen { .. } | StartError::Locked { .. }) if tries < 100 => tries += 1,
+                Err(StartError::Listen { .. } | StartError::Locked { .. }) if tries < 40 => tries += 1,
                 started => break started.expect("a second start"),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

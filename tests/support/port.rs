@@ -12,7 +12,8 @@ pub(crate) fn free() -> u16 {
     let port = (0..10_000)
         .map(|_| std::collections::hash_map::RandomState::new().build_hasher().finish() % 20_000)
         .filter_map(|number| u16::try_from(10_000 + number).ok())
-        .find(|port| !given.contains(port) && std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        // Asked and not bound: a program that is being started could hold what was bound for a moment longer.
+        .find(|port| !given.contains(port) && std::net::TcpStream::connect(("127.0.0.1", *port)).is_err())
         .expect("a free port on loopback");
     given.insert(port);
     port

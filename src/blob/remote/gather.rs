@@ -22,8 +22,8 @@ pub(in crate::blob) struct Gathered {
     from: u64,
     end: u64,
     chunks: Vec<Bytes>,
-    /// The last of them, which still grow. One that follows a full chunk has room for as much; any other takes no more
-    /// memory than it needs, as many a writer never fills it.
+    /// The last of them, which still grow. One that follows a full chunk has room for as much from its first byte on; any other
+    /// grows as it fills, because many a writer never fills it.
     chunk: Vec<u8>,
     held: Held,
 }
@@ -47,6 +47,9 @@ impl Gathered {
     /// Takes the first of these bytes, no more than `most`, and shows them. They are copied, so that a body's memory is free
     /// for others; what is held here is counted here.
     pub(in crate::blob) fn take(&mut self, bytes: &mut Bytes, most: u64) -> Bytes {
+        if self.chunk.is_empty() && self.chunks.last().is_some_and(|last| last.len() == limits::WRITE_BYTES) {
+            self.chunk = self.held.memory().chunk();
+        }
         let room = limits::WRITE_BYTES - self.chunk.len();
         let most = room.min(usize::try_from(most).unwrap_or(usize::MAX));
         let taken = bytes.split_to(bytes.len().min(most));
@@ -63,8 +66,7 @@ impl Gathered {
     fn end_chunk(&mut self) {
         if !self.chunk.is_empty() {
             let memory = Arc::clone(self.held.memory());
-            let next = if self.chunk.len() == limits::WRITE_BYTES { memory.chunk() } else { Vec::new() };
-            let bytes = std::mem::replace(&mut self.chunk, next);
+            let bytes = std::mem::take(&mut self.chunk);
             self.chunks.push(Bytes::from_owner(Chunk { bytes, memory }));
         }
     }
@@ -72,7 +74,6 @@ impl Gathered {
     /// All of them, and the memory they take, which are the writer's no longer. The next ones begin behind them.
     pub(in crate::blob) fn cut(&mut self) -> (Vec<Bytes>, Held) {
         self.end_chunk();
-        self.held.memory().take_back(std::mem::take(&mut self.chunk));
         self.from = self.end;
         (std::mem::take(&mut self.chunks), self.held.take())
     }
@@ -192,8 +193,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_chunks_memory_is_used_again_when_nobody_has_it() {
-        let memory = Memory::of(1 << 30);
+    fn a_chunks_memory_is_used_again_when_nobody_has_it() {
+        let most = 128 * 1024 * 1024;
+        let memory = Memory::of(most);
         let mut gathered = Gathered::new(&memory);
         let mut write = |chunks: usize| {
             let mut left = Bytes::from(vec![1; chunks * limits::WRITE_BYTES]);
@@ -203,15 +205,24 @@ mod tests {
             gathered.cut().0
         };
         let first = write(4);
-        let at: Vec<_> = first.iter().map(|chunk| chunk.as_ptr()).collect();
+        assert_eq!(memory.spare().len(), 0, "they are somebody's, and none is taken before its first byte");
         let rest = first[2].slice(1..);
-        let second = write(4);
-        assert!(second.iter().all(|chunk| !at.contains(&chunk.as_ptr())), "all of them are still somebody's");
         drop(first);
-        let third = write(4);
-        assert!(third.iter().any(|chunk| at.contains(&chunk.as_ptr())), "used again");
-        assert!(third.iter().all(|chunk| chunk.as_ptr() != at[2]), "but for what somebody has");
+        let spare: Vec<_> = memory.spare().iter().map(|chunk| chunk.as_ptr()).collect();
+        assert_eq!(spare.len(), 3, "but for what somebody has");
+        // The first of a part grows by itself.
+        let second = write(3);
+        assert_eq!(memory.spare().len(), 1);
+        assert!(second[1..].iter().all(|chunk| spare.contains(&chunk.as_ptr())));
         assert!(rest.iter().all(|byte| *byte == 1));
+        drop((second, rest));
+        assert_eq!(memory.spare().len(), 5);
+        drop(write(100));
+        assert_eq!(memory.spare().len(), 64, "no more are kept");
+        let small = Memory::of(most / 16);
+        let chunks: Vec<_> = (0..10).map(|_| small.chunk()).collect();
+        chunks.into_iter().for_each(|chunk| small.take_back(chunk));
+        assert_eq!(small.spare().len(), 4, "an eighth");
     }
 
     #[tokio::test]

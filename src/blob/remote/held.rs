@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits;
 
-/// Chunks that are kept for the next writer: as much as two parts take of one stream.
-const SPARE: usize = 64;
+/// Chunks that are kept for the next writer at most: as much as two parts take of one stream.
+const SPARE: u64 = 64;
 
 /// What all writers of a store may hold together.
 pub(in crate::blob) struct Memory {
     held: AtomicU64,
     most: u64,
     /// Chunks that nobody uses. Memory that is given back to the system costs a fault for each of its pages when it is taken
-    /// again, and what the allocator keeps of it is more than this.
+    /// again, and what the allocator keeps of it is more than this: an eighth of `most`, no more than [`SPARE`] chunks.
     spare: Mutex<Vec<Vec<u8>>>,
 }
 
@@ -30,18 +30,20 @@ impl Memory {
         Arc::new(Self { held: AtomicU64::new(0), most, spare: Mutex::default() })
     }
 
-    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    pub(in crate::blob) fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An empty chunk with room for [`limits::WRITE_BYTES`].
     pub(in crate::blob) fn chunk(&self) -> Vec<u8> {
-        self.spare().pop().unwrap_or_else(|| Vec::with_capacity(limits::WRITE_BYTES))
+        let spare = self.spare().pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(limits::WRITE_BYTES))
     }
 
     pub(in crate::blob) fn take_back(&self, mut chunk: Vec<u8>) {
+        let most = SPARE.min(self.most / 8 / limits::GRANULE_BYTES);
         let mut spare = self.spare();
-        if chunk.capacity() == limits::WRITE_BYTES && spare.len() < SPARE {
+        if chunk.capacity() == limits::WRITE_BYTES && u64::try_from(spare.len()).is_ok_and(|spare| spare < most) {
             chunk.clear();
             spare.push(chunk);
         }

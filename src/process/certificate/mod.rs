@@ -219,11 +219,11 @@ impl Keeper {
                 metrics::counter!("landfall_certificate_orders_total", "outcome" => "failed").increment(1);
                 let again_in_seconds = self.pause().as_secs();
                 let now = self.engine.clock.now();
-                let failures = self.failures;
+                let (failures, names) = (self.failures, self.config.acme_domains.join(" "));
                 if self.certificate.as_ref().is_none_or(|known| known.is_pressing(now)) {
-                    tracing::error!(%error, failures, again_in_seconds, "no certificate was issued");
+                    tracing::error!(%error, names, failures, again_in_seconds, "no certificate was issued");
                 } else {
-                    tracing::warn!(%error, failures, again_in_seconds, "no certificate was issued; the old one stays");
+                    tracing::warn!(%error, names, failures, again_in_seconds, "no certificate was issued; the old one stays");
                 }
             }
         }

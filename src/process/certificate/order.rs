@@ -261,7 +261,8 @@ async fn refusals(order: &mut Order) -> Option<String> {
     }
     let mut told = Vec::new();
     let mut authorizations = order.authorizations();
-    while let Some(Ok(mut authorization)) = authorizations.next().await {
+    while let Some(authorization) = authorizations.next().await {
+        let Ok(mut authorization) = authorization else { continue };
         if again!(authorization.refresh()).is_err() {
             continue;
         }
