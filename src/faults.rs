@@ -88,6 +88,7 @@ pub const POINTS: &[&str] = &[
     "database.uncommitted",
     "database.committed",
     "database.doubt",
+    "process.end",
     "segment.create",
     "segment.write",
     "segment.read",

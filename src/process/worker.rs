@@ -115,8 +115,8 @@ async fn push(engine: &Engine, lease: &Lease, stop: &watch::Receiver<bool>) {
     engine.work.wake();
 }
 
-/// Records the end of a step. A lease whose end is not recorded holds its lane until it runs out, so a disk that is
-/// full for a moment is waited for.
+/// Records the end of a step. A lease whose end is not recorded keeps its push's lane, or its text from being found, until it
+/// runs out, so a disk that is full for a moment or a database that is away is waited for.
 async fn recorded<F: Future<Output = Result<(), MetaError>>>(stop: &watch::Receiver<bool>, end: impl Fn() -> F) {
     for wait in 0..u32::MAX {
         match end().await {
@@ -137,6 +137,7 @@ fn backoff(attempts: u32) -> Duration {
 /// Keeps up to [`JOBS`] jobs under way: a slow document holds its own place and nobody else's.
 async fn jobs(engine: &Engine, pool: &Pool, mut stop: watch::Receiver<bool>) {
     let mut work = engine.work.listen();
+    let stopping = &stop.clone();
     let busy: &Mutex<HashSet<(Subject, i64)>> = &Mutex::default();
     let mut running = FuturesUnordered::new();
     loop {
@@ -155,15 +156,13 @@ async fn jobs(engine: &Engine, pool: &Pool, mut stop: watch::Receiver<bool>) {
                             if !alone {
                                 // An older content of the same thing is being read: its text must not come after ours.
                                 let later = engine.clock.now().plus(TICK);
-                                if let Err(error) = engine.meta.return_job(&leased, later).await {
-                                    tracing::error!(subject = leased.subject, %error, "a job could not be given back");
-                                }
+                                recorded(stopping, || engine.meta.return_job(&leased, later)).await;
                                 return;
                             }
                             match leased.kind {
-                                JobKind::Extract | JobKind::Unindex => job(engine, pool, &leased).await,
-                                JobKind::Process => store_file(engine, pool, &leased).await,
-                                JobKind::Forget | JobKind::Empty => leave(engine, &leased).await,
+                                JobKind::Extract | JobKind::Unindex => job(engine, pool, &leased, stopping).await,
+                                JobKind::Process => store_file(engine, pool, &leased, stopping).await,
+                                JobKind::Forget | JobKind::Empty => leave(engine, &leased, stopping).await,
                             }
                             busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&subject);
                         }
@@ -186,14 +185,16 @@ async fn jobs(engine: &Engine, pool: &Pool, mut stop: watch::Receiver<bool>) {
     }
 }
 
-async fn job(engine: &Engine, pool: &Pool, leased: &LeasedJob) {
+async fn job(engine: &Engine, pool: &Pool, leased: &LeasedJob, stop: &watch::Receiver<bool>) {
     let outcome = text::job(engine, pool, leased).await;
     let now: Timestamp = engine.clock.now();
+    let finished = async |extraction: &Option<Extraction>| {
+        faults::io_point("process.end").map_err(|error| MetaError::Failed(error.to_string()))?;
+        engine.meta.finish_job(leased, extraction.clone(), now).await
+    };
     let (again, reason) = match outcome {
         Ok(Outcome::Done(extraction)) => {
-            if let Err(error) = engine.meta.finish_job(leased, extraction, now).await {
-                tracing::error!(item = leased.subject, %error, "the end of a job could not be recorded");
-            }
+            recorded(stop, || finished(&extraction)).await;
             faults::point("process.finished");
             return;
         }
@@ -202,20 +203,18 @@ async fn job(engine: &Engine, pool: &Pool, leased: &LeasedJob) {
         Err(Refusal::Internal) => (false, "the stored content is damaged".to_owned()),
         Err(refusal) => (true, refusal.to_string()),
     };
-    let ended = if again {
+    if again {
         tracing::warn!(item = leased.subject, reason, "a text is extracted later");
-        engine.meta.return_job(leased, now.plus(backoff(leased.attempts))).await
+        let later = now.plus(backoff(leased.attempts));
+        recorded(stop, || engine.meta.return_job(leased, later)).await;
     } else {
         tracing::error!(item = leased.subject, reason, "a text could not be extracted");
-        let extraction = Extraction { state: ItemState::Failed, problem: Some(reason) };
-        engine.meta.finish_job(leased, Some(extraction), now).await
-    };
-    if let Err(error) = ended {
-        tracing::error!(item = leased.subject, %error, "the end of a job could not be recorded");
+        let extraction = Some(Extraction { state: ItemState::Failed, problem: Some(reason) });
+        recorded(stop, || finished(&extraction)).await;
     }
 }
 
-async fn store_file(engine: &Engine, pool: &Pool, leased: &LeasedJob) {
+async fn store_file(engine: &Engine, pool: &Pool, leased: &LeasedJob, stop: &watch::Receiver<bool>) {
     let outcome = stored::process(engine, pool, leased).await;
     let now = engine.clock.now();
     let later = Some(now.plus(backoff(leased.attempts)));
@@ -234,14 +233,12 @@ async fn store_file(engine: &Engine, pool: &Pool, leased: &LeasedJob) {
     if let Some(problem) = &processed.problem {
         tracing::info!(file = leased.subject, problem, "a store's file was processed");
     }
-    if let Err(error) = engine.meta.end_processing(leased, processed).await {
-        tracing::error!(file = leased.subject, %error, "the end of a file's processing could not be recorded");
-    }
+    recorded(stop, || engine.meta.end_processing(leased, processed.clone())).await;
     faults::point("store.processed");
 }
 
 /// What was taken out of a store leaves the index, and a deleted store its files.
-async fn leave(engine: &Engine, leased: &LeasedJob) {
+async fn leave(engine: &Engine, leased: &LeasedJob, stop: &watch::Receiver<bool>) {
     let left = async {
         if leased.kind == JobKind::Forget {
             engine.search.remove_chunks(leased.subject).await?;
@@ -259,9 +256,7 @@ async fn leave(engine: &Engine, leased: &LeasedJob) {
     if let Err(refusal) = left.await {
         tracing::warn!(subject = leased.subject, %refusal, "what left a store is cleared away later");
         let due = engine.clock.now().plus(backoff(leased.attempts));
-        if let Err(error) = engine.meta.return_job(leased, due).await {
-            tracing::error!(subject = leased.subject, %error, "a job could not be given back");
-        }
+        recorded(stop, || engine.meta.return_job(leased, due)).await;
     }
 }
 

@@ -284,6 +284,25 @@ fn a_read_that_fails_once_is_repeated() {
     all([("segment.read".to_owned(), case())]);
 }
 
+/// The end of a step that can't be recorded is recorded when it can: nobody waits for a lease to run out, which is an hour.
+#[test]
+fn an_end_that_can_not_be_recorded_is_recorded_later() {
+    let case = || -> Outcome {
+        let world = World::new()?;
+        let data = world.path("data");
+        world.copy_past(&data)?;
+        let server = world.start(&data, &Start::failing("process.end=3*return(error)"))?;
+        let mut upload = interrupted();
+        world.client.finish(&mut upload)?;
+        until_ready(&data, upload.document, &upload.body, "newneedle")?;
+        let said = server.output();
+        ensure!(said.matches("the end of a step could not be recorded").count() == 3, "it did not fail: {said}");
+        server.terminate()?;
+        world.holds_after(&data, &mut upload, 0)
+    };
+    all([("process.end".to_owned(), case())]);
+}
+
 /// Ends a disk's free space with one file.
 fn fill(path: &Path) -> Outcome {
     use std::io::Write as _;

@@ -145,6 +145,7 @@ const CASES: &[(&str, Tested)] = &[
     ("database.uncommitted", EveryTime),
     ("database.committed", EveryTime),
     ("database.doubt", Elsewhere),
+    ("process.end", Elsewhere),
     ("segment.create", Elsewhere),
     ("segment.write", Elsewhere),
     ("segment.read", Elsewhere),

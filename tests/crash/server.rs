@@ -114,7 +114,7 @@ impl Server {
         output.split_whitespace().filter_map(|w| w.strip_prefix("LANDFALL_KEY=").map(str::to_owned)).collect()
     }
 
-    fn output(&self) -> String {
+    pub fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
