@@ -1,4 +1,4 @@
-//! Bodies on their way in: read at a pace, within a budget, and thrown away politely when they are refused.
+//! Bodies on their way in: read at a pace, within a budget.
 //!
 //! Who gets memory and who has to yield is decided in `http::budget`. What a body counts:
 //!
@@ -16,17 +16,12 @@ use std::fmt;
 use std::future::Future;
 use std::io::{self, Read};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::http::header::{CONNECTION, EXPECT};
-use axum::http::{HeaderMap, HeaderValue};
-use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http_body_util::BodyExt;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -37,10 +32,6 @@ use crate::model::ids::{SessionId, TenantId};
 use crate::model::refusal::Refusal;
 use crate::upload::receive::BodyError;
 
-/// Unread bytes up to which a refused body is read before the answer, so that the connection lives on.
-const DRAIN_FIRST_BYTES: u64 = 256 * 1024;
-/// And the time for it.
-const DRAIN_FIRST_TIME: Duration = Duration::from_millis(500);
 /// A chunk below this is copied out of the connection's buffer, which has up to so many bytes twice.
 const COPY_BELOW: usize = 32 * 1024;
 /// What a chunk takes besides its bytes.
@@ -519,143 +510,6 @@ pub async fn gunzip(
         Some(lease) => Bytes::from_owner(Counted { bytes: whole, _lease: lease }),
         None => Bytes::new(),
     })
-}
-
-/// Reads a body and throws it away, within [`limits::DRAIN_BYTES`] and [`limits::DRAIN_TIME`]; true when it came to
-/// its end. A client that waits for `100 Continue` is not asked for a body, so that is false.
-///
-/// Handlers need not call it: [`super::server::wrap`] does it for every body that was not read to its end.
-pub async fn drain(mut body: Body, headers: &HeaderMap) -> bool {
-    body.is_end_stream() || (!expects_continue(headers) && discard(&mut body, limits::DRAIN_TIME).await)
-}
-
-/// Does the client wait for our word before it sends the body?
-pub fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-/// Says that the connection ends with this answer.
-pub fn close_after(headers: &mut HeaderMap) {
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-}
-
-async fn discard(body: &mut Body, time: Duration) -> bool {
-    let read = async {
-        let mut left = limits::DRAIN_BYTES;
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return false };
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(u64::try_from(length).unwrap_or(u64::MAX)) {
-                Some(rest) => left = rest,
-                None => return false,
-            }
-        }
-        true
-    };
-    tokio::time::timeout(time, read).await.unwrap_or(false)
-}
-
-/// A body that was lent to a handler; what the handler leaves of it comes back.
-#[derive(Debug)]
-pub(super) struct Kept(Arc<Mutex<Loan>>);
-
-#[derive(Debug)]
-struct Loan {
-    body: Rest,
-    /// Has a byte been asked for?
-    touched: bool,
-}
-
-#[derive(Debug)]
-enum Rest {
-    Here(Body),
-    Ended,
-    Broken,
-}
-
-/// What a handler gets in a body's place.
-struct Lent(Arc<Mutex<Loan>>);
-
-/// Lends a body.
-pub(super) fn lend(body: Body) -> (Body, Kept) {
-    let rest = if body.is_end_stream() { Rest::Ended } else { Rest::Here(body) };
-    let loan = Arc::new(Mutex::new(Loan { body: rest, touched: false }));
-    (Body::new(Lent(Arc::clone(&loan))), Kept(loan))
-}
-
-fn lock(loan: &Mutex<Loan>) -> std::sync::MutexGuard<'_, Loan> {
-    loan.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl HttpBody for Lent {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
-        let mut loan = lock(&self.0);
-        loan.touched = true;
-        let polled = match &mut loan.body {
-            Rest::Here(body) => ready!(Pin::new(body).poll_frame(cx)),
-            Rest::Ended => return Poll::Ready(None),
-            // A body that was taken away must not look complete.
-            Rest::Broken => return Poll::Ready(Some(Err(axum::Error::new("the body is gone")))),
-        };
-        match &polled {
-            Some(Ok(_)) => {}
-            Some(Err(_)) => loan.body = Rest::Broken,
-            None => loan.body = Rest::Ended,
-        }
-        Poll::Ready(polled)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &lock(&self.0).body {
-            Rest::Here(body) => body.is_end_stream(),
-            Rest::Ended => true,
-            Rest::Broken => false,
-        }
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        match &lock(&self.0).body {
-            Rest::Here(body) => body.size_hint(),
-            Rest::Ended => http_body::SizeHint::with_exact(0),
-            Rest::Broken => http_body::SizeHint::default(),
-        }
-    }
-}
-
-impl Kept {
-    /// Sees to what the handler has left unread, so that the client gets to read the answer: a small rest is read
-    /// first and the connection lives on; of a large one the answer goes out at once, and the rest is thrown away
-    /// behind it before the connection closes. A client that still waits for `100 Continue` sends nothing at all.
-    pub(super) async fn settle(self, expects_continue: bool, response: &mut Response) {
-        let (rest, touched) = {
-            let mut loan = lock(&self.0);
-            (std::mem::replace(&mut loan.body, Rest::Broken), loan.touched)
-        };
-        let mut body = match rest {
-            Rest::Ended => return,
-            Rest::Here(body) if body.is_end_stream() => return,
-            Rest::Here(body) => body,
-            Rest::Broken => return close_after(response.headers_mut()),
-        };
-        if expects_continue && !touched {
-            return close_after(response.headers_mut());
-        }
-        // Only for a body that nobody has begun: one that was given up half way is slow, or too long.
-        if !touched
-            && body.size_hint().exact().is_some_and(|left| left <= DRAIN_FIRST_BYTES)
-            && discard(&mut body, DRAIN_FIRST_TIME).await
-        {
-            return;
-        }
-        close_after(response.headers_mut());
-        tokio::spawn(async move { discard(&mut body, limits::DRAIN_TIME).await });
-    }
 }
 
 #[cfg(test)]

@@ -8,3 +8,4 @@ pub mod doors;
 pub mod download;
 pub mod multipart;
 pub mod server;
+mod unread;

@@ -76,14 +76,16 @@ async fn one_that_failed_is_told_by_the_next_that_is_waited_for() {
     .unwrap();
 }
 
+/// Adds 1, until the others wait behind it, so that they are one group.
+fn holds_the_lane(c: &Connection) -> sql::Result<()> {
+    std::thread::sleep(Duration::from_millis(200));
+    c.post(ADD, [1i64])
+}
+
 #[tokio::test]
 async fn what_a_verb_posted_fails_that_verb_and_no_other_of_its_group() {
     let (_fresh, _target, database) = opened().await;
-    // It holds the lane until the others wait behind it, so that they are one group.
-    let first = database.write(0, |c| {
-        std::thread::sleep(Duration::from_millis(200));
-        c.post(ADD, [1i64])
-    });
+    let first = database.write(0, holds_the_lane);
     let twice = database.write(0, |c| {
         c.post(ADD, [2i64])?;
         c.post(ADD, [2i64])
@@ -107,10 +109,7 @@ async fn what_a_verb_posted_fails_that_verb_and_no_other_of_its_group() {
 #[tokio::test]
 async fn the_last_verb_of_a_group_fails_alone_too() {
     let (_fresh, _target, database) = opened().await;
-    let slow = database.write(0, |c| {
-        std::thread::sleep(Duration::from_millis(200));
-        c.post(ADD, [1i64])
-    });
+    let slow = database.write(0, holds_the_lane);
     let last = database.write(0, |c| {
         c.post(ADD, [2i64])?;
         c.post(ADD, [1i64])

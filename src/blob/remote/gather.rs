@@ -220,8 +220,8 @@ mod tests {
         drop(write(100));
         assert_eq!(memory.spare().len(), 64, "no more are kept");
         let small = Memory::of(most / 16);
-        let chunks: Vec<_> = (0..10).map(|_| small.chunk()).collect();
-        chunks.into_iter().for_each(|chunk| small.take_back(chunk));
+        let chunk = |_| Chunk { bytes: small.chunk(), memory: Arc::clone(&small) };
+        drop((0..10).map(chunk).collect::<Vec<_>>());
         assert_eq!(small.spare().len(), 4, "an eighth");
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::limits;
 
 /// Chunks that are kept for the next writer at most: as much as two parts take of one stream.
-const SPARE: u64 = 64;
+const SPARE: usize = 64;
 
 /// What all writers of a store may hold together.
 pub(in crate::blob) struct Memory {
@@ -30,20 +30,20 @@ impl Memory {
         Arc::new(Self { held: AtomicU64::new(0), most, spare: Mutex::default() })
     }
 
-    pub(in crate::blob) fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    pub(super) fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An empty chunk with room for [`limits::WRITE_BYTES`].
-    pub(in crate::blob) fn chunk(&self) -> Vec<u8> {
+    pub(super) fn chunk(&self) -> Vec<u8> {
         let spare = self.spare().pop();
         spare.unwrap_or_else(|| Vec::with_capacity(limits::WRITE_BYTES))
     }
 
-    pub(in crate::blob) fn take_back(&self, mut chunk: Vec<u8>) {
-        let most = SPARE.min(self.most / 8 / limits::GRANULE_BYTES);
+    fn take_back(&self, mut chunk: Vec<u8>) {
+        let most = usize::try_from(self.most / 8).map_or(SPARE, |bytes| SPARE.min(bytes / limits::WRITE_BYTES));
         let mut spare = self.spare();
-        if chunk.capacity() == limits::WRITE_BYTES && u64::try_from(spare.len()).is_ok_and(|spare| spare < most) {
+        if chunk.capacity() == limits::WRITE_BYTES && spare.len() < most {
             chunk.clear();
             spare.push(chunk);
         }
@@ -58,9 +58,9 @@ impl Memory {
 
 /// A chunk that is full, or ended; its memory goes back when nobody has it any more.
 #[derive(Debug)]
-pub(in crate::blob) struct Chunk {
-    pub(in crate::blob) bytes: Vec<u8>,
-    pub(in crate::blob) memory: Arc<Memory>,
+pub(super) struct Chunk {
+    pub(super) bytes: Vec<u8>,
+    pub(super) memory: Arc<Memory>,
 }
 
 impl AsRef<[u8]> for Chunk {
@@ -88,7 +88,7 @@ impl Held {
     }
 
     /// Whose it is.
-    pub(in crate::blob) const fn memory(&self) -> &Arc<Memory> {
+    pub(super) const fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
 

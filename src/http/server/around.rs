@@ -26,7 +26,7 @@ use super::seen::Seen;
 use super::{ConnectionInfo, Early, EarlyEnvelope, RequestId, ServerOptions};
 use crate::clock::{Clock, random_uuid};
 use crate::config::Config;
-use crate::http::body::{close_after, expects_continue, lend};
+use crate::http::unread::{close_after, expects_continue, lend};
 use crate::telemetry;
 
 /// Longest path with its query.

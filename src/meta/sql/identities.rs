@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::limits;
 use crate::meta::{Applied, Lease};
 use crate::model::change::{Identity, IdentityChange, IdentityKind, IdentityRelation, Ordering};
+use crate::model::source::PushCounts;
 use crate::sql::{Connection, params};
 
 type R<T> = crate::sql::Result<T>;
@@ -28,10 +29,7 @@ struct Work<'a> {
     now: Timestamp,
     /// By kind and name, then by relation.
     seen: HashMap<(&'static str, String), HashMap<String, Present>>,
-    added: u64,
-    updated: u64,
-    deleted: u64,
-    older: u64,
+    counts: PushCounts,
 }
 
 /// Applies changes to a provider's identities and moves the push's cursor.
@@ -39,7 +37,7 @@ pub(super) fn apply(c: &Connection, lease: &Lease, changes: &[(IdentityChange, u
     if !pushes::holds(c, lease)? {
         return Ok(Applied::LeaseLost);
     }
-    let mut work = Work { c, lease, now, seen: HashMap::new(), added: 0, updated: 0, deleted: 0, older: 0 };
+    let mut work = Work { c, lease, now, seen: HashMap::new(), counts: PushCounts::default() };
     work.look_at(changes.iter().map(|(change, _)| match change {
         IdentityChange::Put { identity, .. } | IdentityChange::Delete { identity } => identity,
     }))?;
@@ -58,10 +56,10 @@ pub(super) fn apply(c: &Connection, lease: &Lease, changes: &[(IdentityChange, u
              cursor = COALESCE(?6, cursor) WHERE row = ?1",
         params![
             lease.push,
-            sql(work.added),
-            sql(work.updated),
-            sql(work.deleted),
-            sql(work.older),
+            sql(work.counts.added),
+            sql(work.counts.updated),
+            sql(work.counts.deleted),
+            sql(work.counts.older),
             changes.last().map(|(_, end)| sql(*end))
         ],
     )?;
@@ -113,11 +111,11 @@ impl Work<'_> {
         let relations = self.seen.entry((identity.kind.name(), identity.name.clone())).or_default();
         match relations.get(relation.name()) {
             Some(present) if present.ordering > *ordering => {
-                self.older += 1;
+                self.counts.older += 1;
                 return Ok(());
             }
-            Some(present) if !present.deleted => self.updated += 1,
-            Some(_) | None => self.added += 1,
+            Some(present) if !present.deleted => self.counts.updated += 1,
+            Some(_) | None => self.counts.added += 1,
         }
         relations.insert(relation.name().to_owned(), Present { ordering: *ordering, deleted: false });
         run(
@@ -155,7 +153,7 @@ impl Work<'_> {
         if !deleted {
             return Ok(());
         }
-        self.deleted += 1;
+        self.counts.deleted += 1;
         run(
             self.c,
             "UPDATE identities SET deleted = ?6, changed = ?6, ordering = ?5
